@@ -1,0 +1,104 @@
+"""Every configuration key of WPS-SAM, with its meaning, allowed values and symbol in the paper."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_wps_sam_config(cfg: CN) -> None:
+    """Adds WPS-SAM's keys to Detectron2's default config, and the few defaults that differ.
+
+    "Paper" is WPS-SAM, ECCV 2024, arXiv 2407.10131.
+    """
+    cfg.MODEL.META_ARCHITECTURE = "WPSSAM"
+    cfg.MODEL.BACKBONE.NAME = "SAMImageEncoder"
+    cfg.MODEL.WEIGHTS = ""
+    # SAM's own normalisation, on RGB in 0..255.
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.INPUT.FORMAT = "RGB"
+
+    # The frozen Segment Anything Model.
+    cfg.MODEL.SAM = CN()
+    # vit_tiny | vit_b | vit_l | vit_h. The side S of the square input follows from it: 256, else 1024.
+    cfg.MODEL.SAM.ARCH = "vit_b"
+    # An official .pth, a .safetensors, or "shipped" for the vit_tiny that comes with this package.
+    # Empty: random weights from a fixed seed, for tests.
+    cfg.MODEL.SAM.WEIGHTS = ""
+    # bottom_right: SAM's own, after normalisation. center: on all sides and before it, as the authors' code does.
+    cfg.MODEL.SAM.PADDING = "bottom_right"
+
+    # The trained part: image embedding to class scores and prompt tokens.
+    cfg.MODEL.PROMPTER = CN()
+    # DETRPrompter: the paper's transformer, which regresses tokens.
+    # DensePrompter: every cell of the memory proposes a class and a box or point, read out through
+    # SAM's own prompt encoder; it learns far faster on little data.
+    cfg.MODEL.PROMPTER.NAME = "DETRPrompter"
+    # C, the number of part classes; checked against the data set.
+    cfg.MODEL.PROMPTER.NUM_CLASSES = 40
+    # N, the learned queries of DETRPrompter. Must be at least the largest number of parts of an image.
+    cfg.MODEL.PROMPTER.NUM_QUERIES = 25
+    # Depths, heads and feed-forward width of DETRPrompter's transformer.
+    cfg.MODEL.PROMPTER.NUM_ENCODER_LAYERS = 6
+    cfg.MODEL.PROMPTER.NUM_DECODER_LAYERS = 6
+    cfg.MODEL.PROMPTER.NUM_HEADS = 8
+    cfg.MODEL.PROMPTER.FFN_DIM = 1024
+    # Depth and width of DensePrompter's convolutions.
+    cfg.MODEL.PROMPTER.NUM_CONVS = 4
+    cfg.MODEL.PROMPTER.CONV_DIM = 128
+
+    # Costs of the matching between queries and labelled parts (paper, section on training).
+    cfg.MODEL.MATCHER = CN()
+    cfg.MODEL.MATCHER.CLASS_WEIGHT = 10.0
+    cfg.MODEL.MATCHER.PROMPT_WEIGHT = 1.0
+
+    # Weights of the losses.
+    cfg.MODEL.LOSS = CN()
+    cfg.MODEL.LOSS.CLASS_WEIGHT = 5.0
+    cfg.MODEL.LOSS.PROMPT_WEIGHT = 20.0
+
+    # Which queries become parts, and how their masks become one part map.
+    cfg.MODEL.INFERENCE = CN()
+    # Queries whose most likely class is a part, and whose probability reaches this, are decoded.
+    cfg.MODEL.INFERENCE.SCORE_THRESHOLD = 0.0
+    # Box IoU above which the weaker of two queries of one class is dropped before decoding; 1 keeps all.
+    # Only prompters that read out boxes can be thinned so.
+    cfg.MODEL.INFERENCE.NMS_THRESHOLD = 1.0
+    # At most so many queries of an image are decoded, the surest first.
+    cfg.MODEL.INFERENCE.MAX_PARTS = 100
+    # semantic: a pixel has the class with the largest p(class) * p(mask). authors: per class, the sum of
+    # mask probabilities, cut at 0.5; where several classes pass, the largest sum wins the part map.
+    cfg.MODEL.INFERENCE.MERGE = "semantic"
+
+    # What the labels of the training set are reduced to before the model sees them.
+    cfg.WEAK_LABELS = CN()
+    # box | point
+    cfg.WEAK_LABELS.TYPE = "box"
+    # box_center (the paper's) | random_pixel | deepest_pixel, of the part's mask
+    cfg.WEAK_LABELS.POINT = "box_center"
+    cfg.WEAK_LABELS.SEED = 0
+
+    # Augmentation. The paper uses none.
+    # Detectron2's INPUT.RANDOM_FLIP (none | horizontal) and INPUT.CROP also apply.
+    cfg.INPUT.RANDOM_FLIP = "none"
+
+    # YAML descriptions of data sets in a known layout, registered before training; see datasets/README.md.
+    cfg.DATASETS.DESCRIPTIONS = []
+
+    # Adam: coupled L2 decay, the paper's. AdamW: decoupled.
+    cfg.SOLVER.OPTIMIZER = "Adam"
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.BASE_LR = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    cfg.SOLVER.IMS_PER_BATCH = 8
+    cfg.SOLVER.WARMUP_ITERS = 250
+    cfg.SOLVER.WARMUP_FACTOR = 0.0
+    cfg.SOLVER.MAX_ITER = 38370
+
+    # Images are padded to one square: nothing is won by grouping them by shape.
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+
+    # Evaluation protocols, by their names in datasets/README.md: d2_semseg, pin41, wps_image_part, wps_authors, coco_ap.
+    cfg.TEST.PROTOCOLS = ["d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap"]
+    # Also report SAM prompted with the true boxes (the ceiling) and the true boxes filled (the floor).
+    cfg.TEST.ORACLES = False
+    # wps_authors: what an image without any kept query costs: drop (as the authors' code) | zero
+    cfg.TEST.WPS_AUTHORS_NULL = "drop"
