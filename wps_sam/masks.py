@@ -1,0 +1,285 @@
+"""Masks, boxes, label maps and pictures as arrays: pure functions of files and numbers.
+
+Coordinates are x to the right and y down, in pixels of the stored pixel grid. A box is (x0, y0, x1, y1)
+with x1 and y1 exclusive, so that a one-pixel part has width 1.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, Literal, Mapping, Optional, Sequence, Union
+
+import numpy as np
+from PIL import Image, ImageOps
+from pycocotools import mask as coco_mask
+
+logger = logging.getLogger(__name__)
+
+Polygons = Sequence[Sequence[float]]
+Segmentation = Union[Polygons, Mapping[str, Any]]
+
+_EXIF_ORIENTATION = 0x0112
+# What Pillow raises on files that are cut off, are no image at all, or claim an absurd size.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# Modes whose numbers are label ids as stored; any other mode would need a conversion that changes them.
+_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+
+
+def valid_polygons(segmentation: Polygons, rule: Literal["strict", "wps_sam"] = "strict") -> list[list[float]]:
+    """The polygons of one annotation that can be drawn; [] where the annotation has no usable mask.
+
+    PartImageNet holds polygons with 0, 2 and 4 numbers. pycocotools takes a list whose first polygon has 4
+    numbers for a box, silently, and raises on shorter ones, so they must go before it sees them.
+
+    Args:
+        segmentation: a list of polygons, each [x0, y0, x1, y1, ...] in pixels.
+        rule: "strict" keeps every polygon with an even count of at least 6 finite numbers. "wps_sam", the rule
+            of the WPS-SAM authors' code, looks at the first polygon only: more than 4 numbers keeps the
+            annotation with all its polygons, otherwise it is dropped whole.
+
+    Raises:
+        ValueError: ``segmentation`` is no list of lists of numbers, or the rule is unknown.
+    """
+    if rule not in ("strict", "wps_sam"):
+        raise ValueError(f"rule: expected 'strict' or 'wps_sam', got {rule!r}")
+    if not isinstance(segmentation, (list, tuple)):
+        raise ValueError(f"segmentation: expected a list of polygons, got {type(segmentation).__name__}")
+    for polygon in segmentation:
+        if not isinstance(polygon, (list, tuple, np.ndarray)):
+            raise ValueError(f"segmentation: expected polygons as lists of numbers, got {polygon!r:.80}")
+    if rule == "wps_sam":
+        kept = segmentation if segmentation and len(segmentation[0]) > 4 else []
+    else:
+        kept = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0 and _is_finite(p)]
+    return [list(polygon) for polygon in kept]
+
+
+def _is_finite(polygon: Sequence[float]) -> bool:
+    try:
+        # One sum instead of a test per number: a data set holds tens of millions of them.
+        return math.isfinite(sum(polygon))
+    except TypeError as error:
+        raise ValueError(f"segmentation: expected numbers in a polygon, got {polygon!r:.80}") from error
+
+
+def segmentation_to_mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
+    """Rasterises one annotation: the union of its polygons, or the decoded run-length encoding.
+
+    Args:
+        segmentation: polygons (see :func:`valid_polygons`; broken ones are left out), or COCO's run-length
+            encoding {"size": [height, width], "counts": list of int | str | bytes}.
+        height, width: size of the picture in pixels.
+
+    Returns:
+        bool [height, width]; all False where no polygon is usable.
+
+    Raises:
+        ValueError: the encoding is malformed or belongs to a picture of another size.
+    """
+    if isinstance(segmentation, Mapping):
+        return _rle_to_mask(segmentation, height, width)
+    polygons = valid_polygons(segmentation)
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return coco_mask.decode(encoded).astype(bool)
+
+
+def _rle_to_mask(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    if set(rle) < {"size", "counts"}:
+        raise ValueError(f"segmentation: expected an encoding with size and counts, got the keys {sorted(rle)}")
+    size, counts = list(rle["size"]), rle["counts"]
+    if size != [height, width]:
+        raise ValueError(f"segmentation.size: expected [{height}, {width}], the picture's, got {size}")
+    if isinstance(counts, (list, tuple)):
+        # pycocotools writes beyond its buffer or leaves noise in it where the runs do not fill the picture.
+        if sum(counts) != height * width or min(counts, default=0) < 0:
+            raise ValueError(
+                f"segmentation.counts: expected runs that add up to {height} * {width} = {height * width}, "
+                f"got {sum(counts)}"
+            )
+        encoded = coco_mask.frPyObjects({"size": size, "counts": list(counts)}, height, width)
+    elif isinstance(counts, (str, bytes)):
+        encoded = {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
+    else:
+        raise ValueError(f"segmentation.counts: expected a list, str or bytes, got {type(counts).__name__}")
+    try:
+        return coco_mask.decode(encoded).astype(bool)
+    except ValueError as error:
+        raise ValueError(f"segmentation.counts: not a run-length encoding of {height} x {width} pixels") from error
+
+
+def mask_to_rle(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run-length encoding of a bool [H, W] mask, with ``counts`` as str, fit for JSON."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def mask_to_box(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """The tight box (x0, y0, x1, y1) of a bool [H, W] mask, x1 and y1 exclusive; zeros for an empty mask."""
+    columns = np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(columns):
+        return 0.0, 0.0, 0.0, 0.0
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def read_part_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
+    """The ground-truth part map of one picture at its original resolution.
+
+    Read from the record's label PNG where it has one. Otherwise painted from the annotations' masks, largest
+    first, so that a small part on a large one stays visible; the box of an annotation without a usable
+    mask is then ignored where no mask covers it, because nobody knows which of its pixels are the part.
+
+    Args:
+        record: of the data set, with height, width, annotations, and sem_seg_file_name if it has a PNG.
+        metadata: of the data set: label_map (PNG value to class id), background_label, ignore_label.
+
+    Returns:
+        int64 [height, width]: class ids 0..C-1, background_label (= C), or ignore_label.
+
+    Raises:
+        ValueError: names the PNG (missing, damaged, another size than the picture, or values that label_map
+            lacks), or the picture and the annotation whose mask cannot be read.
+    """
+    if record.get("sem_seg_file_name"):
+        return _read_label_png(record, metadata)
+    return _paint_annotations(record, metadata)
+
+
+def read_label_png(file_name: str) -> np.ndarray:
+    """The numbers of a label PNG exactly as stored (8 or 16 bit, palette indices): int64 [H, W].
+
+    Raises:
+        ValueError: the file is missing or damaged, or holds colours instead of labels.
+    """
+    try:
+        with Image.open(file_name) as image:
+            if image.mode not in _LABEL_MODES:
+                raise ValueError(f"expected one channel of label ids, got mode {image.mode}")
+            # int64 at once: a narrower cast would turn the 16-bit ignore value 65535 into the class 255.
+            return np.asarray(image).astype(np.int64)
+    except FileNotFoundError as error:
+        raise ValueError(f"label map {file_name}: the file does not exist") from error
+    except _DECODING_ERRORS as error:
+        raise ValueError(f"label map {file_name}: cannot be read: {error}") from error
+
+
+def _read_label_png(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
+    file_name = record["sem_seg_file_name"]
+    stored = read_label_png(file_name)
+    expected = (record["height"], record["width"])
+    if stored.shape != expected:
+        raise ValueError(
+            f"label map {file_name}: height and width are {stored.shape}, "
+            f"but the annotation of {record['file_name']} says {expected}"
+        )
+    part_map = np.full(expected, -1, dtype=np.int64)
+    for value in np.unique(stored).tolist():
+        if value in metadata.label_map:
+            part_map[stored == value] = metadata.label_map[value]
+        elif value == metadata.ignore_label:
+            part_map[stored == value] = metadata.ignore_label
+        else:
+            raise ValueError(
+                f"label map {file_name}: unknown value {value}; expected one of "
+                f"{sorted(metadata.label_map)} or {metadata.ignore_label} (ignore)"
+            )
+    return part_map
+
+
+def _paint_annotations(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
+    height, width = record["height"], record["width"]
+    part_map = np.full((height, width), metadata.background_label, dtype=np.int64)
+    painted = []
+    for annotation in record["annotations"]:
+        if "segmentation" not in annotation:
+            x, y, box_width, box_height = annotation["bbox"]
+            rows = slice(max(math.floor(y), 0), max(math.ceil(y + box_height), 0))
+            columns = slice(max(math.floor(x), 0), max(math.ceil(x + box_width), 0))
+            part_map[rows, columns] = metadata.ignore_label
+            continue
+        try:
+            mask = segmentation_to_mask(annotation["segmentation"], height, width)
+        except ValueError as error:
+            raise ValueError(f"{record['file_name']}: annotation {annotation['id']}: {error}") from error
+        painted.append((mask, annotation["category_id"]))
+    # Python's sort is stable: of two equally large parts the later annotation wins, on every machine.
+    for mask, category in sorted(painted, key=lambda item: -int(item[0].sum())):
+        part_map[mask] = category
+    return part_map
+
+
+def read_rgb(file_name: str, height: Optional[int] = None, width: Optional[int] = None) -> np.ndarray:
+    """Decodes any picture to RGB. The one decoder of the project: two would disagree on CMYK and EXIF.
+
+    Grey and CMYK files are converted; of 16-bit files the high byte is taken; transparency is dropped.
+
+    Args:
+        file_name: the picture.
+        height, width: of the annotations. They belong to the stored pixel grid, so the picture is not turned
+            unless only the picture turned by its EXIF tag has this size. Left out, there is no annotation to
+            obey, and the picture is turned upright as its EXIF tag says.
+
+    Returns:
+        uint8 [H, W, 3], RGB in 0..255.
+
+    Raises:
+        ValueError: names the file, which is missing, damaged, or of another size than height x width.
+    """
+    try:
+        with Image.open(file_name) as image:
+            image.load()
+            orientation = _exif_orientation(image, file_name)
+            stored = (image.height, image.width)
+            if height is None or width is None:
+                turn = orientation != 1
+            else:
+                turn = _must_turn(file_name, stored, orientation, (height, width))
+            image = ImageOps.exif_transpose(image) if turn else image
+            return _to_rgb(image)
+    except FileNotFoundError as error:
+        raise ValueError(f"image {file_name}: the file does not exist") from error
+    except _SizeMismatch:
+        raise
+    except _DECODING_ERRORS as error:
+        raise ValueError(f"image {file_name}: cannot be decoded: {error}") from error
+
+
+class _SizeMismatch(ValueError):
+    """Keeps its own message: it is no decoding error."""
+
+
+def _must_turn(file_name: str, stored: tuple[int, int], orientation: int, expected: tuple[int, int]) -> bool:
+    if stored == expected:
+        return False
+    # Orientations 5 to 8 exchange the sides.
+    if orientation >= 5 and stored[::-1] == expected:
+        return True
+    raise _SizeMismatch(
+        f"image {file_name}: height and width are {stored} (EXIF orientation {orientation}), "
+        f"but its annotation says {expected}"
+    )
+
+
+def _exif_orientation(image: Image.Image, file_name: str) -> int:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except (SyntaxError, ValueError, KeyError, EOFError, OSError) as error:
+        logger.warning("image %s: its EXIF block is damaged (%s); taken as upright", file_name, error)
+        return 1
+    # Cameras also write 0 for "unknown".
+    return orientation if orientation in range(2, 9) else 1
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16 bits at 255 and would make the whole picture white.
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"expected 8 or 16 bits a channel, got values {values.min()}..{values.max()}")
+        return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("expected 8 or 16 bits a channel, got floating point numbers")
+    return np.array(image.convert("RGB"))
