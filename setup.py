@@ -1,0 +1,69 @@
+"""Installs WPS-SAM: the package, its configs, vocabularies and shipped weights.
+
+Detectron2 is deliberately not a requirement: it is not on the package index. Where it is installed it is
+used, elsewhere the package brings a stand-in (see CONTRIBUTING.md).
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """``__version__`` of wps_sam/__init__.py, read as text: importing it needs torch, which may not be here yet."""
+    source = (ROOT / "wps_sam" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if match is None:
+        raise ValueError('wps_sam/__init__.py: found no line of the form __version__ = "1.2.3"')
+    return match.group(1)
+
+
+setup(
+    name="wps_sam",
+    version=read_version(),
+    description="Weakly supervised part segmentation with SAM: boxes or points in training, part masks out",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # configs/ lies at the root, where users look for it, and is installed as wps_sam/configs.
+    packages=[*find_packages(include=["wps_sam", "wps_sam.*"]), "wps_sam.configs"],
+    package_dir={"wps_sam.configs": "configs"},
+    package_data={
+        "wps_sam": ["data/vocabularies/*.yaml", "weights/*"],
+        "wps_sam.configs": ["*.yaml", "*/*.yaml"],
+    },
+    install_requires=[
+        "cloudpickle",
+        "fvcore",
+        "iopath",
+        "matplotlib",
+        "numpy",
+        "opencv-python",
+        "pillow",
+        "pycocotools",
+        "PyYAML",
+        "safetensors",
+        "scipy",
+        "segment-anything",
+        "tabulate",
+        "tensorboard",
+        "termcolor",
+        "torch>=2.4",
+        "torchvision",
+        "yacs",
+    ],
+    extras_require={
+        "dev": [
+            "mypy",
+            "pytest",
+            "ruff",
+            "segmentation-models-pytorch",
+            "types-PyYAML",
+            "types-tabulate",
+        ],
+    },
+)
