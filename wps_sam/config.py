@@ -36,6 +36,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.PROMPTER.NUM_CLASSES = 40
     # N, the learned queries of DETRPrompter. Must be at least the largest number of parts of an image.
     cfg.MODEL.PROMPTER.NUM_QUERIES = 25
+    # Strides of its neck, from the image embedding (64 cells a side at 1024 pixels) to the memory (16).
+    cfg.MODEL.PROMPTER.NECK_STRIDES = [2, 2]
     # Depths, heads and feed-forward width of DETRPrompter's transformer.
     cfg.MODEL.PROMPTER.NUM_ENCODER_LAYERS = 6
     cfg.MODEL.PROMPTER.NUM_DECODER_LAYERS = 6

@@ -1,0 +1,8 @@
+"""The model: one file per box of the paper's figure, ``meta_arch`` composes them."""
+
+from .backbone import SAMImageEncoder
+from .meta_arch import WPSSAM
+from .prompter import PROMPTER_REGISTRY, DensePrompter, DETRPrompter
+from .sam import build_sam
+
+__all__ = ["PROMPTER_REGISTRY", "DETRPrompter", "DensePrompter", "SAMImageEncoder", "WPSSAM", "build_sam"]

@@ -1,0 +1,289 @@
+"""WPSSAM: a frozen SAM, a trained prompter between its encoder and its decoder."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Optional, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.structures import BitMasks, Instances
+from segment_anything.modeling import MaskDecoder
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..structures import Frame, PartTargets, PromptPrediction
+from .criterion import SetCriterion, build_criterion
+from .prompter import build_prompter
+from .sam import FrozenModule, build_sam, hash_tensors
+from .semantic_merge import MASK_THRESHOLD, MERGES, keep_queries, resize_masks
+from .teacher import PromptTeacher
+
+logger = logging.getLogger(__name__)
+
+FROZEN = ("backbone.", "teacher.", "decoder.")
+FOURIER_MATRIX = "teacher.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+FROZEN_HASH = "frozen_sam_sha256"
+
+
+class FrozenMaskDecoder(FrozenModule):
+    """SAM's mask decoder, single-mask output, frozen; gradients may still flow through it to the prompts."""
+
+    def __init__(self, mask_decoder: MaskDecoder) -> None:
+        super().__init__()
+        self.mask_decoder = mask_decoder
+        self.freeze()
+
+    def forward(self, image_embedding: Tensor, tokens: Tensor, no_mask: Tensor, position: Tensor) -> Tensor:
+        """Embedding [1, 256, h, w] and prompt tokens [K, 2, 256] to mask logits [K, 4h, 4w]."""
+        masks, _ = self.mask_decoder(
+            image_embeddings=image_embedding,
+            image_pe=position,
+            sparse_prompt_embeddings=tokens,
+            dense_prompt_embeddings=no_mask,
+            multimask_output=False,
+        )
+        return masks[:, 0]
+
+
+@META_ARCH_REGISTRY.register()
+class WPSSAM(nn.Module):
+    """Weakly supervised part segmentation with SAM (ECCV 2024, arXiv 2407.10131, figure 2).
+
+    A prompter reads the frozen image embedding and says which parts there are and with which prompts SAM would
+    cut them out. It learns from what SAM's prompt encoder makes of the labelled boxes or points.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        teacher: PromptTeacher,
+        decoder: FrozenMaskDecoder,
+        prompter: nn.Module,
+        criterion: SetCriterion,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        padding: str = "bottom_right",
+        score_threshold: float = 0.0,
+        nms_threshold: float = 1.0,
+        max_parts: int = 100,
+        merge: str = "semantic",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.teacher = teacher
+        self.decoder = decoder
+        self.prompter = prompter
+        self.criterion = criterion
+        self.num_classes = num_classes
+        self.padding = padding
+        self.selection = {
+            "score_threshold": score_threshold,
+            "nms_threshold": nms_threshold,
+            "max_parts": max_parts,
+        }
+        self.merge = MERGES[merge]
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self._frozen_hash: Optional[str] = None
+        self._register_state_dict_hook(_drop_frozen)
+        self._register_load_state_dict_pre_hook(self._check_and_fill_frozen)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        sam = build_sam(
+            cfg.MODEL.SAM.ARCH, cfg.MODEL.SAM.WEIGHTS, components=("prompt_encoder", "mask_decoder")
+        )
+        teacher = PromptTeacher(sam.prompt_encoder)
+        return {
+            "backbone": build_backbone(cfg),
+            "teacher": teacher,
+            "decoder": FrozenMaskDecoder(sam.mask_decoder),
+            "prompter": build_prompter(cfg, teacher.encode),
+            "criterion": build_criterion(cfg),
+            "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "padding": cfg.MODEL.SAM.PADDING,
+            "score_threshold": cfg.MODEL.INFERENCE.SCORE_THRESHOLD,
+            "nms_threshold": cfg.MODEL.INFERENCE.NMS_THRESHOLD,
+            "max_parts": cfg.MODEL.INFERENCE.MAX_PARTS,
+            "merge": cfg.MODEL.INFERENCE.MERGE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, parts otherwise.
+
+        Args:
+            batched_inputs: per image a dict with "image", uint8 RGB [3, h, w], longest side S; in training
+                "instances" with ``gt_classes`` [M] and ``gt_boxes`` [M, 4] xyxy or ``gt_points`` [M, 2] xy in
+                pixels of "image"; optionally "height" and "width", the size of the results (else h, w).
+
+        Returns:
+            In training ``{"loss_class", "loss_prompt"}``. Otherwise per image a dict with "instances"
+            (pred_masks bool [K, H, W], pred_boxes, pred_classes, scores, mask_logits [K, S/4, S/4]), "sem_seg"
+            (float [C+1, H, W], background last; its argmax is the part map) and "frame".
+        """
+        images, frames = self.preprocess_image(batched_inputs)
+        image_embedding = self.backbone(images)["image_embedding"]
+        prediction = self.prompter(image_embedding)
+        if self.training:
+            return self.criterion(prediction, self.label(batched_inputs, frames))
+        return [
+            self.cut_out(image_embedding[i : i + 1], prediction, i, frames[i], *_output_size(batched_inputs[i]))
+            for i in range(len(batched_inputs))
+        ]
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, list[Frame]]:
+        """Normalises and pads to one square: images [B, 3, S, S], and where each lies in it."""
+        size = self.backbone.padding_constraints["square_size"]
+        squares, frames = [], []
+        for record in batched_inputs:
+            image = record["image"].to(self.device)
+            height, width = image.shape[-2:]
+            if max(height, width) > size:
+                raise ValueError(
+                    f"{record.get('file_name', 'image')}: {width}x{height} does not fit the {size}x{size} square; "
+                    f"resize the longest side to {size} first"
+                )
+            if self.padding == "center":
+                # The authors' way: black borders on all sides, normalised with the image.
+                frame = Frame(size, height, width, top=(size - height) // 2, left=(size - width) // 2)
+                squares.append((_pad(image.float(), frame) - self.pixel_mean) / self.pixel_std)
+            else:
+                frame = Frame(size, height, width)
+                squares.append(_pad((image.float() - self.pixel_mean) / self.pixel_std, frame))
+            frames.append(frame)
+        return torch.stack(squares), frames
+
+    def label(self, batched_inputs: list[dict[str, Any]], frames: list[Frame]) -> list[PartTargets]:
+        """The weak labels as classes, coordinates in the padded square, and the teacher's tokens."""
+        targets = []
+        for record, frame in zip(batched_inputs, frames):
+            instances = record["instances"].to(self.device)
+            geometry = instances.gt_boxes.tensor if instances.has("gt_boxes") else instances.gt_points
+            offset = geometry.new_tensor([frame.left, frame.top]).repeat(geometry.shape[1] // 2)
+            geometry = geometry + offset
+            targets.append(PartTargets(instances.gt_classes, self.teach(geometry), geometry))
+        return targets
+
+    def teach(self, geometry: Tensor) -> Tensor:
+        """Boxes [M, 4] xyxy or points [M, 2] xy, pixels of the padded square, to teacher tokens [M, 2, 256]."""
+        return self.teacher(geometry)
+
+    def decode(self, image_embedding: Tensor, tokens: Tensor) -> Tensor:
+        """Embedding [1, 256, S/16, S/16] and prompt tokens [K, 2, 256] to mask logits [K, S/4, S/4]."""
+        if not len(tokens):
+            side = 4 * image_embedding.shape[-1]
+            return image_embedding.new_zeros(0, side, side)
+        return self.decoder(image_embedding, tokens, *self.teacher.dense_prompt())
+
+    @torch.no_grad()
+    def cut_out(
+        self,
+        image_embedding: Tensor,
+        prediction: PromptPrediction,
+        index: int,
+        frame: Frame,
+        height: int,
+        width: int,
+    ) -> dict[str, Any]:
+        """Decodes the kept queries of image ``index`` of the batch and merges their masks."""
+        boxes = prediction.geometry[index] if prediction.geometry is not None else None
+        if boxes is not None and boxes.shape[1] == 2:
+            boxes = _around(boxes, self.prompter.STRIDE)
+        kept, scores, classes = keep_queries(prediction.logits[index], boxes, **self.selection)
+        mask_logits = self.decode(image_embedding, prediction.tokens[index, kept])
+        probabilities = resize_masks(mask_logits, frame, height, width).sigmoid()
+        instances = Instances((height, width))
+        instances.pred_masks = probabilities >= MASK_THRESHOLD
+        instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+        instances.pred_boxes.tensor = instances.pred_boxes.tensor.to(self.device)
+        instances.pred_classes = classes
+        instances.scores = scores
+        instances.mask_logits = mask_logits
+        return {
+            "instances": instances,
+            "sem_seg": self.merge(probabilities, scores, classes, self.num_classes),
+            "frame": frame,
+        }
+
+    @torch.no_grad()
+    def prompt_boxes(self, batched_inputs: list[dict[str, Any]], boxes: list[Tensor]) -> list[Tensor]:
+        """SAM asked with given boxes, the ceiling of any prompter.
+
+        Args:
+            batched_inputs: as for ``forward``.
+            boxes: per image [M, 4] xyxy in pixels of the original image ("height" x "width").
+
+        Returns:
+            Per image mask logits [M, height, width].
+        """
+        images, frames = self.preprocess_image(batched_inputs)
+        image_embedding = self.backbone(images)["image_embedding"]
+        masks = []
+        for i, (record, frame) in enumerate(zip(batched_inputs, frames)):
+            height, width = _output_size(record)
+            scale = boxes[i].new_tensor([frame.width / width, frame.height / height]).repeat(2)
+            offset = boxes[i].new_tensor([frame.left, frame.top]).repeat(2)
+            tokens = self.teach((boxes[i] * scale + offset).float().to(self.device))
+            masks.append(resize_masks(self.decode(image_embedding[i : i + 1], tokens), frame, height, width))
+        return masks
+
+    def frozen_hash(self) -> str:
+        """SHA-256 of SAM's weights; a checkpoint only fits the SAM it was trained on."""
+        if self._frozen_hash is None:
+            modules = {"backbone": self.backbone, "teacher": self.teacher, "decoder": self.decoder}
+            self._frozen_hash = hash_tensors(
+                (f"{name}.{key}", value)
+                for name, module in modules.items()
+                for key, value in sorted(module.state_dict().items())
+            )
+        return self._frozen_hash
+
+    def _check_and_fill_frozen(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Before loading: a checkpoint has no SAM of its own, so ours must be the one it was trained on."""
+        trained_on = state_dict.pop(prefix + FROZEN_HASH, None)
+        if trained_on is not None and bytes(trained_on.tolist()).hex() != self.frozen_hash():
+            raise ValueError(
+                f"this checkpoint was trained on another SAM (weights {bytes(trained_on.tolist()).hex()[:12]}..., "
+                f"here {self.frozen_hash()[:12]}...): set MODEL.SAM.ARCH and MODEL.SAM.WEIGHTS to the same SAM"
+            )
+        for part in FROZEN:
+            module = getattr(self, part[:-1])
+            for key, value in module.state_dict().items():
+                state_dict.setdefault(prefix + part + key, value)
+        self._frozen_hash = None
+
+
+def _drop_frozen(module: WPSSAM, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    """After saving: keeps the trained weights, SAM's hash and its (once random) Fourier matrix."""
+    for key in list(state_dict):
+        name = key[len(prefix) :]
+        if key.startswith(prefix) and name.startswith(FROZEN) and name != FOURIER_MATRIX:
+            del state_dict[key]
+    state_dict[prefix + FROZEN_HASH] = torch.tensor(list(bytes.fromhex(module.frozen_hash())), dtype=torch.uint8)
+
+
+def _pad(image: Tensor, frame: Frame) -> Tensor:
+    right = frame.size - frame.width - frame.left
+    bottom = frame.size - frame.height - frame.top
+    return F.pad(image, (frame.left, right, frame.top, bottom))
+
+
+def _output_size(record: dict[str, Any]) -> tuple[int, int]:
+    height, width = record["image"].shape[-2:]
+    return record.get("height", height), record.get("width", width)
+
+
+def _around(points: Tensor, radius: float) -> Tensor:
+    """Points [N, 2] to small boxes [N, 4], so that proposals of one place can be thinned."""
+    return torch.cat([points - radius, points + radius], dim=-1)

@@ -1,0 +1,187 @@
+"""Prompters: image embedding in, class scores and SAM prompt tokens out."""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from fvcore.common.registry import Registry
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..structures import PromptPrediction
+from .sam import PATCH_SIZE, PROMPT_DIM, get_arch
+from .transformer import Transformer
+
+PROMPTER_REGISTRY = Registry("PROMPTER")
+PROMPTER_REGISTRY.__doc__ = """
+Prompters. Called as ``prompter_class(cfg, encode_prompts)``; ``encode_prompts`` turns boxes [M, 4] or points
+[M, 2] into SAM's tokens [M, 2, 256]. A prompter's forward takes the image embedding [B, 256, S/16, S/16] and
+returns a ``PromptPrediction``.
+"""
+
+EncodePrompts = Callable[[Tensor], Tensor]
+
+
+def build_prompter(cfg: CfgNode, encode_prompts: EncodePrompts) -> nn.Module:
+    """Builds ``MODEL.PROMPTER.NAME``."""
+    return PROMPTER_REGISTRY.get(cfg.MODEL.PROMPTER.NAME)(cfg, encode_prompts)
+
+
+@PROMPTER_REGISTRY.register()
+class DETRPrompter(nn.Module):
+    """The paper's prompter: strided neck, transformer, N learned queries, token regression.
+
+    At the paper's sizes and C = 40 it has 12,717,609 parameters.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        num_queries: int,
+        embedding_size: int,
+        neck_strides: Sequence[int],
+        num_heads: int,
+        ffn_dim: int,
+        num_encoder_layers: int,
+        num_decoder_layers: int,
+    ) -> None:
+        """``embedding_size``: side of the image embedding in cells, S/16."""
+        super().__init__()
+        dim = PROMPT_DIM
+        neck: list[nn.Module] = []
+        size = embedding_size
+        for stride in neck_strides:
+            neck += [nn.Conv2d(dim, dim, 3, stride, padding=1), LayerNorm2d(dim), nn.GELU()]
+            size = -(-size // stride)
+        self.neck = nn.Sequential(*neck)
+        self.position = nn.Parameter(torch.zeros(1, dim, size, size))
+        self.queries = nn.Embedding(num_queries, dim)
+        self.transformer = Transformer(
+            dim=dim,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
+            num_encoder_layers=num_encoder_layers,
+            num_decoder_layers=num_decoder_layers,
+        )
+        self.class_head = nn.Linear(dim, num_classes + 1)
+        self.prompt_head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, 2 * dim))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, encode_prompts: EncodePrompts) -> dict:
+        node = cfg.MODEL.PROMPTER
+        return {
+            "num_classes": node.NUM_CLASSES,
+            "num_queries": node.NUM_QUERIES,
+            "embedding_size": get_arch(cfg.MODEL.SAM.ARCH).image_size // PATCH_SIZE,
+            "neck_strides": node.NECK_STRIDES,
+            "num_heads": node.NUM_HEADS,
+            "ffn_dim": node.FFN_DIM,
+            "num_encoder_layers": node.NUM_ENCODER_LAYERS,
+            "num_decoder_layers": node.NUM_DECODER_LAYERS,
+        }
+
+    def forward(self, image_embedding: Tensor) -> PromptPrediction:
+        memory = self.neck(image_embedding).flatten(2).transpose(1, 2)
+        position = self.position.flatten(2).transpose(1, 2)
+        hidden = self.transformer(memory, position, self.queries.weight)
+        return PromptPrediction(
+            logits=self.class_head(hidden), tokens=self.prompt_head(hidden).unflatten(-1, (2, PROMPT_DIM))
+        )
+
+
+class ContextBlock(nn.Module):
+    """A ConvNeXt block (arXiv 2201.03545): 7x7 depth-wise convolution, then a two-layer perceptron per cell."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+        self.norm = LayerNorm2d(dim)
+        self.expand = nn.Conv2d(dim, 4 * dim, 1)
+        self.reduce = nn.Conv2d(4 * dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.reduce(F.gelu(self.expand(self.norm(self.mix(x)))))
+
+
+@PROMPTER_REGISTRY.register()
+class DensePrompter(nn.Module):
+    """Every cell of a memory at stride 8 proposes a class and a box (as FCOS, arXiv 1904.01355) or a point.
+
+    Boxes and points go through SAM's own frozen prompt encoder, so prompts are always ones that SAM knows, and
+    can be drawn. N is the number of cells, (S/8)^2. Not in the paper: it learns in minutes what a plain DETR
+    learns in days.
+    """
+
+    STRIDE = PATCH_SIZE // 2
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        label_type: str,
+        image_size: int,
+        conv_dim: int,
+        num_convs: int,
+        encode_prompts: EncodePrompts,
+    ) -> None:
+        super().__init__()
+        self.encode_prompts = encode_prompts
+        self.image_size = image_size
+        self.label_type = label_type
+        self.context = nn.Sequential(
+            nn.Conv2d(PROMPT_DIM, conv_dim, 1), *(ContextBlock(conv_dim) for _ in range(num_convs))
+        )
+        self.upsample = nn.Sequential(
+            nn.ConvTranspose2d(conv_dim, conv_dim, 2, 2), LayerNorm2d(conv_dim), nn.GELU()
+        )
+        self.class_tower = self._tower(conv_dim)
+        self.prompt_tower = self._tower(conv_dim)
+        self.class_head = nn.Conv2d(conv_dim, num_classes + 1, 1)
+        self.prompt_head = nn.Conv2d(conv_dim, 4 if label_type == "box" else 2, 1)
+        # Nearly every cell is "no part": start there, or the first steps are spent on it (RetinaNet, section 4.1).
+        nn.init.zeros_(self.class_head.bias)
+        with torch.no_grad():
+            self.class_head.bias[-1] = math.log(99 * num_classes)
+        centres = (torch.arange(image_size // self.STRIDE) + 0.5) * self.STRIDE
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        self.register_buffer("anchors", torch.stack([x, y], dim=-1).flatten(0, 1), persistent=False)
+
+    @staticmethod
+    def _tower(dim: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), LayerNorm2d(dim), nn.GELU())
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, encode_prompts: EncodePrompts) -> dict:
+        node = cfg.MODEL.PROMPTER
+        return {
+            "num_classes": node.NUM_CLASSES,
+            "label_type": cfg.WEAK_LABELS.TYPE,
+            "image_size": get_arch(cfg.MODEL.SAM.ARCH).image_size,
+            "conv_dim": node.CONV_DIM,
+            "num_convs": node.NUM_CONVS,
+            "encode_prompts": encode_prompts,
+        }
+
+    def forward(self, image_embedding: Tensor) -> PromptPrediction:
+        memory = self.upsample(self.context(image_embedding))
+        logits = self.class_head(self.class_tower(memory)).flatten(2).transpose(1, 2)
+        raw = self.prompt_head(self.prompt_tower(memory)).flatten(2).transpose(1, 2)
+        geometry = self.read_out(raw)
+        tokens = self.encode_prompts(geometry.flatten(0, 1)).unflatten(0, geometry.shape[:2])
+        return PromptPrediction(logits=logits, tokens=tokens, geometry=geometry, anchors=self.anchors)
+
+    def read_out(self, raw: Tensor) -> Tensor:
+        """Head outputs [B, N, 4] to boxes xyxy, or [B, N, 2] to points xy, in pixels of the padded square."""
+        if self.label_type == "point":
+            return (self.anchors + raw * self.STRIDE).clamp(0, self.image_size)
+        # Log distances from the cell's centre to the sides; the limit keeps exp() finite early in training.
+        left_top, right_bottom = (raw.clamp(max=math.log(self.image_size)).exp() * self.STRIDE).split(2, dim=-1)
+        boxes = torch.cat([self.anchors - left_top, self.anchors + right_bottom], dim=-1)
+        return boxes.clamp(0, self.image_size)
