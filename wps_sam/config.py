@@ -1,6 +1,28 @@
 """Every configuration key of WPS-SAM, with its meaning, allowed values and symbol in the paper."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from detectron2.config import CfgNode as CN
+
+# Keys whose value is one of a few, checked by check_config. A list value is checked item by item.
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "MODEL.SAM.ARCH": ("vit_tiny", "vit_b", "vit_l", "vit_h"),
+    "MODEL.SAM.PADDING": ("bottom_right", "center"),
+    "MODEL.PROMPTER.NAME": ("DETRPrompter", "DensePrompter"),
+    "MODEL.INFERENCE.MERGE": ("semantic", "authors"),
+    "WEAK_LABELS.TYPE": ("box", "point"),
+    "WEAK_LABELS.POINT": ("box_center", "random_pixel", "deepest_pixel"),
+    "SOLVER.OPTIMIZER": ("Adam", "AdamW"),
+    "TEST.PROTOCOLS": ("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap"),
+    "TEST.WPS_AUTHORS_NULL": ("drop", "zero"),
+    "INPUT.FORMAT": ("RGB",),
+    "INPUT.RANDOM_FLIP": ("none", "horizontal"),
+    # Detectron2's other samplers and its grouping by shape can't be continued exactly after a crash.
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
+    "DATALOADER.ASPECT_RATIO_GROUPING": (False,),
+}
 
 
 def add_wps_sam_config(cfg: CN) -> None:
@@ -90,6 +112,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    # The paper decays every trained weight; Detectron2 would leave normalisation layers out.
+    cfg.SOLVER.WEIGHT_DECAY_NORM = None
     cfg.SOLVER.IMS_PER_BATCH = 8
     cfg.SOLVER.WARMUP_ITERS = 250
     cfg.SOLVER.WARMUP_FACTOR = 0.0
@@ -104,3 +128,29 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.TEST.ORACLES = False
     # wps_authors: what an image without any kept query costs: drop (as the authors' code) | zero
     cfg.TEST.WPS_AUTHORS_NULL = "drop"
+
+
+def check_config(cfg: CN) -> None:
+    """Refuses values that no part of the project understands, before any work is done.
+
+    Raises:
+        ValueError: names the key, its value and what is allowed.
+    """
+    for key, allowed in CHOICES.items():
+        value: Any = cfg
+        for name in key.split("."):
+            value = value[name]
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if item not in allowed:
+                raise ValueError(f"{key} is {item!r}; allowed: {', '.join(map(repr, allowed))}")
+    if cfg.MODEL.PROMPTER.NUM_CLASSES < 1:
+        raise ValueError(
+            f"MODEL.PROMPTER.NUM_CLASSES is {cfg.MODEL.PROMPTER.NUM_CLASSES}; set the number of part classes"
+        )
+    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ValueError(f"SOLVER.AMP.ENABLED needs MODEL.DEVICE cuda, not {cfg.MODEL.DEVICE!r}")
+    for expected in cfg.TEST.EXPECTED_RESULTS:
+        if len(expected) != 4:
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS holds {expected!r}; each entry is [protocol, metric, value, tolerance]"
+            )
