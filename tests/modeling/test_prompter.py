@@ -1,0 +1,136 @@
+"""Prompters: the paper's sizes, a plain re-computation of its transformer, and dense read-outs."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from wps_sam.modeling.prompter import DensePrompter, DETRPrompter
+from wps_sam.modeling.transformer import Transformer
+
+PAPER = dict(
+    num_classes=40, num_queries=25, embedding_size=64, neck_strides=(2, 2), num_heads=8, ffn_dim=1024,
+    num_encoder_layers=6, num_decoder_layers=6,
+)
+
+
+def test_paper_prompter_has_12_72_million_parameters():
+    prompter = DETRPrompter(**PAPER)
+    assert sum(p.numel() for p in prompter.parameters()) == 12_717_609
+    assert len(prompter.state_dict()) == 198
+    assert prompter.position.shape == (1, 256, 16, 16) and not prompter.position.any()
+
+
+def test_paper_prompter_shapes():
+    prediction = DETRPrompter(**PAPER)(torch.randn(2, 256, 64, 64))
+    assert prediction.logits.shape == (2, 25, 41)
+    assert prediction.tokens.shape == (2, 25, 2, 256)
+    assert prediction.geometry is None
+
+
+def _attention(module: nn.MultiheadAttention, query, key, value):
+    """Multi-head attention written out, one head at a time."""
+    dim, heads = module.embed_dim, module.num_heads
+    wq, wk, wv = module.in_proj_weight.split(dim)
+    bq, bk, bv = module.in_proj_bias.split(dim)
+    q, k, v = query @ wq.T + bq, key @ wk.T + bk, value @ wv.T + bv
+    outputs = []
+    for h in range(heads):
+        part = slice(h * dim // heads, (h + 1) * dim // heads)
+        weight = (q[:, part] @ k[:, part].T / (dim // heads) ** 0.5).softmax(-1)
+        outputs.append(weight @ v[:, part])
+    return torch.cat(outputs, -1) @ module.out_proj.weight.T + module.out_proj.bias
+
+
+def _norm(module, x):
+    return F.layer_norm(x, x.shape[-1:], module.weight, module.bias, module.eps)
+
+
+def _ffn(layer, x):
+    hidden = (x @ layer.linear1.weight.T + layer.linear1.bias).relu()
+    return hidden @ layer.linear2.weight.T + layer.linear2.bias
+
+
+def _reference(transformer, memory, position, queries, positions_on_values=False):
+    for layer in transformer.encoder.layers:
+        with_position = memory + position
+        value = with_position if positions_on_values else memory
+        memory = _norm(layer.norm1, memory + _attention(layer.self_attn, with_position, with_position, value))
+        memory = _norm(layer.norm2, memory + _ffn(layer, memory))
+    hidden = torch.zeros_like(queries)
+    for layer in transformer.decoder.layers:
+        q = hidden + queries
+        hidden = _norm(layer.norm1, hidden + _attention(layer.self_attn, q, q, hidden))
+        cross = _attention(layer.multihead_attn, hidden + queries, memory + position, memory)
+        hidden = _norm(layer.norm2, hidden + cross)
+        hidden = _norm(layer.norm3, hidden + _ffn(layer, hidden))
+    return _norm(transformer.decoder.norm, hidden)
+
+
+def test_transformer_equals_its_formulas_and_a_wrong_one_differs():
+    torch.manual_seed(0)
+    transformer = Transformer(dim=16, num_heads=4, ffn_dim=32, num_encoder_layers=2, num_decoder_layers=2)
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    memory, position, queries = torch.randn(2, 9, 16), torch.randn(1, 9, 16), torch.randn(5, 16)
+    ours = transformer(memory, position, queries)
+    for i in range(2):
+        theirs = _reference(transformer, memory[i], position[0], queries)
+        torch.testing.assert_close(ours[i], theirs, atol=1e-5, rtol=1e-4)
+        wrong = _reference(transformer, memory[i], position[0], queries, positions_on_values=True)
+        assert (ours[i] - wrong).abs().max() > 1e-2
+
+
+def test_matrices_of_the_transformer_start_xavier_uniform():
+    transformer = Transformer(dim=32, num_heads=4, ffn_dim=64, num_encoder_layers=1, num_decoder_layers=1)
+    weight = transformer.encoder.layers[0].linear1.weight
+    bound = (6 / (32 + 64)) ** 0.5
+    assert weight.abs().max() <= bound and weight.abs().max() > 0.95 * bound
+
+
+def _dense(label_type, encode=None):
+    encode = encode or (lambda geometry: torch.zeros(len(geometry), 2, 256))
+    return DensePrompter(
+        num_classes=3, label_type=label_type, image_size=256, conv_dim=32, num_convs=1, encode_prompts=encode
+    )
+
+
+def test_dense_prompter_reads_boxes_out_around_its_cells():
+    prompter = _dense("box")
+    raw = torch.zeros(1, 32 * 32, 4)
+    boxes = prompter.read_out(raw)
+    # Cell (row 3, column 5) has its centre at (5.5 * 8, 3.5 * 8) = (44, 28); exp(0) * 8 = 8 pixels to each side.
+    assert boxes[0, 3 * 32 + 5].tolist() == [36.0, 20.0, 52.0, 36.0]
+    assert boxes.min() >= 0 and boxes.max() <= 256
+    assert prompter.read_out(raw + 1e4).isfinite().all()
+
+
+def test_dense_prompter_reads_points_out_and_encodes_its_own_geometry():
+    seen = {}
+
+    def encode(geometry):
+        seen["geometry"] = geometry
+        return geometry.sum() + torch.zeros(len(geometry), 2, 256)
+
+    prediction = _dense("point", encode)(torch.randn(2, 256, 16, 16))
+    assert prediction.logits.shape == (2, 1024, 4)
+    assert prediction.tokens.shape == (2, 1024, 2, 256)
+    assert torch.equal(seen["geometry"], prediction.geometry.flatten(0, 1)) and seen["geometry"].shape[1] == 2
+
+
+def test_dense_prompter_starts_out_saying_no_part():
+    probability = _dense("box")(torch.zeros(1, 256, 16, 16)).logits.softmax(-1)
+    assert probability[..., -1].min() > 0.9
+
+
+def test_dense_prompter_holds_no_second_copy_of_sam():
+    encoder = nn.Linear(2, 2)
+    assert not any("encode_prompts" in key for key in _dense("box", encoder.forward).state_dict())
+
+
+@pytest.mark.parametrize("size, strides, side", [(64, (2, 2), 16), (16, (1, 1), 16), (16, (2, 1), 8)])
+def test_memory_follows_the_strides_of_the_neck(size, strides, side):
+    prompter = DETRPrompter(**{**PAPER, "embedding_size": size, "neck_strides": strides, "num_encoder_layers": 1,
+                               "num_decoder_layers": 1})
+    assert prompter.position.shape[-1] == side
+    assert prompter(torch.randn(1, 256, size, size)).logits.shape == (1, 25, 41)
