@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Literal, Mapping, Optional, Sequence, Union
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,7 +18,7 @@ from pycocotools import mask as coco_mask
 logger = logging.getLogger(__name__)
 
 Polygons = Sequence[Sequence[float]]
-Segmentation = Union[Polygons, Mapping[str, Any]]
+Segmentation = Polygons | Mapping[str, Any]
 
 _EXIF_ORIENTATION = 0x0112
 # What Pillow raises on files that are cut off, are no image at all, or claim an absurd size.
@@ -26,7 +27,9 @@ _DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombErr
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
-def valid_polygons(segmentation: Polygons, rule: Literal["strict", "wps_sam"] = "strict") -> list[list[float]]:
+def valid_polygons(
+    segmentation: Polygons, rule: Literal["strict", "wps_sam"] = "strict"
+) -> list[list[float]]:
     """The polygons of one annotation that can be drawn; [] where the annotation has no usable mask.
 
     PartImageNet holds polygons with 0, 2 and 4 numbers. pycocotools takes a list whose first polygon has 4
@@ -88,7 +91,9 @@ def segmentation_to_mask(segmentation: Segmentation, height: int, width: int) ->
 
 def _rle_to_mask(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     if set(rle) < {"size", "counts"}:
-        raise ValueError(f"segmentation: expected an encoding with size and counts, got the keys {sorted(rle)}")
+        raise ValueError(
+            f"segmentation: expected an encoding with size and counts, got the keys {sorted(rle)}"
+        )
     size, counts = list(rle["size"]), rle["counts"]
     if size != [height, width]:
         raise ValueError(f"segmentation.size: expected [{height}, {width}], the picture's, got {size}")
@@ -107,7 +112,9 @@ def _rle_to_mask(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     try:
         return coco_mask.decode(encoded).astype(bool)
     except ValueError as error:
-        raise ValueError(f"segmentation.counts: not a run-length encoding of {height} x {width} pixels") from error
+        raise ValueError(
+            f"segmentation.counts: not a run-length encoding of {height} x {width} pixels"
+        ) from error
 
 
 def mask_to_rle(mask: np.ndarray) -> dict[str, Any]:
@@ -211,7 +218,7 @@ def _paint_annotations(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     return part_map
 
 
-def read_rgb(file_name: str, height: Optional[int] = None, width: Optional[int] = None) -> np.ndarray:
+def read_rgb(file_name: str, height: int | None = None, width: int | None = None) -> np.ndarray:
     """Decodes any picture to RGB. The one decoder of the project: two would disagree on CMYK and EXIF.
 
     Grey and CMYK files are converted; of 16-bit files the high byte is taken; transparency is dropped.

@@ -1,0 +1,17 @@
+"""Part data sets: loaders, registration, weak labels, and the mapper that feeds the model."""
+
+from . import builtin  # noqa: F401  (registers the published data sets)
+from .dataset_mapper import PartDatasetMapper
+from .descriptions import register_descriptions
+from .part_datasets import check_part_map_ids, load_coco_parts, load_partimagenet
+from .weak_labels import part_point, usable_box
+
+__all__ = [
+    "PartDatasetMapper",
+    "check_part_map_ids",
+    "load_coco_parts",
+    "load_partimagenet",
+    "part_point",
+    "register_descriptions",
+    "usable_box",
+]
