@@ -1,0 +1,151 @@
+"""What all protocols share: one picture at a time, each exactly once, checked before it is scored."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wps_sam.evaluation.ground_truth import GroundTruth, Record
+
+import torch
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
+from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
+
+Results = OrderedDict[str, dict[str, float]]
+
+
+class PartEvaluator(DatasetEvaluator):
+    """Base of the protocols, with Detectron2's evaluator interface.
+
+    Every process scores its own pictures; ``evaluate`` gathers them on the main one. Pictures with no
+    annotation are scored like any other.
+
+    Args:
+        dataset_name: as registered in Detectron2's catalogs.
+        distributed: gather from all processes; otherwise each evaluates what it has seen alone.
+        output_dir: folder for files that explain the numbers; None writes none.
+        ground_truth: of the same data set, where several evaluators share it; read from the catalog otherwise.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        ground_truth: GroundTruth | None = None,
+    ) -> None:
+        self.ground_truth = ground_truth if ground_truth is not None else GroundTruth(dataset_name)
+        if self.ground_truth.dataset_name != dataset_name:
+            raise ValueError(f"ground_truth: expected {dataset_name}, got {self.ground_truth.dataset_name}")
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all pictures scored so far."""
+        self._seen: set[int] = set()
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Scores a batch.
+
+        Args:
+            inputs: the model's inputs, with image_id and file_name.
+            outputs: the model's outputs, one for each input, in the same order.
+
+        Raises:
+            ValueError: names the file that is unknown to the data set, comes a second time, or whose results have
+                the size of another picture.
+        """
+        if len(inputs) != len(outputs):
+            raise ValueError(f"expected one output for each of {len(inputs)} inputs, got {len(outputs)}")
+        for model_input, output in zip(inputs, outputs):
+            position = self.ground_truth.position(model_input)
+            if position in self._seen:
+                raise ValueError(f"{model_input['file_name']}: scored twice in one evaluation")
+            self._seen.add(position)
+            self._score(position, self.ground_truth.records[position], output)
+
+    def evaluate(self) -> Results:
+        """Gathers and summarises.
+
+        Returns:
+            {protocol: {metric: percent}} on the main process (on every process if not distributed), {} elsewhere.
+
+        Raises:
+            ValueError: two processes scored the same picture.
+        """
+        # On all processes, so that all of them stop where one finds a picture scored twice.
+        shards = comm.all_gather(self._seen) if self._distributed else [self._seen]
+        seen: set[int] = set()
+        for shard in shards:
+            twice = seen & shard
+            if twice:
+                file_name = self.ground_truth.records[min(twice)]["file_name"]
+                raise ValueError(f"{file_name}: scored by two processes; {len(twice)} pictures were")
+            seen |= shard
+        if comm.is_main_process() and len(seen) < len(self.ground_truth.records):
+            logger.warning(
+                "%s: %s scored %d of %d pictures; the numbers hold for these only",
+                self.ground_truth.dataset_name,
+                type(self).__name__,
+                len(seen),
+                len(self.ground_truth.records),
+            )
+        return self._summarise()
+
+    @abstractmethod
+    def _score(self, position: int, record: Record, output: Mapping[str, Any]) -> None:
+        """Adds one picture, ``records[position]``, to the state."""
+
+    @abstractmethod
+    def _summarise(self) -> Results:
+        """What ``evaluate`` returns, after the checks."""
+
+    def _gather(self, state: Any) -> list[Any] | None:
+        """All processes' states on the process that summarises, None on the others."""
+        if not self._distributed:
+            return [state]
+        states = comm.gather(state, dst=0)
+        return states if comm.is_main_process() else None
+
+
+def checked_instances(record: Record, output: Mapping[str, Any], num_classes: int) -> Instances:
+    """The predicted parts of one picture, on the model's device, once they are known to belong to it.
+
+    Args:
+        record: of the picture.
+        output: of the model, with ``instances``: pred_masks bool [K, H, W], pred_classes int [K].
+        num_classes: C.
+
+    Raises:
+        ValueError: names the file, for results of another size, classes outside 0..C-1, or no instances.
+    """
+    file_name, expected = record["file_name"], (record["height"], record["width"])
+    if "instances" not in output:
+        raise ValueError(f"{file_name}: expected instances in the model's output, got {sorted(output)}")
+    instances = output["instances"]
+    if tuple(instances.image_size) != expected:
+        raise ValueError(
+            f"{file_name}: is {expected} pixels high and wide, but its instances are of a picture of "
+            f"{tuple(instances.image_size)}"
+        )
+    masks = instances.pred_masks
+    if tuple(masks.shape[1:]) != expected or masks.dtype != torch.bool:
+        raise ValueError(
+            f"{file_name}: expected pred_masks bool [K, {expected[0]}, {expected[1]}], "
+            f"got {masks.dtype} {list(masks.shape)}"
+        )
+    classes = instances.pred_classes
+    if len(classes) and not (0 <= int(classes.min()) and int(classes.max()) < num_classes):
+        raise ValueError(
+            f"{file_name}: expected pred_classes in 0..{num_classes - 1}, "
+            f"got {int(classes.min())}..{int(classes.max())}"
+        )
+    return instances

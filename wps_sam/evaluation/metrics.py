@@ -1,0 +1,310 @@
+"""The arithmetic of every evaluation protocol: pure functions of masks, label maps and counts.
+
+Scores are fractions in 0..1; the evaluators turn them into percent. N labels, H x W pixels; ``M[p, g]`` is a
+confusion matrix with rows predicted and columns ground truth. "Pooled" means that pixels are added up over
+the whole data set before anything is divided; "pair" means one mask against one mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+Mask = np.ndarray | torch.Tensor
+
+
+def confusion_matrix(
+    pred: np.ndarray, target: np.ndarray, num_labels: int, ignore_label: int | None = None
+) -> np.ndarray:
+    """Counts the pixels of every (predicted, true) pair of labels; matrices of several images add up.
+
+    Args:
+        pred: integer [H, W], labels 0..num_labels-1.
+        target: integer [H, W], labels 0..num_labels-1, or ``ignore_label`` where nothing is known: those
+            pixels count nowhere, whatever is predicted there.
+        num_labels: N, background included if it is a label.
+        ignore_label: a number outside 0..N-1 (255 is a class of a 256-class map, so it is never assumed).
+
+    Returns:
+        int64 [N, N], M[predicted, true].
+
+    Raises:
+        ValueError: shapes or types differ from the above, or a label is out of range.
+
+    Source: Detectron2's semantic-segmentation evaluator, whose row and column N (ignore) its formulas leave out.
+    """
+    pred, target = np.asarray(pred), np.asarray(target)
+    for name, labels in (("pred", pred), ("target", target)):
+        if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"{name}: expected integers [H, W], got {labels.dtype} {list(labels.shape)}")
+    if pred.shape != target.shape:
+        raise ValueError(
+            f"pred and target must have one size, got {list(pred.shape)} and {list(target.shape)}"
+        )
+    if ignore_label is not None and 0 <= ignore_label < num_labels:
+        raise ValueError(f"ignore_label: expected a number outside 0..{num_labels - 1}, got {ignore_label}")
+    if ignore_label is None:
+        counted_pred, counted_target = pred.reshape(-1), target.reshape(-1)
+    else:
+        counted = target != ignore_label
+        counted_pred, counted_target = pred[counted], target[counted]
+    # The widest type first: N * pred overflows the 8 bits of a label map.
+    counted_pred, counted_target = counted_pred.astype(np.int64), counted_target.astype(np.int64)
+    for name, labels in (("pred", counted_pred), ("target", counted_target)):
+        if labels.size and not (0 <= labels.min() and labels.max() < num_labels):
+            raise ValueError(
+                f"{name}: expected labels in 0..{num_labels - 1}"
+                f"{'' if ignore_label is None else f' (ignore: {ignore_label})'}, "
+                f"got {labels.min()}..{labels.max()}"
+            )
+    counts = np.bincount(num_labels * counted_pred + counted_target, minlength=num_labels * num_labels)
+    return counts.reshape(num_labels, num_labels)
+
+
+def pooled_iou(matrix: np.ndarray) -> np.ndarray:
+    """Per label, pixels pooled: IoU_c = TP_c / (gt_c + pr_c - TP_c); NaN where the label is in neither map.
+
+    Args:
+        matrix: integer [N, N], M[predicted, true].
+
+    Returns:
+        float64 [N] in 0..1. A label that is predicted but never true has 0 here; whether that 0 enters a mean
+        is where the protocols differ.
+    """
+    tp, gt, pr = _tp_gt_pr(matrix)
+    return _divide(tp, gt + pr - tp)
+
+
+def pooled_accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Per label, pixels pooled: acc_c = TP_c / gt_c (a recall); NaN where the label never is the truth.
+
+    Args:
+        matrix: integer [N, N], M[predicted, true].
+
+    Returns:
+        float64 [N] in 0..1.
+    """
+    tp, gt, _ = _tp_gt_pr(matrix)
+    return _divide(tp, gt)
+
+
+def pooled_scores_d2(matrix: np.ndarray, labels: Sequence[int] | None = None) -> dict[str, float]:
+    """Pooled scores in the convention of today's Detectron2: means over labels that occur (gt_c > 0).
+
+    mIoU and mACC are plain means over labels with gt_c > 0; fwIoU = sum IoU_c gt_c / sum gt_c;
+    pACC = sum TP_c / sum gt_c. A label that is predicted but never true costs only the labels whose pixels it took.
+
+    Args:
+        matrix: integer [N, N], M[predicted, true].
+        labels: the labels to average over, all by default. The others still take part as rows and columns:
+            without background in this list, part pixels predicted on background stay false positives.
+
+    Returns:
+        mIoU, mACC, fwIoU, pACC in 0..1; NaN where no label of the list occurs.
+
+    Source: Detectron2, ``SemSegEvaluator`` of its main branch (protocol ``d2_semseg``).
+    """
+    return _pooled_scores(matrix, labels, count_absent_but_predicted=False)
+
+
+def pooled_scores_pin41(matrix: np.ndarray, labels: Sequence[int] | None = None) -> dict[str, float]:
+    """Pooled scores in the convention of the PartImageNet baselines: mIoU over labels with gt_c + pr_c > 0.
+
+    As :func:`pooled_scores_d2`, except that in mIoU a label that is predicted but never true counts as 0.
+    mACC stays a mean over labels with gt_c > 0: there is no recall of what does not occur.
+
+    Args:
+        matrix: integer [N, N], M[predicted, true].
+        labels: the labels to average over, all by default (PartImageNet: 40 parts and background).
+
+    Returns:
+        mIoU, mACC, fwIoU, pACC in 0..1; NaN where nothing can be averaged.
+
+    Source: Detectron2's earlier releases, kept by Compositor for PartImageNet (protocol ``pin41``).
+    """
+    return _pooled_scores(matrix, labels, count_absent_but_predicted=True)
+
+
+def _pooled_scores(
+    matrix: np.ndarray, labels: Sequence[int] | None, count_absent_but_predicted: bool
+) -> dict[str, float]:
+    tp, gt, pr = _tp_gt_pr(matrix)
+    chosen = np.arange(len(tp)) if labels is None else np.asarray(labels, dtype=np.int64)
+    if chosen.size and not (0 <= chosen.min() and chosen.max() < len(tp)):
+        raise ValueError(f"labels: expected numbers in 0..{len(tp) - 1}, got {chosen.tolist()}")
+    iou, accuracy = pooled_iou(matrix)[chosen], pooled_accuracy(matrix)[chosen]
+    tp, gt, pr = tp[chosen], gt[chosen], pr[chosen]
+    occurs = gt > 0
+    averaged = (gt + pr > 0) if count_absent_but_predicted else occurs
+    return {
+        "mIoU": _mean(iou[averaged]),
+        "mACC": _mean(accuracy[occurs]),
+        "fwIoU": _ratio(float((iou[occurs] * gt[occurs]).sum()), float(gt.sum())),
+        "pACC": _ratio(float(tp.sum()), float(gt.sum())),
+    }
+
+
+def _tp_gt_pr(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.issubdtype(matrix.dtype, np.integer):
+        raise ValueError(f"matrix: expected integers [N, N], got {matrix.dtype} {list(matrix.shape)}")
+    if matrix.size and matrix.min() < 0:
+        raise ValueError(f"matrix: expected counts, got {matrix.min()}")
+    counts = matrix.astype(np.float64)
+    return counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator > 0 else float("nan")
+
+
+class PairCounts(NamedTuple):
+    """Pixels of one predicted mask against one true mask."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+
+def pair_counts(pred: Mask, target: Mask) -> PairCounts:
+    """True and false positives and negatives of one pair of masks, in pixels.
+
+    Args:
+        pred, target: [H, W], bool or numbers that are all 0 or 1; numpy arrays or tensors.
+
+    Raises:
+        ValueError: not 2-D, empty, of different sizes, or with other values than 0 and 1.
+    """
+    pred, target = _as_masks(pred, target)
+    tp = int((pred & target).sum())
+    predicted, true = int(pred.sum()), int(target.sum())
+    return PairCounts(tp, predicted - tp, true - tp, pred.numel() - predicted - true + tp)
+
+
+def pair_iou(pred: Mask, target: Mask) -> float:
+    """IoU of one pair of masks, over all their pixels at once: TP / (TP + FP + FN).
+
+    Args:
+        pred, target: as in :func:`pair_counts`; ``target`` must hold at least one pixel.
+
+    Returns:
+        0..1.
+
+    Raises:
+        ValueError: as in :func:`pair_counts`, or ``target`` is empty: then there is nothing to find.
+    """
+    counts = _counts_of_a_part(pred, target)
+    return counts.tp / (counts.tp + counts.fp + counts.fn)
+
+
+def pair_accuracy(pred: Mask, target: Mask) -> float:
+    """Share of the true mask's pixels that are predicted: TP / (TP + FN). Arguments as in :func:`pair_iou`."""
+    counts = _counts_of_a_part(pred, target)
+    return counts.tp / (counts.tp + counts.fn)
+
+
+def pair_f1(pred: Mask, target: Mask) -> float:
+    """F1 (Dice) of one pair of masks: 2 TP / (2 TP + FP + FN). Arguments as in :func:`pair_iou`."""
+    counts = _counts_of_a_part(pred, target)
+    return 2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn)
+
+
+def _counts_of_a_part(pred: Mask, target: Mask) -> PairCounts:
+    counts = pair_counts(pred, target)
+    if counts.tp + counts.fn == 0:
+        raise ValueError("target: expected a mask with at least one pixel, got an empty one")
+    return counts
+
+
+def row_mean_iou(pred: Mask, target: Mask) -> float:
+    """The WPS-SAM authors' row-wise score: the mean over pixel ROWS of each row's own IoU. Not the mask's IoU.
+
+    IoU_r = TP_r / (TP_r + FP_r + FN_r), and 1 where row r is empty in both masks; then the plain mean over
+    all H rows. Two disjoint 160-pixel squares side by side in 1024 rows score 0.84; the true IoU is 0. It exists
+    only to stand beside the published 68.93.
+
+    Args:
+        pred, target: as in :func:`pair_counts`; ``target`` may be empty.
+
+    Returns:
+        0..1.
+
+    Raises:
+        ValueError: as in :func:`pair_counts`.
+
+    Source: segmentation_models_pytorch's ``get_stats(mode="binary")`` and ``iou_score(reduction="micro-imagewise")``
+    called on a 2-D mask, as the authors' released code does: it takes the first axis for images.
+    """
+    tp, fp, fn = _row_counts(pred, target)
+    return _row_mean(tp, tp + fp + fn)
+
+
+def row_mean_f1(pred: Mask, target: Mask) -> float:
+    """The authors' row-wise F1: mean over rows of 2 TP_r / (2 TP_r + FP_r + FN_r), 1 where a row is empty in both.
+
+    Arguments, result, errors and source as in :func:`row_mean_iou`.
+    """
+    tp, fp, fn = _row_counts(pred, target)
+    return _row_mean(2 * tp, 2 * tp + fp + fn)
+
+
+def _row_counts(pred: Mask, target: Mask) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    pred, target = _as_masks(pred, target)
+    tp = (pred & target).sum(dim=1)
+    return tp, pred.sum(dim=1) - tp, target.sum(dim=1) - tp
+
+
+def _row_mean(numerator: torch.Tensor, denominator: torch.Tensor) -> float:
+    empty = denominator == 0
+    # double: 1024 single-precision fractions added up would already use up the agreed 1e-6.
+    scores = numerator.double() / denominator.clamp(min=1).double()
+    return float(scores.masked_fill(empty, 1.0).mean())
+
+
+def pixel_accuracy(pred: Mask, target: Mask) -> float:
+    """(TP + TN) / (H W), true negatives included, so an empty prediction of a small part scores nearly 1.
+
+    Arguments as in :func:`row_mean_iou`. Source: the "accuracy" of the WPS-SAM authors' released code.
+    """
+    counts = pair_counts(pred, target)
+    return (counts.tp + counts.tn) / sum(counts)
+
+
+def _as_masks(pred: Mask, target: Mask) -> tuple[torch.Tensor, torch.Tensor]:
+    pred, target = _as_mask("pred", pred), _as_mask("target", target)
+    if pred.shape != target.shape:
+        raise ValueError(
+            f"pred and target must have one size, got {list(pred.shape)} and {list(target.shape)}"
+        )
+    return pred, target
+
+
+def _as_mask(name: str, mask: Mask) -> torch.Tensor:
+    if not isinstance(mask, (np.ndarray, torch.Tensor)):
+        raise ValueError(f"{name}: expected an array or tensor [H, W], got {type(mask).__name__}")
+    if mask.ndim != 2 or 0 in mask.shape:
+        raise ValueError(f"{name}: expected a mask [H, W], got shape {list(mask.shape)}")
+    if isinstance(mask, np.ndarray):
+        # numpy's own arithmetic first: it knows every integer type, and a view that runs backwards.
+        foreground, is_binary = torch.from_numpy(mask == 1), bool(((mask == 0) | (mask == 1)).all())
+    elif mask.dtype == torch.bool:
+        return mask
+    else:
+        foreground, is_binary = mask == 1, bool(((mask == 0) | (mask == 1)).all())
+    if not is_binary:
+        raise ValueError(
+            f"{name}: expected bool or only 0 and 1, got {mask.dtype} values; threshold it first"
+        )
+    return foreground

@@ -1,0 +1,155 @@
+"""Models that see the truth: a floor and a ceiling for every method that has to find the boxes itself.
+
+They take the model's inputs and give the model's outputs, so the ordinary evaluators score them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from wps_sam.evaluation.ground_truth import GroundTruth, Record, annotation_box
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+PromptMasks = Callable[[Sequence[Mapping[str, Any]], list[torch.Tensor]], Sequence[torch.Tensor]]
+
+
+class _BoxOracle(nn.Module):
+    """True classes and true boxes of every picture; what is drawn into the boxes is up to the child.
+
+    Annotations without box area and crowds, which are no single part, are left out.
+    """
+
+    def __init__(self, ground_truth: GroundTruth) -> None:
+        super().__init__()
+        self._ground_truth = ground_truth
+
+    def _record(self, model_input: Mapping[str, Any]) -> Record:
+        return self._ground_truth.records[self._ground_truth.position(model_input)]
+
+    def _boxes_and_classes(self, record: Record) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32 [M, 4] xyxy in pixels of the original picture, cut off at its border, and int64 [M]."""
+        boxes, classes = [], []
+        for annotation in record["annotations"]:
+            box = annotation_box(annotation)
+            if box is None or annotation.get("iscrowd", 0):
+                continue
+            x0, y0 = max(box[0], 0.0), max(box[1], 0.0)
+            x1, y1 = min(box[2], float(record["width"])), min(box[3], float(record["height"]))
+            if x1 > x0 and y1 > y0:
+                boxes.append((x0, y0, x1, y1))
+                classes.append(annotation["category_id"])
+        return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(
+            classes, dtype=torch.int64
+        )
+
+    def _output(
+        self, masks: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor, part_map: torch.Tensor
+    ) -> dict[str, Any]:
+        """The model's output dict from pred_masks bool [M, H, W] and a part map int64 [H, W], C = background."""
+        height, width = part_map.shape
+        instances = Instances((height, width))
+        instances.pred_masks = masks
+        instances.pred_boxes = Boxes(boxes.to(masks.device))
+        instances.pred_classes = classes.to(masks.device)
+        instances.scores = torch.ones(len(classes), device=masks.device)
+        sem_seg = torch.zeros((self._ground_truth.num_classes + 1, height, width), device=masks.device)
+        sem_seg.scatter_(0, part_map[None].to(masks.device), 1.0)
+        return {"instances": instances, "sem_seg": sem_seg}
+
+
+class FilledBoxOracle(_BoxOracle):
+    """``oracle_filled_box``: every true box filled with its true class, the floor that any mask must beat.
+
+    In the part map the smaller of two boxes wins, of equal ones the later annotation.
+
+    Args:
+        ground_truth: of the data set whose pictures come in.
+    """
+
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One {"instances", "sem_seg"} an input, at original resolution, as the model gives them.
+
+        Raises:
+            ValueError: names a file that the data set does not have.
+        """
+        return [self._fill(self._record(model_input)) for model_input in batched_inputs]
+
+    def _fill(self, record: Record) -> dict[str, Any]:
+        height, width = record["height"], record["width"]
+        boxes, classes = self._boxes_and_classes(record)
+        masks = torch.zeros((len(boxes), height, width), dtype=torch.bool)
+        part_map = torch.full((height, width), self._ground_truth.num_classes, dtype=torch.int64)
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist()):
+            mask[_pixels(y0, y1, height), _pixels(x0, x1, width)] = True
+        areas = [-(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes.tolist()]
+        for k in sorted(range(len(boxes)), key=areas.__getitem__):
+            part_map[masks[k]] = classes[k]
+        return self._output(masks, boxes, classes, part_map)
+
+
+def _pixels(low: float, high: float, size: int) -> slice:
+    """The pixels of one axis whose centres lie in [low, high); at least the one that holds the middle."""
+    first, end = math.ceil(low - 0.5), math.ceil(high - 0.5)
+    if first >= end:
+        first = min(int((low + high) / 2), size - 1)
+        end = first + 1
+    return slice(first, end)
+
+
+class BoxPromptOracle(_BoxOracle):
+    """``oracle_box_prompt``: SAM prompted with every true box, the ceiling of any method that predicts prompts.
+
+    In the part map a pixel has the class of the surest mask, and background where no mask has 0.5 or more.
+
+    Args:
+        ground_truth: of the data set whose pictures come in.
+        prompt_masks: gives masks for boxes. Called with inputs and, for each, its boxes float32 [M, 4], xyxy
+            in pixels of the original picture, M >= 1; returns for each the mask logits float [M, H, W] at original
+            resolution. The WPSSAM model's ``prompt_boxes`` is one.
+    """
+
+    def __init__(self, ground_truth: GroundTruth, prompt_masks: PromptMasks) -> None:
+        super().__init__(ground_truth)
+        # Not a submodule: the model stays its owner's, whatever becomes of this oracle.
+        self._prompt_masks = prompt_masks
+
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One {"instances", "sem_seg"} an input, at original resolution, as the model gives them.
+
+        Raises:
+            ValueError: names a file that the data set does not have, or whose masks have another size.
+        """
+        records = [self._record(model_input) for model_input in batched_inputs]
+        boxes_and_classes = [self._boxes_and_classes(record) for record in records]
+        # A picture without parts has nothing to prompt with.
+        asked = [i for i, (boxes, _) in enumerate(boxes_and_classes) if len(boxes)]
+        logits: dict[int, torch.Tensor] = {}
+        if asked:
+            answers = self._prompt_masks(
+                [batched_inputs[i] for i in asked], [boxes_and_classes[i][0] for i in asked]
+            )
+            logits = dict(zip(asked, answers))
+        outputs = []
+        for i, (record, (boxes, classes)) in enumerate(zip(records, boxes_and_classes)):
+            expected = (len(boxes), record["height"], record["width"])
+            of_image = logits.get(i, torch.zeros(expected))
+            if tuple(of_image.shape) != expected:
+                raise ValueError(
+                    f"{record['file_name']}: expected mask logits {list(expected)}, got {list(of_image.shape)}"
+                )
+            outputs.append(self._merge(of_image, boxes, classes))
+        return outputs
+
+    def _merge(self, logits: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor) -> dict[str, Any]:
+        background = self._ground_truth.num_classes
+        part_map = torch.full(logits.shape[1:], background, dtype=torch.int64, device=logits.device)
+        if len(logits):
+            # The sigmoid is monotonic: the surest mask and the 0.5 can both be read off the logits.
+            best, surest = logits.max(dim=0)
+            part_map = torch.where(best >= 0, classes.to(logits.device)[surest], part_map)
+        return self._output(logits >= 0, boxes, classes, part_map)

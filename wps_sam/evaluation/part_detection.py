@@ -1,0 +1,294 @@
+"""Parts as detected objects: COCO's average precision, and where what is missing was lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import tempfile
+import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from wps_sam.evaluation.evaluator import PartEvaluator, Results, checked_instances
+from wps_sam.evaluation.ground_truth import GroundTruth, Record, annotation_box, annotation_mask, has_mask
+from wps_sam.masks import mask_to_box, mask_to_rle
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from pycocotools import mask as coco_mask
+
+logger = logging.getLogger(__name__)
+
+# Class, box xyxy in pixels, run-length encoded mask.
+_Piece = tuple[int, tuple[float, float, float, float], dict[str, Any]]
+
+
+class CocoAPEvaluator(PartEvaluator):
+    """``coco_ap``: COCO mask AP, AP50, AP75 (and box_AP, box_AP50, box_AP75) of part instances.
+
+    AP is the mean over classes with ground truth of the area under the precision-recall curve, IoU 0.50 to 0.95
+    in steps of 0.05, 101 recall points, at most 100 parts an image; AP-<name> is mask AP of one class. One
+    annotation is one instance; crowd annotations neither reward nor punish. Without predictions AP is 0, without
+    ground truth NaN. Computed by Detectron2's COCOEvaluator.
+
+    What COCO's code would misread is cleaned first: an annotation without usable mask takes no part in mask
+    AP, one without box area none in box AP, and both are counted in the log. ``output_dir`` gets the cleaned
+    truth (coco_ap_ground_truth_{mask,box}.json) and the results; image ids in them are places in the data set, from 1,
+    because COCO's code sorts ids and cannot sort names among numbers.
+
+    Source: protocols of VLPart and COCO (mask AP of parts).
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        ground_truth: GroundTruth | None = None,
+    ) -> None:
+        self._evaluators: dict[str, COCOEvaluator] = {}
+        self._true_classes: dict[str, Counter[int]] = {}
+        super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
+        for kind, truth in _coco_jsons(self.ground_truth).items():
+            self._true_classes[kind] = Counter(
+                a["category_id"] for a in truth["annotations"] if not a["iscrowd"]
+            )
+            if output_dir and comm.is_main_process():
+                PathManager.mkdirs(output_dir)
+                with PathManager.open(
+                    os.path.join(output_dir, f"coco_ap_ground_truth_{kind}.json"), "w"
+                ) as f:
+                    json.dump(truth, f)
+            # Two, because an annotation may have a mask that counts and no such box, or the reverse.
+            self._evaluators[kind] = _coco_evaluator(
+                truth,
+                "segm" if kind == "mask" else "bbox",
+                self.ground_truth.class_names,
+                distributed,
+                os.path.join(output_dir, f"coco_ap_{kind}") if output_dir else None,
+            )
+        self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        for evaluator in self._evaluators.values():
+            evaluator.reset()
+
+    def _score(self, position: int, record: Record, output: Mapping[str, Any]) -> None:
+        found = checked_instances(record, output, self.ground_truth.num_classes).to("cpu")
+        boxes = Instances(
+            found.image_size,
+            pred_boxes=found.pred_boxes,
+            scores=found.scores,
+            pred_classes=found.pred_classes,
+        )
+        masks = Instances(found.image_size, pred_masks=found.pred_masks, **boxes.get_fields())
+        model_input = [{"image_id": position + 1}]
+        self._evaluators["mask"].process(model_input, [{"instances": masks}])
+        self._evaluators["box"].process(model_input, [{"instances": boxes}])
+
+    def _summarise(self) -> Results:
+        results = {kind: evaluator.evaluate() for kind, evaluator in self._evaluators.items()}
+        if self._distributed and not comm.is_main_process():
+            return OrderedDict()
+        scores: dict[str, float] = {}
+        for kind, task, prefix in (("mask", "segm", ""), ("box", "bbox", "box_")):
+            truth, found = self._true_classes[kind], (results[kind] or {}).get(task, {})
+            for name in ("AP", "AP50", "AP75"):
+                scores[prefix + name] = _ap(found.get(name, math.nan), bool(truth))
+        found = (results["mask"] or {}).get("segm", {})
+        names = self.ground_truth.class_names
+        for category, name in enumerate(names):
+            # With a single class Detectron2 gives no AP per class: it is the AP.
+            value = found.get(f"AP-{name}", found.get("AP", math.nan) if len(names) == 1 else math.nan)
+            scores[f"AP-{name}"] = _ap(value, self._true_classes["mask"][category] > 0)
+        return OrderedDict(coco_ap=scores)
+
+
+def _ap(value: float, has_truth: bool) -> float:
+    """Detectron2 says NaN both where nothing is to be found and where nothing was: the latter is a 0."""
+    return 0.0 if has_truth and math.isnan(value) else value
+
+
+def _coco_jsons(ground_truth: GroundTruth) -> dict[str, dict[str, Any]]:
+    """COCO's format with only what its code reads rightly, for mask AP ("mask") and for box AP ("box").
+
+    Category ids stay 0..C-1, image ids count from 1. Both take the area, which decides nothing but size
+    classes, from the mask where there is one, as COCO does.
+    """
+    annotations: dict[str, list[dict[str, Any]]] = {"mask": [], "box": []}
+    without: Counter[str] = Counter()
+    for image_id, record in enumerate(ground_truth.records, start=1):
+        for annotation in record["annotations"]:
+            mask = annotation_mask(record, annotation) if has_mask(annotation) else None
+            if mask is not None and not mask.any():
+                mask = None
+            bbox = [float(v) for v in annotation["bbox"]]
+            entry = {
+                "image_id": image_id,
+                "category_id": annotation["category_id"],
+                "bbox": bbox,
+                "area": bbox[2] * bbox[3] if mask is None else int(mask.sum()),
+                "iscrowd": int(annotation.get("iscrowd", 0)),
+            }
+            # Ids from 1: COCO's code keeps matches in an array of ids where 0 means "no match".
+            if mask is None:
+                without["mask"] += 1
+            else:
+                encoded = {"id": len(annotations["mask"]) + 1, "segmentation": mask_to_rle(mask)}
+                annotations["mask"].append(entry | encoded)
+            if annotation_box(annotation) is None:
+                without["box"] += 1
+            else:
+                annotations["box"].append(entry | {"id": len(annotations["box"]) + 1})
+    for kind, count in without.items():
+        logger.warning(
+            "%s: %d annotations have no usable %s and take no part in %s AP",
+            ground_truth.dataset_name,
+            count,
+            kind,
+            kind,
+        )
+    images = [
+        {"id": i, "file_name": r["file_name"], "height": r["height"], "width": r["width"]}
+        for i, r in enumerate(ground_truth.records, start=1)
+    ]
+    categories = [{"id": c, "name": name} for c, name in enumerate(ground_truth.class_names)]
+    return {
+        kind: {
+            "info": {"description": f"{ground_truth.dataset_name}, cleaned for {kind} AP"},
+            "images": images,
+            "annotations": of_kind,
+            "categories": categories,
+        }
+        for kind, of_kind in annotations.items()
+    }
+
+
+def _coco_evaluator(
+    truth: Mapping[str, Any],
+    task: Literal["segm", "bbox"],
+    class_names: list[str],
+    distributed: bool,
+    output_dir: str | None,
+) -> COCOEvaluator:
+    # The evaluator takes its truth from a file named in a catalog. A private file and a private entry for
+    # each process: a shared file could be read half written, and an entry can't be pointed at a second file.
+    name = f"coco_ap_{uuid.uuid4().hex}"
+    with tempfile.TemporaryDirectory() as folder:
+        json_file = os.path.join(folder, "ground_truth.json")
+        with open(json_file, "w") as f:
+            json.dump(truth, f)
+        MetadataCatalog.get(name).set(json_file=json_file, thing_classes=class_names)
+        # The official COCO code: the fast one is not built everywhere, and differs in the last digits.
+        evaluator = COCOEvaluator(
+            name, tasks=(task,), distributed=distributed, output_dir=output_dir, use_fast_impl=False
+        )
+    MetadataCatalog.pop(name)
+    return evaluator
+
+
+class ErrorBreakdownEvaluator(PartEvaluator):
+    """``error_breakdown``: for every true part piece, in percent of all pieces, whether and how it was lost.
+
+    A piece is one annotation with a mask, crowds left out. Predictions first claim pieces: the surest
+    first, each the piece of its class and image with the largest mask IoU, if that is at least 0.5 and the piece is
+    free. The first line that fits decides, so the five sum to 100:
+
+    found        claimed: right class, right place, right mask
+    wrong_mask   a prediction of its class with box IoU >= 0.5: only the mask is bad
+    wrong_class  a prediction of another class with box IoU >= 0.5
+    wrong_place  a prediction of its class somewhere in the image, no box near it
+    not_found    none of these
+
+    Only predictions that claimed nothing can explain a loss: the found left shoe does not put the right one
+    in a "wrong place". false_positives_per_image (a count, not percent) is the mean number of predictions that
+    claimed nothing, those that lie on a crowd of their class left out.
+    """
+
+    OUTCOMES = ("found", "wrong_mask", "wrong_class", "wrong_place", "not_found")
+
+    def reset(self) -> None:
+        super().reset()
+        self._counts: Counter[str] = Counter()
+
+    def _score(self, position: int, record: Record, output: Mapping[str, Any]) -> None:
+        found = checked_instances(record, output, self.ground_truth.num_classes).to("cpu")
+        pieces: list[_Piece] = []
+        crowds: list[_Piece] = []
+        for annotation in record["annotations"]:
+            mask = annotation_mask(record, annotation) if has_mask(annotation) else None
+            if mask is None or not mask.any():
+                continue
+            box = annotation_box(annotation) or mask_to_box(mask)
+            piece = (annotation["category_id"], box, mask_to_rle(mask))
+            (crowds if annotation.get("iscrowd", 0) else pieces).append(piece)
+        # Surest first; of equals the first given.
+        order = torch.argsort(found.scores, descending=True, stable=True).tolist()
+        classes = np.array([int(found.pred_classes[k]) for k in order], dtype=np.int64)
+        encoded = [mask_to_rle(found.pred_masks[k].numpy()) for k in order]
+        boxes = found.pred_boxes[order] if order else Boxes(torch.zeros(0, 4))
+
+        claimed = _claims(classes, encoded, pieces)
+        free = np.array([k not in claimed for k in range(len(order))], dtype=bool)
+        self._counts["images"] += 1
+        self._counts["found"] += len(claimed)
+        lost = sorted(set(range(len(pieces))) - set(claimed.values()))
+        true_boxes = Boxes(torch.tensor([pieces[p][1] for p in lost], dtype=torch.float32).reshape(-1, 4))
+        near = (pairwise_iou(true_boxes, boxes) >= 0.5).numpy() & free
+        for row, p in zip(near, lost):
+            same_class = classes == pieces[p][0]
+            if (row & same_class).any():
+                self._counts["wrong_mask"] += 1
+            elif row.any():
+                self._counts["wrong_class"] += 1
+            elif (free & same_class).any():
+                self._counts["wrong_place"] += 1
+            else:
+                self._counts["not_found"] += 1
+        in_crowd = (_mask_iou(classes, encoded, crowds, crowd=True) >= 0.5).any(axis=1)
+        self._counts["false_positives"] += int((free & ~in_crowd).sum())
+
+    def _summarise(self) -> Results:
+        gathered = self._gather(self._counts)
+        if gathered is None:
+            return OrderedDict()
+        counts: Counter[str] = sum(gathered, Counter())
+        pieces = sum(counts[outcome] for outcome in self.OUTCOMES)
+        scores = {o: 100.0 * counts[o] / pieces if pieces else math.nan for o in self.OUTCOMES}
+        images = counts["images"]
+        scores["false_positives_per_image"] = counts["false_positives"] / images if images else math.nan
+        return OrderedDict(error_breakdown=scores)
+
+
+def _mask_iou(
+    classes: np.ndarray, encoded: list[dict[str, Any]], pieces: list[_Piece], crowd: bool = False
+) -> np.ndarray:
+    """float [K, M]: mask IoU of predictions and pieces of the same class, 0 between classes.
+
+    For crowds, the share of the prediction that lies inside.
+    """
+    if not encoded or not pieces:
+        return np.zeros((len(encoded), len(pieces)))
+    iou = coco_mask.iou(encoded, [piece[2] for piece in pieces], [int(crowd)] * len(pieces))
+    return np.asarray(iou) * (classes[:, None] == np.array([piece[0] for piece in pieces]))
+
+
+def _claims(classes: np.ndarray, encoded: list[dict[str, Any]], pieces: list[_Piece]) -> dict[int, int]:
+    """Prediction to piece, one to one, predictions in the order given."""
+    iou = _mask_iou(classes, encoded, pieces)
+    claimed: dict[int, int] = {}
+    for k in range(len(encoded)):
+        open_iou = np.array([0.0 if p in claimed.values() else iou[k, p] for p in range(len(pieces))])
+        if len(open_iou) and open_iou.max() >= 0.5:
+            claimed[k] = int(open_iou.argmax())
+    return claimed
