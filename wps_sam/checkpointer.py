@@ -1,0 +1,103 @@
+"""Checkpoints that are never half written, never run code when read, and never fit by accident."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Union
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+logger = logging.getLogger(__name__)
+
+
+def write_atomically(path: Union[str, Path], write: Callable[[BinaryIO], Any]) -> None:
+    """Calls ``write`` with a binary file that becomes ``path`` at once, or not at all.
+
+    A reader, or a run resumed after a power cut, sees the old content or the new, never a part of it.
+    """
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+    if os.name == "posix":
+        # The new name itself is only safe once its folder is on disk.
+        folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, written atomically and read without unpickling code.
+
+    Args:
+        strict: refuse a checkpoint whose keys or shapes don't fit the model. Right for resuming and for
+            evaluation; wrong for starting from weights trained on other classes, where Detectron2's warnings do.
+    """
+
+    def __init__(self, model: torch.nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any):
+        super().__init__(model, save_dir, **checkpointables)
+        self.strict = strict
+        self._file = ""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Writes model, checkpointables and ``kwargs`` to ``save_dir/name.pth`` and marks it as the last one."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        data.update(kwargs)
+        file_name = f"{name}.pth"
+        logger.info("Saving checkpoint to %s", os.path.join(self.save_dir, file_name))
+        write_atomically(os.path.join(self.save_dir, file_name), lambda file: torch.save(data, file))
+        self.tag_last_checkpoint(file_name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        write_atomically(path, lambda file: file.write(last_filename_basename.encode()))
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        """A .pth or .safetensors file as ``{"model": state dict, ...}``.
+
+        Raises:
+            ValueError: names the file when it is damaged, or holds anything but tensors and plain values.
+        """
+        self._file = f
+        try:
+            if f.endswith(".safetensors"):
+                loaded: Any = load_file(f)
+            else:
+                loaded = torch.load(f, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"{f}: not a readable checkpoint; expected a complete .pth of tensors and plain values, "
+                f"or a .safetensors file ({error})"
+            ) from error
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{f}: expected a dict of weights, got {type(loaded).__name__}")
+        return loaded if "model" in loaded else {"model": loaded}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        if self.strict and any(incompatible):
+            shapes = [f"{k} {tuple(a)} instead of {tuple(b)}" for k, a, b in incompatible.incorrect_shapes]
+            raise ValueError(
+                f"{self._file}: does not fit the model that the config describes: "
+                f"missing {sorted(incompatible.missing_keys)}, unexpected {sorted(incompatible.unexpected_keys)}, "
+                f"other shapes {shapes}"
+            )
+        return incompatible

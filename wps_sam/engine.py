@@ -1,0 +1,492 @@
+"""Training and evaluation: from command-line arguments to metrics.json, evaluation.json and checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import tempfile
+import weakref
+from typing import Any, Callable, Mapping, Optional
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, default_argument_parser, default_setup, hooks
+from detectron2.engine import launch as launch_gpus
+from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
+from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from . import modeling  # noqa: F401  (registers WPSSAM)
+from .checkpointer import SafeCheckpointer, write_atomically
+from .config import add_wps_sam_config, check_config
+from .data.dataset_mapper import PartDatasetMapper
+from .data.descriptions import register_descriptions
+from .data.train_order import TrainOrder, seed_everything
+from .evaluation import (
+    BoxPromptOracle,
+    FilledBoxOracle,
+    GroundTruth,
+    build_evaluators,
+    format_results_table,
+    oracle_scores,
+)
+
+logger = logging.getLogger(__name__)
+
+# {data set: {protocol: {metric: percent}}}
+Results = dict[str, dict[str, dict[str, float]]]
+
+OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+
+
+# ------------------------------------------------------------------ set-up
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments, and ``--num-processes`` for machines without GPU."""
+    parser = default_argument_parser()
+    parser.add_argument(
+        "--num-processes",
+        type=int,
+        default=0,
+        help="processes *per machine* on the CPU (gloo); needs MODEL.DEVICE cpu. For GPUs use --num-gpus.",
+    )
+    return parser
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Config from file and overrides, checked; loggers, seed and data sets in place.
+
+    Raises:
+        ValueError: names the key, its value and what the data or the machine asks for.
+    """
+    cfg = get_cfg()
+    add_wps_sam_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts)
+    check_config(cfg)
+    _check_device(cfg.MODEL.DEVICE)
+    # default_setup opens Detectron2's own loggers only.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="wps_sam")
+    default_setup(cfg, args)
+    register_descriptions(cfg.DATASETS.DESCRIPTIONS)
+    check_classes(cfg, cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    cfg.freeze()
+    return cfg
+
+
+def _check_device(device: str) -> None:
+    on_gpu = device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
+        raise ValueError(f"MODEL.DEVICE is {device!r}, but torch finds no CUDA device: add MODEL.DEVICE cpu")
+    if comm.get_world_size() > 1 and on_gpu != (dist.get_backend() == "nccl"):
+        expected = "--num-gpus" if on_gpu else "--num-processes"
+        raise ValueError(f"MODEL.DEVICE is {device!r}: ask for its processes with {expected}")
+
+
+def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
+    """Requires one list of classes in all data sets, as long as the model's.
+
+    Raises:
+        ValueError: names the data set, and the number to set or the first class that differs.
+    """
+    registered = DatasetCatalog.list()
+    classes: Optional[list[str]] = None
+    for name in dataset_names:
+        if name not in registered:
+            raise ValueError(
+                f"DATASETS names {name!r}, which is not registered; known: {', '.join(sorted(registered))}. "
+                "A data set of your own needs its description in DATASETS.DESCRIPTIONS"
+            )
+        own = list(MetadataCatalog.get(name).thing_classes)
+        if len(own) != cfg.MODEL.PROMPTER.NUM_CLASSES:
+            raise ValueError(
+                f"MODEL.PROMPTER.NUM_CLASSES is {cfg.MODEL.PROMPTER.NUM_CLASSES}, but data set {name} has "
+                f"{len(own)} part classes: set MODEL.PROMPTER.NUM_CLASSES {len(own)}"
+            )
+        classes = classes or own
+        if own != classes:
+            i = next(i for i, pair in enumerate(zip(own, classes)) if pair[0] != pair[1])
+            raise ValueError(
+                f"data sets {dataset_names[0]} and {name} name their classes differently: "
+                f"class {i} is {classes[i]!r} in the first and {own[i]!r} in the second"
+            )
+
+
+def check_num_queries(cfg: CfgNode, records: list[dict[str, Any]]) -> None:
+    """Requires a query for every part of every training image; only DETRPrompter has a fixed number of them.
+
+    Raises:
+        ValueError: names the image with the most parts, and their number.
+    """
+    if cfg.MODEL.PROMPTER.NAME != "DETRPrompter" or not records:
+        return
+    fullest = max(records, key=lambda record: len(record["annotations"]))
+    if len(fullest["annotations"]) > cfg.MODEL.PROMPTER.NUM_QUERIES:
+        raise ValueError(
+            f"MODEL.PROMPTER.NUM_QUERIES is {cfg.MODEL.PROMPTER.NUM_QUERIES}, but {fullest['file_name']} has "
+            f"{len(fullest['annotations'])} parts: set MODEL.PROMPTER.NUM_QUERIES {len(fullest['annotations'])} or more"
+        )
+
+
+# ------------------------------------------------------------------ processes
+
+
+def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Runs ``main(args)`` in this process, or in one process for each GPU, or in ``--num-processes`` on the CPU.
+
+    Detectron2's own launch takes NCCL wherever it sees a GPU (always, in version 0.6), so that
+    processes on the CPU are started here.
+    """
+    if not args.num_processes:
+        launch_gpus(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, (args,))
+        return
+    world_size = args.num_machines * args.num_processes
+    if world_size == 1:
+        main(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # On one machine a file is a safer meeting point than a port, which another run may hold.
+        meeting_point = args.dist_url if args.num_machines > 1 else f"file://{folder}/meeting_point"
+        torch.multiprocessing.spawn(
+            _run_on_cpu, nprocs=args.num_processes, args=(main, args, world_size, meeting_point)
+        )
+
+
+def _run_on_cpu(
+    local_rank: int, main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, world_size: int, url: str
+) -> None:
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // args.num_processes))
+    rank = args.machine_rank * args.num_processes + local_rank
+    dist.init_process_group("gloo", init_method=url, world_size=world_size, rank=rank)
+    main(args)
+    dist.destroy_process_group()
+
+
+# ------------------------------------------------------------------ training
+
+
+class _TrainLoader:
+    """A data loader whose worker processes start with the first batch, not with the iterator.
+
+    Detectron2 0.6 takes the iterator before a checkpoint is loaded, too early to enter the order elsewhere.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self.order: TrainOrder = loader.dataset
+
+    def __iter__(self):
+        yield from self.loader
+
+
+class _StepGuard(hooks.HookBase):
+    """Around the model's forward pass in training: seeds it before, and refuses NaN or infinite losses after."""
+
+    def before_train(self) -> None:
+        model = self.trainer.model
+        self._handles = [model.register_forward_pre_hook(self._seed), model.register_forward_hook(self._check)]
+
+    def after_train(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _seed(self, model: torch.nn.Module, _: Any) -> None:
+        if model.training:
+            seed_everything(self.trainer.data_loader.order.seed, self.trainer.iter, comm.get_rank())
+
+    def _check(self, model: torch.nn.Module, inputs: tuple[list[dict[str, Any]]], losses: Any) -> None:
+        if model.training and not bool(torch.isfinite(torch.stack(list(losses.values())).sum())):
+            raise FloatingPointError(
+                f"loss became NaN or infinite at iteration {self.trainer.iter}: "
+                f"{ {name: float(value) for name, value in losses.items()} }, "
+                f"with the images {[record['file_name'] for record in inputs[0]]}. "
+                "No weight was changed by this step; a smaller SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS may help"
+            )
+
+
+class _EvalHook(hooks.EvalHook):
+    """Detectron2's, which also evaluates when the very last iteration failed; the other processes would hang."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer for part data sets, whose runs can be stopped and continued to the same weights.
+
+    No random state outlives a sample or a step (see :func:`seed_everything`), so a checkpoint needs only
+    the seed and the place in the data order, next to weights, optimizer, schedule and iteration.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # DefaultTrainer's own constructor hands DistributedDataParallel a GPU's index even on the CPU.
+        super(DefaultTrainer, self).__init__()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        # First the data: its errors are the likeliest, and the large model takes time to build.
+        data_loader = self.build_train_loader(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        if comm.get_world_size() > 1:
+            device_ids = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+            model = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> _TrainLoader:
+        """Batches of mapped records of DATASETS.TRAIN without the images that have no annotation."""
+        records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+        kept = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+        logger.info(
+            "%s: %d images, of which %d without annotations are left out of training",
+            ", ".join(cfg.DATASETS.TRAIN),
+            len(records),
+            len(records) - len(kept),
+        )
+        check_num_queries(cfg, kept)
+        order = TrainOrder(
+            kept,
+            PartDatasetMapper(cfg, is_train=True),
+            seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+            batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        )
+        loader = build_detection_train_loader(
+            order,
+            mapper=None,
+            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            aspect_ratio_grouping=False,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+        return _TrainLoader(loader)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        return build_detection_test_loader(cfg, dataset_name, mapper=PartDatasetMapper(cfg, is_train=False))
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """SOLVER.OPTIMIZER on the parameters that are trained, with Detectron2's weight decay and clipping keys."""
+        params = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+        optimizer = OPTIMIZERS[cfg.SOLVER.OPTIMIZER](
+            params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        )
+        return maybe_add_gradient_clipping(cfg, optimizer)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """All of TEST.PROTOCOLS at once."""
+        return build_evaluators(
+            cfg.TEST.PROTOCOLS,
+            dataset_name,
+            output_dir=cfg.OUTPUT_DIR,
+            wps_authors_null=cfg.TEST.WPS_AUTHORS_NULL,
+        )
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """Detectron2's: ``{protocol: {metric: value}}``, by data set if there are several in DATASETS.TEST."""
+        if evaluators is not None:
+            return super().test(cfg, model, evaluators)
+        return by_protocol(evaluate(cfg, model))
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        def evaluate_and_keep() -> dict[str, Any]:
+            # The oracles ask the frozen SAM and never change: once, at the end, is enough.
+            finished = self.iter >= self.max_iter
+            self._last_eval_results = by_protocol(
+                evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished)
+            )
+            return self._last_eval_results
+
+        hook = _EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate_and_keep if self.cfg.DATASETS.TEST else dict)
+        own = [hook if isinstance(h, hooks.EvalHook) else h for h in super().build_hooks()]
+        return [_StepGuard(), *own]
+
+    def train(self) -> Optional[dict[str, Any]]:
+        """Trains and evaluates; on the main process returns the last results, after TEST.EXPECTED_RESULTS.
+
+        Raises:
+            SystemExit: with code 1 when an expected result is missed.
+        """
+        super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
+        if not comm.is_main_process() or not self.cfg.DATASETS.TEST:
+            return None
+        verify(self.cfg, self._last_eval_results)
+        return self._last_eval_results
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continues the last checkpoint of OUTPUT_DIR if asked to and there is one; else loads MODEL.WEIGHTS."""
+        self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
+        super().resume_or_load(resume)
+        if self.start_iter and comm.is_main_process():
+            drop_metrics_from(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        order = self.data_loader.order
+        steps = self.iter + 1 - self.start_iter
+        return {
+            **super().state_dict(),
+            "data_order": {
+                "seed": order.seed,
+                "position": order.first_position + steps * order.batch_size,
+                "num_images": order.num_images,
+            },
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        order, saved = self.data_loader.order, state_dict["data_order"]
+        if saved["num_images"] != order.num_images:
+            logger.warning(
+                "the training set had %d images when the checkpoint was written and has %d now: "
+                "this run can't end as the undisturbed one would have",
+                saved["num_images"],
+                order.num_images,
+            )
+        order.start_at(saved["seed"], saved["position"])
+
+
+def drop_metrics_from(path: str, iteration: int) -> None:
+    """Cuts off the lines of ``metrics.json`` that a resumed run will write again, and a half-written last line."""
+    if not os.path.exists(path):
+        return
+    end = 0
+    with open(path, "r+b") as file:
+        for line in file:
+            if not line.endswith(b"\n") or json.loads(line)["iteration"] >= iteration:
+                break
+            end += len(line)
+        # In place: Detectron2's writer has the file open, for appending.
+        file.truncate(end)
+
+
+# ------------------------------------------------------------------ evaluation
+
+
+def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: Optional[bool] = None) -> Results:
+    """Scores ``model`` on every data set of DATASETS.TEST with every protocol of TEST.PROTOCOLS.
+
+    The main process prints Detectron2's lines for copying and a table for reading, and writes
+    ``OUTPUT_DIR/evaluation.json``, where a value that is not a number is null.
+
+    Args:
+        cfg: as from :func:`setup`.
+        model: a WPSSAM, also inside DistributedDataParallel.
+        oracles: also score the ceiling and the floor, as protocols ``oracle_box_prompt`` and
+            ``oracle_filled_box``; None takes TEST.ORACLES.
+
+    Returns:
+        On the main process {data set: {protocol: {metric: percent}}}, elsewhere {}.
+    """
+    results: Results = {}
+    for name in cfg.DATASETS.TEST:
+        loader = Trainer.build_test_loader(cfg, name)
+        scores = inference_on_dataset(model, loader, Trainer.build_evaluator(cfg, name))
+        if cfg.TEST.ORACLES if oracles is None else oracles:
+            scores.update(evaluate_oracles(model, loader, name))
+        if comm.is_main_process():
+            results[name] = scores
+            logger.info("Results on %s, for copying:", name)
+            print_csv_format(scores)
+    if comm.is_main_process():
+        text = json.dumps(_without_nan(results), indent=1)
+        write_atomically(os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), lambda file: file.write(text.encode()))
+        for name, scores in results.items():
+            table = format_results_table(scores, MetadataCatalog.get(name).thing_classes)
+            logger.info("Results on %s:\n%s", name, table)
+    return results
+
+
+def evaluate_oracles(model: torch.nn.Module, loader: DataLoader, dataset_name: str) -> dict[str, dict[str, float]]:
+    """What ``model``'s SAM makes of the true boxes, and what the boxes are worth when just filled in.
+
+    Returns:
+        {"oracle_box_prompt": {metric: percent}, "oracle_filled_box": ...} on the main process, else {}.
+    """
+    truth = GroundTruth(dataset_name)
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    oracles = {
+        "oracle_box_prompt": BoxPromptOracle(truth, inner.prompt_boxes),
+        "oracle_filled_box": FilledBoxOracle(truth),
+    }
+    rows = {}
+    for name, oracle in oracles.items():
+        logger.info("Evaluating %s on %s", name, dataset_name)
+        evaluators = build_evaluators(["d2_semseg", "wps_image_part"], dataset_name)
+        scores = inference_on_dataset(oracle, loader, evaluators)
+        if comm.is_main_process():
+            rows[name] = oracle_scores(scores)
+    return rows
+
+
+def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
+    """Scores MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; returns as :func:`evaluate`.
+
+    Raises:
+        SystemExit: with code 1 when one of TEST.EXPECTED_RESULTS is missed.
+    """
+    model = Trainer.build_model(cfg)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        logger.warning("MODEL.WEIGHTS is empty: these are the scores of a model that learned nothing")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = evaluate(cfg, model)
+    if comm.is_main_process():
+        verify(cfg, by_protocol(results))
+    return results
+
+
+def by_protocol(results: Results) -> dict[str, Any]:
+    """Detectron2's shape: the level of data sets only where there are several."""
+    return next(iter(results.values())) if len(results) == 1 else results
+
+
+def verify(cfg: CfgNode, results: Mapping[str, Any]) -> None:
+    """Checks TEST.EXPECTED_RESULTS, whose protocols read ``data set/protocol`` where there are several data sets.
+
+    Raises:
+        ValueError: an expected protocol was not evaluated.
+        SystemExit: with code 1 when a result is missed.
+    """
+    if len(cfg.DATASETS.TEST) > 1:
+        results = {f"{name}/{protocol}": v for name, one in results.items() for protocol, v in one.items()}
+    for protocol, *_ in cfg.TEST.EXPECTED_RESULTS:
+        if protocol not in results:
+            raise ValueError(f"TEST.EXPECTED_RESULTS names {protocol!r}; evaluated: {', '.join(results)}")
+    verify_results(cfg, results)
+
+
+def _without_nan(value: Any) -> Any:
+    """The same tree with None for NaN and infinity, which JSON has no words for."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(v) for key, v in value.items()}
+    return value if math.isfinite(value) else None
