@@ -42,7 +42,8 @@ setup(
         "iopath",
         "matplotlib",
         "numpy",
-        "opencv-python",
+        # Without a window system: the plain opencv-python needs libGL, which servers and containers lack.
+        "opencv-python-headless",
         "pillow",
         "pycocotools",
         "PyYAML",
@@ -63,7 +64,6 @@ setup(
             "ruff",
             "segmentation-models-pytorch",
             "types-PyYAML",
-            "types-tabulate",
         ],
     },
 )
