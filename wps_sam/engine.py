@@ -36,6 +36,7 @@ from .checkpointer import SafeCheckpointer, write_atomically
 from .config import add_wps_sam_config, check_config
 from .data.dataset_mapper import PartDatasetMapper
 from .data.descriptions import register_descriptions
+from .data.part_datasets import check_part_maps_once
 from .data.train_order import TrainOrder, seed_everything
 from .evaluation import (
     BoxPromptOracle,
@@ -284,6 +285,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        check_part_maps_once(dataset_name)
         return build_detection_test_loader(cfg, dataset_name, mapper=PartDatasetMapper(cfg, is_train=False))
 
     @classmethod

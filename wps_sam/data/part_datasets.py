@@ -312,7 +312,10 @@ def _load_annotation(
     try:
         mask = _usable_segmentation(annotation.get("segmentation"), loaded, record)
     except ValueError as error:
-        raise ValueError(f"{where}.{error}") from error
+        # Not fatal: training on boxes has no use for masks, and goes on as if they were whole.
+        logger.debug("%s.%s", where, error)
+        report.add("annotations with a malformed mask", annotation["id"])
+        mask = None
     has_box = usable_box(loaded, record["height"], record["width"]) is not None
     if mask is not None:
         loaded["segmentation"] = mask
@@ -524,28 +527,22 @@ def _spread(records: Sequence[Mapping[str, Any]], max_images: int) -> list[Mappi
 _CHECKED: set[str] = set()
 
 
+def check_part_maps_once(name: str) -> None:
+    """Runs :func:`check_part_map_ids` on a registered data set, the first time in this process.
+
+    Evaluation calls it. Training does not: it must not depend on masks, however wrong they are.
+    """
+    if name not in _CHECKED:
+        check_part_map_ids(DatasetCatalog.get(name), MetadataCatalog.get(name))
+        _CHECKED.add(name)
+
+
 def register_part_dataset(
     name: str, layout: Layout, image_root: str, json_file: str, classes: PartClasses
 ) -> None:
-    """Registers one split with Detectron2's catalogs under ``name``; files are read when it is first used.
-
-    The first use in a process also runs :func:`check_part_map_ids`.
-    """
+    """Registers one split with Detectron2's catalogs under ``name``; files are read when it is first used."""
     loader = load_partimagenet if layout == "partimagenet" else load_coco_parts
-    metadata = MetadataCatalog.get(name)
-    metadata.set(
-        image_root=image_root,
-        json_file=json_file,
-        layout=layout,
-        evaluator_type="part_seg",
-        **classes.metadata(),
+    DatasetCatalog.register(name, lambda: loader(image_root, json_file, classes))
+    MetadataCatalog.get(name).set(
+        image_root=image_root, json_file=json_file, layout=layout, evaluator_type="part_seg", **classes.metadata()
     )
-
-    def load() -> list[dict[str, Any]]:
-        records = loader(image_root, json_file, classes)
-        if name not in _CHECKED:
-            check_part_map_ids(records, metadata)
-            _CHECKED.add(name)
-        return records
-
-    DatasetCatalog.register(name, load)
