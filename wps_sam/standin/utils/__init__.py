@@ -1,0 +1,1 @@
+"""Utilities: processes, events, logs, drawing, environment."""
