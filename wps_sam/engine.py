@@ -216,7 +216,7 @@ class _StepGuard(hooks.HookBase):
         if model.training and not bool(torch.isfinite(torch.stack(list(losses.values())).sum())):
             raise FloatingPointError(
                 f"loss became NaN or infinite at iteration {self.trainer.iter}: "
-                f"{ {name: float(value) for name, value in losses.items()} }, "
+                f"{ {name: value.item() for name, value in losses.items()} }, "
                 f"with the images {[record['file_name'] for record in inputs[0]]}. "
                 "No weight was changed by this step; a smaller SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS may help"
             )

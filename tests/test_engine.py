@@ -1,0 +1,395 @@
+"""The engine around a toy model: checks before training, exact resume, several processes, results."""
+
+from __future__ import annotations
+
+import wps_sam  # noqa: F401  isort: skip  # spawned processes import this file without conftest
+
+import argparse
+import json
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from torch import nn
+
+from wps_sam import engine
+from wps_sam.config import CHOICES, add_wps_sam_config, check_config
+from wps_sam.data import register_descriptions
+from wps_sam.evaluation import PROTOCOLS
+from wps_sam.structures import Frame
+
+TOY = ("MODEL.META_ARCHITECTURE", "ToyParts", "SOLVER.MAX_ITER", 6, "SOLVER.BASE_LR", 0.01)
+# Draws random numbers in the mapper, so that an order or a seed that went astray shows.
+AUGMENTED = ("INPUT.RANDOM_FLIP", "horizontal", "INPUT.CROP.ENABLED", True)
+
+
+@META_ARCH_REGISTRY.register()
+class ToyParts(nn.Module):
+    """A loss of pictures, boxes and (with MODEL.LOSS.PROMPT_WEIGHT) random numbers; finds nothing."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.num_classes = cfg.MODEL.PROMPTER.NUM_CLASSES
+        self.noise = cfg.MODEL.LOSS.PROMPT_WEIGHT
+        self.backbone = nn.Linear(3, 4)
+        self.head = nn.Linear(4, 4)
+        self.backbone.requires_grad_(False)
+
+    def forward(self, batched_inputs):
+        if self.training:
+            losses = []
+            for x in batched_inputs:
+                target = x["instances"].gt_boxes.tensor.sum(0) / 100
+                found = self.head(self.backbone(x["image"].float().mean((1, 2)) / 255))
+                losses.append(((found - target) ** 2).mean() + self.noise * (found * torch.rand(4)).mean())
+            return {"loss_toy": torch.stack(losses).mean(), "loss_norm": self.head.weight.square().mean()}
+        return [self.find_nothing(x) for x in batched_inputs]
+
+    def find_nothing(self, x):
+        instances = Instances((x["height"], x["width"]))
+        instances.pred_masks = torch.zeros(0, x["height"], x["width"], dtype=torch.bool)
+        instances.pred_boxes = Boxes(torch.zeros(0, 4))
+        instances.pred_classes = torch.zeros(0, dtype=torch.int64)
+        instances.scores = torch.zeros(0)
+        instances.mask_logits = torch.zeros(0, 64, 64)
+        sem_seg = torch.zeros(self.num_classes + 1, x["height"], x["width"])
+        sem_seg[-1] = 1
+        return {"instances": instances, "sem_seg": sem_seg, "frame": Frame(256, *x["image"].shape[1:])}
+
+    def prompt_boxes(self, batched_inputs, boxes):
+        """Marks the left half of a picture as every part: neither perfect nor nothing."""
+        masks = []
+        for x, b in zip(batched_inputs, boxes):
+            mask = torch.full((len(b), x["height"], x["width"]), -1.0)
+            mask[:, :, : x["width"] // 2] = 1.0
+            masks.append(mask)
+        return masks
+
+
+@pytest.fixture
+def toy_cfg(tiny_cfg, tiny_parts):
+    register_descriptions([str(tiny_parts.description)])
+    return lambda *opts: tiny_cfg(*TOY, *opts)
+
+
+@pytest.fixture
+def log(caplog):
+    """Texts logged by wps_sam, which setup_logger has cut off from the root logger."""
+    engine.logger.addHandler(caplog.handler)
+    engine.logger.setLevel(logging.INFO)
+    yield caplog
+    engine.logger.removeHandler(caplog.handler)
+
+
+class Killed(Exception):
+    pass
+
+
+def train(cfg, resume=False, stop_at=None):
+    """Trains and returns the trained weights; ``stop_at`` ends the run in the middle of that iteration."""
+    if not resume:
+        torch.manual_seed(7)  # in place of default_setup; a resumed run must not need it
+    trainer = engine.Trainer(cfg)
+    trainer.resume_or_load(resume)
+    if stop_at is not None:
+
+        def stop(model, inputs):
+            if trainer.iter == stop_at:
+                raise Killed
+
+        trainer.model.register_forward_pre_hook(stop)
+        with pytest.raises(Killed):
+            trainer.train()
+    else:
+        trainer.train()
+    return {key: value.clone() for key, value in trainer.checkpointer.model.state_dict().items()}
+
+
+def assert_same_weights(a, b, tolerance=0.0):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert (a[key] - b[key]).abs().max() <= tolerance, key
+
+
+# ------------------------------------------------------------------ checks
+
+
+@pytest.mark.parametrize("key", sorted(CHOICES))
+def test_unknown_choices_are_refused_with_the_allowed_ones(key):
+    cfg = get_cfg()
+    add_wps_sam_config(cfg)
+    check_config(cfg)
+    node = cfg
+    *path, name = key.split(".")
+    for part in path:
+        node = node[part]
+    node[name] = ["no such thing"] if isinstance(node[name], list) else "no such thing"
+    with pytest.raises(ValueError, match=rf"{key} is 'no such thing'; allowed: {CHOICES[key][0]!r}"):
+        check_config(cfg)
+
+
+def test_protocols_of_config_and_evaluation_are_the_same():
+    assert CHOICES["TEST.PROTOCOLS"] == PROTOCOLS
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (("MODEL.PROMPTER.NUM_CLASSES", 0), "NUM_CLASSES is 0; set the number"),
+        (("SOLVER.AMP.ENABLED", True), "AMP.ENABLED needs MODEL.DEVICE cuda, not 'cpu'"),
+        (("TEST.EXPECTED_RESULTS", [["d2_semseg", "mIoU", 50.0]]), r"each entry is \[protocol, metric, value,"),
+    ],
+)
+def test_impossible_values_are_refused(tiny_cfg, opts, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(tiny_cfg(*opts))
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (
+            ("MODEL.PROMPTER.NUM_CLASSES", 40),
+            "is 40, but data set tiny_parts_train has 3 part classes: set MODEL.PROMPTER.NUM_CLASSES 3",
+        ),
+        (("DATASETS.TEST", ("tiny_parts_vla",)), "'tiny_parts_vla', which is not registered; known: .*tiny_parts_val"),
+        (("MODEL.SAM.ARCH", "vit_x"), "MODEL.SAM.ARCH is 'vit_x'; allowed: 'vit_tiny', 'vit_b'"),
+    ],
+)
+def test_setup_checks_the_config_against_the_data(tiny_cfg, tmp_path, opts, message):
+    with pytest.raises(ValueError, match=message):
+        engine.setup(arguments(tiny_cfg(*opts), tmp_path))
+
+
+def test_a_missing_gpu_is_named(tiny_cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch finds no CUDA device: add MODEL.DEVICE cpu"):
+        engine.setup(arguments(tiny_cfg("MODEL.DEVICE", "cuda"), tmp_path))
+
+
+def test_data_sets_must_name_their_classes_alike(toy_cfg, tiny_parts):
+    DatasetCatalog.register("other_classes", list)
+    MetadataCatalog.get("other_classes").thing_classes = ["Animal Head", "Animal Tail", "Car Body"]
+    try:
+        with pytest.raises(ValueError, match="class 1 is 'Animal Body' in the first and 'Animal Tail' in the second"):
+            engine.check_classes(toy_cfg(), (tiny_parts.split("train"), "other_classes"))
+    finally:
+        DatasetCatalog.remove("other_classes")
+        MetadataCatalog.remove("other_classes")
+
+
+def test_more_parts_than_queries_names_image_and_number(toy_cfg):
+    with pytest.raises(ValueError, match=r"NUM_QUERIES is 1, but .*n00000000_0\.JPEG has 2 parts: set .* 2 or more"):
+        engine.Trainer.build_train_loader(toy_cfg("MODEL.PROMPTER.NUM_QUERIES", 1))
+    dense = toy_cfg("MODEL.PROMPTER.NUM_QUERIES", 1, "MODEL.PROMPTER.NAME", "DensePrompter")
+    engine.Trainer.build_train_loader(dense)
+
+
+def arguments(cfg, folder, *more) -> argparse.Namespace:
+    path = Path(folder) / "config.yaml"
+    path.write_text(cfg.dump())
+    return engine.argument_parser().parse_args(["--config-file", str(path), *more])
+
+
+# ------------------------------------------------------------------ training
+
+
+def test_images_without_annotations_are_left_out_and_counted(write_tiny_parts, tiny_cfg, tmp_path, log):
+    parts = write_tiny_parts(tmp_path / "data", name="with_empty", num_train=3, num_empty=2)
+    register_descriptions([str(parts.description)])
+    loader = engine.Trainer.build_train_loader(tiny_cfg("DATASETS.TRAIN", (parts.split("train"),)))
+    assert loader.order.num_images == 3
+    assert "with_empty_train: 5 images, of which 2 without annotations are left out" in log.text
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Adam", torch.optim.Adam), ("AdamW", torch.optim.AdamW)])
+def test_the_optimizer_holds_all_trained_parameters_with_decay(toy_cfg, name, kind):
+    model = nn.ModuleDict({"frozen": nn.Linear(2, 2), "trained": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    model["frozen"].requires_grad_(False)
+    cfg = toy_cfg("SOLVER.OPTIMIZER", name, "SOLVER.WEIGHT_DECAY", 0.3)
+    optimizer = engine.Trainer.build_optimizer(cfg, model)
+    assert type(optimizer) is kind
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters() if p.requires_grad}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3}
+
+
+def test_gradient_clipping_of_detectron2_applies(toy_cfg):
+    model = nn.Linear(1, 1, bias=False)
+    cfg = toy_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5)
+    optimizer = engine.Trainer.build_optimizer(cfg, model)
+    model.weight.grad = torch.tensor([[8.0]])
+    optimizer.step()
+    assert model.weight.grad == 0.5
+
+
+@pytest.mark.parametrize(("num_workers", "resumed_workers"), [(0, 0), (2, 2), (0, 2)])
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(toy_cfg, tmp_path, num_workers, resumed_workers):
+    """Stopped in iteration 3, after the checkpoint of iteration 1; the evaluation in between draws random numbers."""
+    common = (*AUGMENTED, "DATASETS.TEST", (), "DATALOADER.NUM_WORKERS")
+    whole = train(toy_cfg(*common, num_workers, "OUTPUT_DIR", str(tmp_path / "whole")))
+    stopped = (*common, num_workers, "OUTPUT_DIR", str(tmp_path / "stopped"))
+    train(toy_cfg(*stopped), stop_at=3)
+    torch.rand(5)
+    resumed = train(toy_cfg(*stopped, "DATALOADER.NUM_WORKERS", resumed_workers), resume=True)
+    assert_same_weights(whole, resumed)
+    assert not torch.equal(resumed["head.weight"], train(toy_cfg(*stopped, "SEED", 8))["head.weight"])
+
+
+def test_an_unseeded_run_resumes_with_its_own_seed(toy_cfg):
+    cfg = toy_cfg("SEED", -1, "DATASETS.TEST", ())
+    train(cfg, stop_at=4)
+    trainer = engine.Trainer(cfg)
+    drawn_anew = trainer.data_loader.order.seed
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 4
+    assert trainer.data_loader.order.first_position == 8
+    assert trainer.data_loader.order.seed != drawn_anew
+
+
+def test_evaluation_and_workers_do_not_change_training(toy_cfg, tmp_path):
+    plain = train(toy_cfg(*AUGMENTED, "DATASETS.TEST", (), "OUTPUT_DIR", str(tmp_path / "a")))
+    evaluated = toy_cfg(*AUGMENTED, "TEST.EVAL_PERIOD", 2, "DATALOADER.NUM_WORKERS", 1)
+    assert_same_weights(plain, train(evaluated))
+
+
+def test_metrics_continue_where_the_checkpoint_ends(tmp_path):
+    """Iterations 4 and 5 came after the checkpoint and are written again; the last line was cut by the kill."""
+    path = tmp_path / "metrics.json"
+    lines = [json.dumps({"iteration": i}) + "\n" for i in range(6)]
+    path.write_text("".join(lines) + '{"iterat')
+    with path.open("a") as writer:
+        engine.drop_metrics_from(str(path), 4)
+        writer.write("new\n")
+    assert path.read_text() == "".join(lines[:4]) + "new\n"
+    engine.drop_metrics_from(str(tmp_path / "not_there.json"), 4)
+
+
+def test_a_resumed_checkpoint_must_fit_and_a_changed_data_set_is_told(toy_cfg, write_tiny_parts, tmp_path, log):
+    train(toy_cfg("DATASETS.TEST", ()), stop_at=3)
+    parts = write_tiny_parts(tmp_path / "more", name="more_parts", num_train=8)
+    register_descriptions([str(parts.description)])
+    engine.Trainer(toy_cfg("DATASETS.TRAIN", (parts.split("train"),))).resume_or_load(resume=True)
+    assert "had 6 images when the checkpoint was written and has 8 now" in log.text
+    other = toy_cfg("MODEL.META_ARCHITECTURE", "WPSSAM")
+    with pytest.raises(ValueError, match=r"model_0000001\.pth: does not fit the model"):
+        engine.Trainer(other).resume_or_load(resume=True)
+
+
+def test_a_nan_loss_stops_with_iteration_losses_and_images(toy_cfg, tmp_path, monkeypatch):
+    trainer = engine.Trainer(toy_cfg("DATALOADER.NUM_WORKERS", 0))
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    plain = ToyParts.forward
+
+    def forward(self, batched_inputs):
+        losses = plain(self, batched_inputs)
+        return {**losses, "loss_toy": losses["loss_toy"] * math.nan} if self.training else losses
+
+    monkeypatch.setattr(ToyParts, "forward", forward)
+    message = r"at iteration 0: {'loss_toy': nan, 'loss_norm': .*}, with the images \['.*\.JPEG', '.*\.JPEG'\]"
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.train()
+    assert_same_weights(before, trainer.model.state_dict())
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_a_failure_in_the_last_iteration_is_not_evaluated(toy_cfg, tmp_path):
+    train(toy_cfg("SOLVER.MAX_ITER", 2), stop_at=1)
+    assert not list(tmp_path.rglob("evaluation.json"))
+
+
+# ------------------------------------------------------------------ results
+
+
+def test_evaluation_json_holds_all_data_sets_protocols_and_oracles(toy_cfg, tiny_parts, log):
+    names = (tiny_parts.split("val"), tiny_parts.split("train"))
+    cfg = toy_cfg("DATASETS.TEST", names, "TEST.ORACLES", True)
+    Path(cfg.OUTPUT_DIR).mkdir()
+    results = engine.evaluate(cfg, ToyParts(cfg))
+    written = json.loads((Path(cfg.OUTPUT_DIR) / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert tuple(written) == tuple(results) == names
+    for name in names:
+        assert list(written[name]) == [*cfg.TEST.PROTOCOLS, "oracle_box_prompt", "oracle_filled_box"]
+        assert written[name]["d2_semseg"]["mIoU"] == 0
+        assert written[name]["wps_authors"]["mIoU"] is None
+        floor, half = written[name]["oracle_filled_box"]["mIoU"], written[name]["oracle_box_prompt"]["mIoU"]
+        assert 80 < floor < 100
+        assert 0 < half < floor
+        assert f"Results on {name}:\nAll numbers in percent" in log.text
+    assert list(engine.evaluate(cfg, ToyParts(cfg), oracles=False)[names[0]]) == cfg.TEST.PROTOCOLS
+
+
+def test_oracles_are_asked_once_at_the_end(toy_cfg, monkeypatch):
+    asked = []
+    monkeypatch.setattr(engine, "evaluate", lambda cfg, model, oracles: asked.append(oracles) or {"set": {}})
+    train(toy_cfg("TEST.ORACLES", True, "TEST.EVAL_PERIOD", 2))
+    assert asked == [False, False, True]
+
+
+def test_results_of_several_data_sets_have_their_names_in_metrics_json(toy_cfg, tiny_parts):
+    names = (tiny_parts.split("val"), tiny_parts.split("train"))
+    cfg = toy_cfg("DATASETS.TEST", names, "TEST.PROTOCOLS", ["pin41"], "SOLVER.MAX_ITER", 1)
+    train(cfg)
+    lines = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()
+    assert all(f"{name}/pin41/mIoU" in json.loads(lines[-1]) for name in names)
+
+
+def test_expected_results(toy_cfg):
+    one = toy_cfg("TEST.EXPECTED_RESULTS", [["d2_semseg", "mIoU", 50.0, 1.0]])
+    engine.verify(one, {"d2_semseg": {"mIoU": 50.5}})
+    with pytest.raises(SystemExit) as stopped:
+        engine.verify(one, {"d2_semseg": {"mIoU": 48.5}})
+    assert stopped.value.code == 1
+    with pytest.raises(ValueError, match="names 'd2_semseg'; evaluated: pin41"):
+        engine.verify(one, {"pin41": {"mIoU": 50.5}})
+    two = toy_cfg("DATASETS.TEST", ("a", "b"), "TEST.EXPECTED_RESULTS", [["b/pin41", "mIoU", 50.0, 1.0]])
+    engine.verify(two, {"a": {"pin41": {"mIoU": 0.0}}, "b": {"pin41": {"mIoU": 50.5}}})
+
+
+# ------------------------------------------------------------------ several processes
+
+
+def train_in_each_process(args: argparse.Namespace) -> None:
+    """Run by every process: a whole run, a stopped and resumed one, and one without random numbers."""
+    folder = Path(args.dist_url)
+    cfg = engine.setup(args)
+    cfg.defrost()
+
+    def run(name, *opts, **kwargs):
+        one = cfg.clone()
+        one.merge_from_list(["OUTPUT_DIR", str(folder / name), *opts])
+        weights = train(one, **kwargs)
+        torch.save(weights, folder / f"{name}_{comm.get_rank()}.pth")
+
+    run("whole", "DATASETS.TEST", ())
+    run("stopped", "DATASETS.TEST", (), stop_at=3)
+    run("stopped", "DATASETS.TEST", (), resume=True)
+    run("plain", "MODEL.LOSS.PROMPT_WEIGHT", 0.0)
+
+
+def test_two_processes_resume_exactly_and_train_and_evaluate_as_one(toy_cfg, tmp_path):
+    cfg = toy_cfg(*AUGMENTED)
+    args = arguments(cfg, tmp_path, "--num-processes", "2", "--dist-url", str(tmp_path))
+    engine.launch(train_in_each_process, args)
+
+    def load(name, rank=0):
+        return torch.load(tmp_path / f"{name}_{rank}.pth", weights_only=True)
+
+    assert_same_weights(load("whole"), load("whole", rank=1))
+    assert_same_weights(load("whole"), load("stopped"))
+    one = toy_cfg(*AUGMENTED, "MODEL.LOSS.PROMPT_WEIGHT", 0.0, "OUTPUT_DIR", str(tmp_path / "one"))
+    assert_same_weights(load("plain"), train(one), tolerance=1e-6)
+    assert (tmp_path / "plain" / "evaluation.json").read_text() == (tmp_path / "one" / "evaluation.json").read_text()
+    losses = [last_loss(tmp_path / name / "metrics.json") for name in ("plain", "one")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def last_loss(path):
+    return next(json.loads(line)["total_loss"] for line in reversed(path.read_text().splitlines()) if "total_loss" in line)
