@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 
 # Keys whose value is one of a few, checked by check_config. A list value is checked item by item.
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -129,6 +132,22 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.TEST.ORACLES = False
     # wps_authors: what an image without any kept query costs: drop (as the authors' code) | zero
     cfg.TEST.WPS_AUTHORS_NULL = "drop"
+
+
+def read_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CN:
+    """Defaults, then ``config_file`` (with its _BASE_), then ``opts`` (key, value, key, value ...), checked.
+
+    Raises:
+        ValueError: the file is missing, or see :func:`check_config`.
+    """
+    if not Path(config_file).is_file():
+        raise ValueError(f"config {config_file}: the file does not exist")
+    cfg = get_cfg()
+    add_wps_sam_config(cfg)
+    cfg.merge_from_file(str(config_file))
+    cfg.merge_from_list(list(opts))
+    check_config(cfg)
+    return cfg
 
 
 def check_config(cfg: CN) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Mapping, Optional
 
 import torch
 import torch.distributed as dist
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
     MetadataCatalog,
@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 
 from . import modeling  # noqa: F401  (registers WPSSAM)
 from .checkpointer import SafeCheckpointer, write_atomically
-from .config import add_wps_sam_config, check_config
+from .config import read_config
 from .data.dataset_mapper import PartDatasetMapper
 from .data.descriptions import register_descriptions
 from .data.part_datasets import check_part_maps_once
@@ -76,11 +76,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError: names the key, its value and what the data or the machine asks for.
     """
-    cfg = get_cfg()
-    add_wps_sam_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
-    check_config(cfg)
+    cfg = read_config(args.config_file, args.opts)
     _check_device(cfg.MODEL.DEVICE)
     # default_setup opens Detectron2's own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="wps_sam")

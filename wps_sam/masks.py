@@ -254,6 +254,24 @@ def read_rgb(file_name: str, height: int | None = None, width: int | None = None
         raise ValueError(f"image {file_name}: cannot be decoded: {error}") from error
 
 
+def pil_to_rgb(image: Image.Image) -> np.ndarray:
+    """What :func:`read_rgb` makes of a file, for a picture that Pillow has opened: uint8 [H, W, 3], turned upright.
+
+    Raises:
+        ValueError: the picture is damaged or empty, or holds floating point numbers.
+    """
+    name = str(getattr(image, "filename", "")) or "without a file name"
+    try:
+        image.load()
+        turn = _exif_orientation(image, name) != 1
+        pixels = _to_rgb(ImageOps.exif_transpose(image) if turn else image)
+    except _DECODING_ERRORS as error:
+        raise ValueError(f"image {name}: cannot be decoded: {error}") from error
+    if not pixels.size:
+        raise ValueError(f"image {name}: expected pixels, got {image.width} x {image.height}")
+    return pixels
+
+
 class _SizeMismatch(ValueError):
     """Keeps its own message: it is no decoding error."""
 

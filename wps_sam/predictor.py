@@ -1,0 +1,313 @@
+"""A picture in, its parts out: the class for people who want to use a trained model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+
+from . import modeling  # noqa: F401  (registers WPSSAM)
+from .checkpointer import SafeCheckpointer
+from .config import read_config
+from .data.dataset_mapper import build_augmentations
+from .data.descriptions import register_descriptions
+from .masks import mask_to_rle, pil_to_rgb, read_part_map, read_rgb
+from .visualization import draw_instances, side_by_side
+
+logger = logging.getLogger(__name__)
+
+ImageLike = str | Path | np.ndarray | Image.Image
+
+PACKAGE = Path(__file__).resolve().parent
+SHIPPED_WEIGHTS = PACKAGE / "weights" / "quickstart.safetensors"
+SHIPPED_CONFIG = "quickstart.yaml"
+
+
+@dataclass(frozen=True)
+class PartPrediction:
+    """The K parts found in one picture of H x W pixels, the surest first.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        class_names: the C names that the model knows.
+        classes: int64 [K], index into ``class_names``.
+        names: K part names.
+        scores: float32 [K], 0 to 1.
+        boxes: float32 [K, 4], x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
+        masks: bool [K, H, W].
+        part_map: int64 [H, W]: 0..C-1 the part of each pixel, C background.
+        file_name: where the picture came from; "" for one given as an array.
+    """
+
+    image: np.ndarray
+    class_names: tuple[str, ...]
+    classes: np.ndarray
+    scores: np.ndarray
+    boxes: np.ndarray
+    masks: np.ndarray
+    part_map: np.ndarray
+    file_name: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        return [self.class_names[c] for c in self.classes]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def draw(self) -> np.ndarray:
+        """The picture with every part painted and named, and a legend: uint8 [H', W', 3], RGB."""
+        return draw_instances(self.image, self.masks, self.classes, self.class_names, scores=self.scores)
+
+    def draw_beside(self) -> np.ndarray:
+        """The picture, and beside it its part map with a legend: uint8 [H', W', 3], RGB."""
+        return side_by_side(
+            self.image, None, self.part_map, self.class_names, titles=("picture", "ground truth", "parts")
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes :meth:`draw` to ``path``; the ending chooses the format (.png, .jpg ...).
+
+        Raises:
+            ValueError: the ending is of no known picture format.
+        """
+        Image.fromarray(self.draw()).save(path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pixels, ready for JSON; masks in COCO's compressed run-length encoding."""
+        return {
+            "file_name": self.file_name,
+            "height": int(self.image.shape[0]),
+            "width": int(self.image.shape[1]),
+            "parts": [
+                {
+                    "name": name,
+                    "score": round(float(score), 6),
+                    "box": [round(float(v), 2) for v in box],
+                    "mask": mask_to_rle(mask),
+                }
+                for name, score, box, mask in zip(self.names, self.scores, self.boxes, self.masks)
+            ],
+        }
+
+
+class PartPredictor:
+    """Finds and names the parts in pictures.
+
+    Without arguments it uses the model that comes with the package.
+
+    Args:
+        config_file: the config the model was trained with; None for the shipped model's.
+        weights: a .safetensors or .pth checkpoint; None for the config's MODEL.WEIGHTS, else the last
+            checkpoint in its OUTPUT_DIR; without a config the shipped ones.
+        device: "cpu", "cuda", "cuda:1"; None for the config's MODEL.DEVICE, or the CPU where that is a GPU
+            and there is none.
+        confidence: parts with a lower score (0 to 1) are left out; None for the config's
+            MODEL.INFERENCE.SCORE_THRESHOLD.
+        opts: config overrides, key, value, key, value ...
+
+    The class names are read from the weights (metadata ``class_names`` of a .safetensors, a JSON list) or, where
+    they hold none, from the data set the config was trained on, whose annotations must then be there.
+
+    Raises:
+        ValueError: a file, a config value or the names do not fit; the message says which and why.
+
+    Example::
+
+        parts = PartPredictor()("dog.jpg")
+        print(parts.names, parts.scores)
+        parts.save("dog_parts.png")
+    """
+
+    def __init__(
+        self,
+        config_file: str | Path | None = None,
+        weights: str | Path | None = None,
+        device: str | None = None,
+        *,
+        confidence: float | None = None,
+        opts: Sequence[Any] = (),
+    ) -> None:
+        cfg = read_config(_shipped_config() if config_file is None else config_file, opts)
+        path = str(weights or cfg.MODEL.WEIGHTS or _trained_weights(config_file, cfg.OUTPUT_DIR))
+        if "://" not in path and not Path(path).is_file():
+            raise ValueError(f"weights {path}: the file does not exist")
+        if confidence is not None:
+            if not 0 <= confidence <= 1:
+                raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
+            cfg.MODEL.INFERENCE.SCORE_THRESHOLD = float(confidence)
+        cfg.MODEL.DEVICE = _choose_device(device, cfg.MODEL.DEVICE)
+        self.class_names = _class_names(path, cfg)
+        cfg.MODEL.PROMPTER.NUM_CLASSES = len(self.class_names)
+        cfg.freeze()
+        self.cfg = cfg
+        self.model = build_model(cfg).eval()
+        SafeCheckpointer(self.model, strict=True).load(path)
+        self._augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
+
+    def __call__(self, image: ImageLike) -> PartPrediction:
+        """The parts of one picture: a file's path, uint8 [H, W, 3] RGB, or a PIL image of any mode.
+
+        Raises:
+            ValueError: the picture is missing, damaged, empty, or not in one of these forms.
+        """
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Iterable[ImageLike], batch_size: int = 4) -> list[PartPrediction]:
+        """The parts of many pictures, ``batch_size`` of them at once; each as in a call of its own.
+
+        Raises:
+            ValueError: as for one picture; names its place in ``images``.
+        """
+        if isinstance(images, (str, Path, Image.Image)) or (
+            isinstance(images, np.ndarray) and images.ndim < 4
+        ):
+            raise ValueError(
+                "predict_batch: expected several pictures, got one; call the predictor with it instead"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
+        predictions: list[PartPrediction] = []
+        batch: list[tuple[np.ndarray, str]] = []
+        for image in images:
+            batch.append(_to_array(image, len(predictions) + len(batch)))
+            if len(batch) == batch_size:
+                predictions += self._predict(batch)
+                batch = []
+        return predictions + (self._predict(batch) if batch else [])
+
+    def compare(self, record: Mapping[str, Any], metadata: Any) -> np.ndarray:
+        """Picture, ground truth and prediction of one data-set record side by side: uint8 [H', W', 3], RGB.
+
+        Args:
+            record, metadata: from DatasetCatalog and MetadataCatalog.
+
+        Raises:
+            ValueError: the data set's classes are not the model's, or a file of the record can't be read.
+        """
+        if tuple(metadata.thing_classes) != self.class_names:
+            raise ValueError(
+                f"data set {metadata.name}: its {len(metadata.thing_classes)} classes are not the "
+                f"{len(self.class_names)} that the model knows"
+            )
+        # The annotation belongs to the stored pixel grid, which may lie on its side.
+        image = read_rgb(record["file_name"], record["height"], record["width"])
+        ground_truth = read_part_map(record, metadata)
+        # Ignored pixels and background are both left bare; neither is a class.
+        return side_by_side(image, ground_truth, self(image).part_map, self.class_names)
+
+    @torch.inference_mode()
+    def _predict(self, batch: list[tuple[np.ndarray, str]]) -> list[PartPrediction]:
+        records = []
+        for image, file_name in batch:
+            aug_input = T.AugInput(image)
+            self._augmentations(aug_input)
+            resized = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
+            height, width = image.shape[:2]
+            records.append({"image": resized, "height": height, "width": width, "file_name": file_name})
+        outputs = self.model(records)
+        return [self._to_prediction(*given, output) for given, output in zip(batch, outputs)]
+
+    def _to_prediction(self, image: np.ndarray, file_name: str, output: dict[str, Any]) -> PartPrediction:
+        instances = output["instances"].to("cpu")
+        masks = instances.pred_masks.numpy()
+        # A prompt that SAM answers with nothing is no part that could be shown.
+        kept = np.flatnonzero(masks.any(axis=(1, 2)))
+        scores = instances.scores.numpy()
+        kept = kept[np.argsort(-scores[kept], kind="stable")]
+        return PartPrediction(
+            image=image,
+            class_names=self.class_names,
+            classes=instances.pred_classes.numpy()[kept],
+            scores=scores[kept],
+            boxes=instances.pred_boxes.tensor.numpy()[kept],
+            masks=masks[kept],
+            part_map=output["sem_seg"].argmax(dim=0).cpu().numpy(),
+            file_name=file_name,
+        )
+
+
+def _shipped_config() -> Path:
+    # configs/ lies inside the installed package, and beside it in a checkout.
+    installed = PACKAGE / "configs" / SHIPPED_CONFIG
+    return installed if installed.is_file() else PACKAGE.parent / "configs" / SHIPPED_CONFIG
+
+
+def _trained_weights(config_file: str | Path | None, output_dir: str) -> str:
+    """Weights for a config that names none: those its training left behind, or the shipped ones for no config."""
+    if config_file is None:
+        return str(SHIPPED_WEIGHTS)
+    mark = Path(output_dir) / "last_checkpoint"
+    if not mark.is_file():
+        raise ValueError(
+            f"config {config_file}: MODEL.WEIGHTS is empty and OUTPUT_DIR ({output_dir}) holds no checkpoint; "
+            "train first, or name the trained weights"
+        )
+    return str(mark.with_name(mark.read_text(encoding="utf-8").strip()))
+
+
+def _choose_device(asked: str | None, configured: str) -> str:
+    if asked is None:
+        if configured.startswith("cuda") and not torch.cuda.is_available():
+            logger.info("MODEL.DEVICE is %s, but torch finds no CUDA device: using the CPU", configured)
+            return "cpu"
+        return configured
+    try:
+        torch.zeros(0, device=asked)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {asked!r}: torch cannot use it: {error}") from error
+    return asked
+
+
+def _class_names(weights: str, cfg: CfgNode) -> tuple[str, ...]:
+    names: Any = None
+    if weights.endswith(".safetensors"):
+        try:
+            with safe_open(weights, framework="pt") as file:
+                names = json.loads((file.metadata() or {}).get("class_names", "null"))
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"weights {weights}: not a readable .safetensors file: {error}") from error
+    if names is None:
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError(
+                f"weights {weights} hold no class names, and the config has no DATASETS.TRAIN to name them"
+            )
+        register_descriptions(cfg.DATASETS.DESCRIPTIONS)
+        names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+        if names is None:
+            raise ValueError(
+                f"weights {weights} hold no class names, and DATASETS.TRAIN names {cfg.DATASETS.TRAIN[0]!r}, which is "
+                "not registered: add its description to DATASETS.DESCRIPTIONS"
+            )
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"weights {weights}: class_names: expected a JSON list of names, got {names!r:.120}")
+    return tuple(names)
+
+
+def _to_array(image: ImageLike, index: int) -> tuple[np.ndarray, str]:
+    """uint8 [H, W, 3] RGB and the file's name."""
+    if isinstance(image, (str, Path)):
+        return read_rgb(str(image)), str(image)
+    if isinstance(image, Image.Image):
+        return pil_to_rgb(image), str(getattr(image, "filename", ""))
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+            return np.ascontiguousarray(image), ""
+        raise ValueError(
+            f"picture {index}: expected uint8 [H, W, 3] RGB, got {image.dtype} {list(image.shape)}"
+        )
+    raise ValueError(
+        f"picture {index}: expected a path, a uint8 [H, W, 3] RGB array or a PIL image, got {type(image).__name__}"
+    )
