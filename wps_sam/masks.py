@@ -90,31 +90,48 @@ def segmentation_to_mask(segmentation: Segmentation, height: int, width: int) ->
 
 
 def _rle_to_mask(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
-    if set(rle) < {"size", "counts"}:
+    if not {"size", "counts"} <= set(rle):
         raise ValueError(
             f"segmentation: expected an encoding with size and counts, got the keys {sorted(rle)}"
         )
     size, counts = list(rle["size"]), rle["counts"]
     if size != [height, width]:
         raise ValueError(f"segmentation.size: expected [{height}, {width}], the picture's, got {size}")
-    if isinstance(counts, (list, tuple)):
-        # pycocotools writes beyond its buffer or leaves noise in it where the runs do not fill the picture.
-        if sum(counts) != height * width or min(counts, default=0) < 0:
-            raise ValueError(
-                f"segmentation.counts: expected runs that add up to {height} * {width} = {height * width}, "
-                f"got {sum(counts)}"
-            )
-        encoded = coco_mask.frPyObjects({"size": size, "counts": list(counts)}, height, width)
-    elif isinstance(counts, (str, bytes)):
-        encoded = {"size": size, "counts": counts.encode() if isinstance(counts, str) else counts}
+    if isinstance(counts, str | bytes):
+        runs = _runs(counts.encode() if isinstance(counts, str) else counts)
+    elif isinstance(counts, list | tuple) and all(isinstance(run, int) for run in counts):
+        runs = list(counts)
     else:
-        raise ValueError(f"segmentation.counts: expected a list, str or bytes, got {type(counts).__name__}")
-    try:
-        return coco_mask.decode(encoded).astype(bool)
-    except ValueError as error:
         raise ValueError(
-            f"segmentation.counts: not a run-length encoding of {height} x {width} pixels"
-        ) from error
+            f"segmentation.counts: expected a list of integers, str or bytes, got {counts!r:.80}"
+        )
+    # pycocotools would not mind runs that do not fill the picture, and leave noise from memory in the rest.
+    if sum(runs) != height * width or min(runs) < 0:
+        raise ValueError(
+            f"segmentation.counts: expected runs that add up to {height} * {width} = {height * width}, "
+            f"got {sum(runs)}"
+        )
+    # Column by column, outside and inside in turn, beginning outside.
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _runs(counts: bytes) -> list[int]:
+    """The run lengths in COCO's compressed encoding.
+
+    A number is written in groups of 5 bits, lowest first, one a byte (plus 48); bit 5 says that more follow and bit
+    4 of the last one is the sign. From the fourth run on, the difference to the run before the last is stored.
+    """
+    runs: list[int] = []
+    value, shift = 0, 0
+    for byte in counts:
+        bits = byte - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            value -= (1 << shift) if bits & 0x10 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    return runs
 
 
 def mask_to_rle(mask: np.ndarray) -> dict[str, Any]:

@@ -1,0 +1,278 @@
+"""Polygons, run-length encodings, label maps and the one image decoder, on good and bad input."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from wps_sam.masks import (
+    mask_to_box,
+    mask_to_rle,
+    read_part_map,
+    read_rgb,
+    segmentation_to_mask,
+    valid_polygons,
+)
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TRIANGLE = [0.0, 0.0, 8.0, 0.0, 0.0, 8.0]
+METADATA = SimpleNamespace(label_map={0: 0, 1: 1, 2: 2}, background_label=2, ignore_label=255)
+
+
+@pytest.mark.parametrize(
+    ("polygons", "strict", "wps_sam"),
+    [
+        ([], 0, 0),
+        ([[]], 0, 0),
+        ([[1, 2]], 0, 0),
+        ([[1, 2, 3, 4]], 0, 0),
+        ([[1, 2, 3, 4, 5]], 0, 1),
+        ([TRIANGLE], 1, 1),
+        ([[1, 2, 3, 4], TRIANGLE], 1, 0),
+        ([TRIANGLE, [1, 2]], 1, 2),
+        ([[*TRIANGLE, 1.0]], 0, 1),
+        ([[1, 2, 3, 4, 5, float("nan")]], 0, 1),
+    ],
+)
+def test_valid_polygons(polygons, strict, wps_sam):
+    assert len(valid_polygons(polygons)) == strict
+    assert len(valid_polygons(polygons, rule="wps_sam")) == wps_sam
+
+
+@pytest.mark.parametrize("polygons", ["abc", 7, [1.0, 2.0], [["a"] * 6]])
+def test_malformed_polygons_are_refused(polygons):
+    with pytest.raises(ValueError, match="segmentation: expected"):
+        valid_polygons(polygons)
+    with pytest.raises(ValueError, match="rule: expected"):
+        valid_polygons([TRIANGLE], rule="other")
+
+
+def test_four_numbers_are_no_box():
+    # pycocotools would draw a rectangle of 3 x 4 pixels here.
+    assert not segmentation_to_mask([[1.0, 2.0, 3.0, 4.0]], 10, 10).any()
+    assert segmentation_to_mask([[1.0, 2.0, 3.0, 4.0], TRIANGLE], 10, 10).sum() > 20
+
+
+def test_union_of_polygons():
+    square = [4.0, 4.0, 9.0, 4.0, 9.0, 9.0, 4.0, 9.0]
+    one, other = (segmentation_to_mask([p], 10, 10) for p in (TRIANGLE, square))
+    assert np.array_equal(segmentation_to_mask([TRIANGLE, square], 10, 10), one | other)
+    assert other.dtype == bool and other.sum() == 25
+
+
+def test_every_encoding_of_a_mask_decodes_to_it():
+    mask = np.zeros((4, 3), bool)
+    mask[1:3, 1] = True
+    compressed = mask_to_rle(mask)
+    assert isinstance(compressed["counts"], str) and compressed["size"] == [4, 3]
+    as_bytes = {**compressed, "counts": compressed["counts"].encode()}
+    # Column by column: 5 outside, 2 inside, 5 outside.
+    uncompressed = {"size": [4, 3], "counts": [5, 2, 5]}
+    for encoding in (compressed, as_bytes, uncompressed):
+        assert np.array_equal(segmentation_to_mask(encoding, 4, 3), mask)
+
+
+def test_compressed_encodings_of_many_masks_decode_to_them():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        height, width = rng.integers(1, 90, size=2)
+        # Blocks of all sizes, so that runs are long and short and their differences of both signs.
+        mask = np.kron(rng.random((5, 4)) < rng.random(), np.ones((20, 25)))[:height, :width].astype(bool)
+        assert np.array_equal(segmentation_to_mask(mask_to_rle(mask), height, width), mask)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ({"counts": [12]}, "size and counts"),
+        ({"size": [3, 4], "counts": [12]}, r"expected \[4, 3\], the picture's, got \[3, 4\]"),
+        ({"size": [4, 3], "counts": [13]}, r"add up to 4 \* 3 = 12, got 13"),
+        ({"size": [4, 3], "counts": [20, -8]}, "add up to"),
+        ({"size": [4, 3], "counts": "0"}, "add up to .* got 0"),
+        ({"size": [4, 3], "counts": ""}, "add up to .* got 0"),
+        ({"size": [4, 3], "counts": 12}, "expected a list of integers, str or bytes, got 12"),
+        ({"size": [4, 3], "counts": [12.0]}, "expected a list of integers"),
+    ],
+)
+def test_malformed_encodings_are_refused(encoding, message):
+    with pytest.raises(ValueError, match=message):
+        segmentation_to_mask(encoding, 4, 3)
+
+
+def test_mask_to_box():
+    mask = np.zeros((5, 7), bool)
+    assert mask_to_box(mask) == (0, 0, 0, 0)
+    mask[2, 3] = True
+    assert mask_to_box(mask) == (3, 2, 4, 3)
+    mask[4, 6] = True
+    assert mask_to_box(mask) == (3, 2, 7, 5)
+
+
+def record(tmp_path, stored=None, mode=None, annotations=()):
+    base = {"file_name": "a.jpg", "height": 4, "width": 6, "annotations": list(annotations)}
+    if stored is None:
+        return base
+    path = tmp_path / "a.png"
+    image = Image.fromarray(stored)
+    (image.convert(mode) if mode else image).save(path)
+    return {**base, "sem_seg_file_name": str(path)}
+
+
+def labels(dtype=np.uint8, ignore=255):
+    stored = np.full((4, 6), 2, dtype)
+    stored[0], stored[1], stored[3] = 0, 1, ignore
+    return stored
+
+
+@pytest.mark.parametrize("kind", ["8 bit", "16 bit", "palette"])
+def test_label_maps_are_read_as_stored(tmp_path, kind):
+    stored = labels(np.uint16 if kind == "16 bit" else np.uint8)
+    entry = record(tmp_path, stored)
+    if kind == "palette":
+        image = Image.fromarray(stored)
+        # Colours that have nothing to do with the ids.
+        image.putpalette([(i * 37) % 256 for i in range(768)])
+        image.save(entry["sem_seg_file_name"])
+    part_map = read_part_map(entry, METADATA)
+    assert part_map.dtype == np.int64 and np.array_equal(part_map, stored.astype(np.int64))
+
+
+def test_sixteen_bits_keep_the_ignore_value_apart_from_class_255(tmp_path):
+    stored = labels(np.uint16, ignore=65535)
+    stored[2] = 255
+    metadata = SimpleNamespace(label_map={i: i for i in range(301)}, background_label=300, ignore_label=65535)
+    part_map = read_part_map(record(tmp_path, stored), metadata)
+    assert (part_map[3] == 65535).all() and (part_map[2] == 255).all()
+
+
+def test_label_map_values_follow_the_map(tmp_path):
+    metadata = SimpleNamespace(label_map={1: 0, 2: 1, 0: 2}, background_label=2, ignore_label=255)
+    part_map = read_part_map(record(tmp_path, labels()), metadata)
+    assert part_map[:, 0].tolist() == [2, 0, 1, 255]
+
+
+def test_bad_label_maps_are_refused_by_name(tmp_path):
+    stored = labels()
+    stored[0, 0] = 9
+    with pytest.raises(ValueError, match=r"a\.png: unknown value 9; expected one of \[0, 1, 2\] or 255"):
+        read_part_map(record(tmp_path, stored), METADATA)
+    with pytest.raises(
+        ValueError, match=r"a\.png: height and width are \(2, 3\), but .*a\.jpg says \(4, 6\)"
+    ):
+        read_part_map(record(tmp_path, labels()[:2, :3].copy()), METADATA)
+    with pytest.raises(
+        ValueError, match=r"a\.png: cannot be read: expected one channel of label ids, got mode RGB"
+    ):
+        read_part_map(record(tmp_path, labels(), mode="RGB"), METADATA)
+    entry = record(tmp_path, labels())
+    with open(entry["sem_seg_file_name"], "r+b") as file:
+        file.truncate(50)
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read"):
+        read_part_map(entry, METADATA)
+    with pytest.raises(ValueError, match=r"gone\.png: the file does not exist"):
+        read_part_map({**entry, "sem_seg_file_name": str(tmp_path / "gone.png")}, METADATA)
+
+
+def square(x, y, side):
+    return [[float(v) for v in (x, y, x + side, y, x + side, y + side, x, y + side)]]
+
+
+def test_small_parts_stay_visible_where_annotations_are_painted(tmp_path):
+    small = {"id": 1, "category_id": 0, "segmentation": square(1, 1, 1), "bbox": [1, 1, 1, 1]}
+    large = {"id": 2, "category_id": 1, "segmentation": square(0, 0, 4), "bbox": [0, 0, 4, 4]}
+    for order in ([small, large], [large, small]):
+        part_map = read_part_map(record(tmp_path, annotations=order), METADATA)
+        assert part_map[1, 1] == 0 and (part_map == 1).sum() == 15 and (part_map == 2).sum() == 8
+
+
+def test_a_part_without_mask_is_ignored_not_background(tmp_path):
+    boxed = {"id": 1, "category_id": 0, "bbox": [0, 0, 2, 4]}
+    large = {"id": 2, "category_id": 1, "segmentation": square(1, 0, 4), "bbox": [1, 0, 4, 4]}
+    part_map = read_part_map(record(tmp_path, annotations=[large, boxed]), METADATA)
+    assert part_map[0].tolist() == [255, 1, 1, 1, 1, 2]
+
+
+def test_unreadable_mask_names_picture_and_annotation(tmp_path):
+    bad = {"id": 7, "category_id": 0, "segmentation": {"size": [9, 9], "counts": [81]}, "bbox": [0, 0, 2, 2]}
+    with pytest.raises(ValueError, match=r"a\.jpg: annotation 7: segmentation\.size"):
+        read_part_map(record(tmp_path, annotations=[bad]), METADATA)
+
+
+def picture():
+    return np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
+
+
+def test_rgb_and_transparency(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    assert np.array_equal(read_rgb(str(tmp_path / "a.png"), 4, 6), picture())
+    Image.fromarray(np.dstack([picture(), np.zeros((4, 6), np.uint8)])).save(tmp_path / "b.png")
+    assert np.array_equal(read_rgb(str(tmp_path / "b.png")), picture())
+
+
+def test_a_png_named_jpeg(tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "a.JPEG", "PNG")
+    assert np.array_equal(read_rgb(str(tmp_path / "a.JPEG")), picture())
+
+
+def test_grey_and_cmyk(tmp_path):
+    grey = np.full((4, 6), 77, np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.jpg", quality=100)
+    assert np.abs(read_rgb(str(tmp_path / "grey.jpg")).astype(int) - 77).max() <= 1
+    red = Image.new("RGB", (6, 4), (255, 0, 0))
+    red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    decoded = read_rgb(str(tmp_path / "cmyk.jpg"))
+    assert decoded.shape == (4, 6, 3) and np.abs(decoded.astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.linspace(0, 65535, 24).reshape(4, 6).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert np.array_equal(read_rgb(str(tmp_path / "a.png")), np.repeat((values >> 8)[..., None], 3, axis=2))
+    Image.fromarray(np.full((4, 6), 70000, np.int32)).save(tmp_path / "b.tiff")
+    with pytest.raises(ValueError, match=r"b\.tiff: cannot be decoded: expected 8 or 16 bits"):
+        read_rgb(str(tmp_path / "b.tiff"))
+
+
+def save_rotated(path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture()).save(path, exif=exif)
+
+
+def test_exif_turns_only_where_the_annotation_says_so(tmp_path):
+    path = str(tmp_path / "a.png")
+    # 6: the camera was turned; to be seen upright, the picture is turned clockwise.
+    save_rotated(path, 6)
+    upright = np.rot90(picture(), -1)
+    assert np.array_equal(read_rgb(path, 4, 6), picture())
+    assert np.array_equal(read_rgb(path, 6, 4), upright)
+    # Without annotation there is nothing to obey but the tag.
+    assert np.array_equal(read_rgb(path), upright)
+    with pytest.raises(
+        ValueError, match=r"a\.png: height and width are \(4, 6\) \(EXIF orientation 6\), .*\(5, 5\)"
+    ):
+        read_rgb(path, 5, 5)
+    # A half turn keeps the size, so the stored grid is the annotation's.
+    save_rotated(path, 3)
+    assert np.array_equal(read_rgb(path, 4, 6), picture())
+    assert np.array_equal(read_rgb(path), picture()[::-1, ::-1])
+    with pytest.raises(
+        ValueError, match=r"\(4, 6\) \(EXIF orientation 3\), but its annotation says \(6, 4\)"
+    ):
+        read_rgb(path, 6, 4)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_missing_truncated_and_foreign_files_are_named(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(ValueError, match=rf"image .*{name}: the file does not exist"):
+        read_rgb(str(path))
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not a picture"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"image .*{name}: cannot be decoded"):
+            read_rgb(str(path))
