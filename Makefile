@@ -6,11 +6,11 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 QUICKSTART := configs/quickstart.yaml
-OUTPUT := output/quickstart
 
 .PHONY: quickstart data train draw test lint format clean
 
-quickstart: draw  ## synthetic data, box-supervised training, evaluation by every protocol, pictures
+# Generated data, training with boxes, evaluation by every protocol, pictures in output/quickstart/predictions.
+quickstart: draw
 
 data: datasets/synthetic_parts/.made
 
@@ -19,10 +19,10 @@ datasets/synthetic_parts/.made: $(INSTALLED) tools/make_synthetic.py wps_sam/dat
 	touch $@
 
 train: data
-	$(BIN)/python tools/train_net.py --config-file $(QUICKSTART) OUTPUT_DIR $(OUTPUT)
+	$(BIN)/python tools/train_net.py --config-file $(QUICKSTART)
 
 draw: train
-	$(BIN)/python tools/visualize_predictions.py --config-file $(QUICKSTART) OUTPUT_DIR $(OUTPUT)
+	$(BIN)/python tools/visualize_predictions.py --config-file $(QUICKSTART)
 
 test: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest
@@ -33,6 +33,7 @@ lint: $(INSTALLED_DEV)
 
 format: $(INSTALLED_DEV)
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 clean:
 	rm -rf $(VENV) build *.egg-info
