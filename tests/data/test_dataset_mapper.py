@@ -262,3 +262,14 @@ def test_records_survive_unchanged(seg):
     again = [mapper(record)["instances"].gt_points for record in reversed(records)]
     assert json.dumps(records) == before and len(records) == len(PICTURES)
     assert all(torch.equal(a, b) for a, b in zip(first, reversed(again)))
+
+
+def test_malformed_mask_names_picture_and_annotation_where_a_point_needs_it(seg):
+    seg.change_annotation(0, segmentation={"size": [40, 60], "counts": [7]})
+    record = load_partimagenet(str(seg.images), str(seg.json_file), VOCABULARY)[0]
+    cfg = our_cfg("WEAK_LABELS.TYPE", "point", "WEAK_LABELS.POINT", "random_pixel")
+    with pytest.raises(ValueError, match=rf"{DOG}\.JPEG: annotation 0: segmentation\.counts: .* got 7"):
+        PartDatasetMapper(cfg, is_train=True)(record)
+    # Boxes, and the point that the authors use, do without it.
+    for opts in ((), ("WEAK_LABELS.TYPE", "point")):
+        assert len(PartDatasetMapper(our_cfg(*opts), is_train=True)(record)["instances"]) == 4

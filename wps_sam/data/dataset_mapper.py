@@ -98,7 +98,8 @@ class PartDatasetMapper:
             Parts without a usable label, outside the crop, or marked as crowd are left out; M may be 0.
 
         Raises:
-            ValueError: the picture is missing, damaged or of another size than the record says.
+            ValueError: names the picture, which is missing, damaged or of another size than the record says, or
+                the annotation whose mask is malformed, if its point is to be taken from it.
         """
         height, width = dataset_dict["height"], dataset_dict["width"]
         aug_input = T.AugInput(read_rgb(dataset_dict["file_name"], height, width))
@@ -113,7 +114,10 @@ class PartDatasetMapper:
             parts = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
             move = self._moved_box if self.label_type == "box" else self._moved_point
             size = (image.shape[1], image.shape[2])
-            labels = [(a["category_id"], move(a, height, width, transforms, size)) for a in parts]
+            try:
+                labels = [(a["category_id"], move(a, height, width, transforms, size)) for a in parts]
+            except ValueError as error:
+                raise ValueError(f"{dataset_dict['file_name']}: {error}") from error
             output["instances"] = self._instances([(c, g) for c, g in labels if g is not None], size)
         return output
 

@@ -45,9 +45,15 @@ def part_point(
             "deepest_pixel" of the mask: the one farthest from its border, where the picture's border counts.
         seed: of "random_pixel". Seed and annotation id alone decide, so that neither the order of the
             data nor the number of workers matters.
+
+    Raises:
+        ValueError: names the annotation, whose run-length encoding is malformed.
     """
     if rule != "box_center" and "segmentation" in annotation:
-        mask = segmentation_to_mask(annotation["segmentation"], height, width)
+        try:
+            mask = segmentation_to_mask(annotation["segmentation"], height, width)
+        except ValueError as error:
+            raise ValueError(f"annotation {annotation['id']}: {error}") from error
         if mask.any():
             return (
                 _random_pixel(mask, seed, annotation["id"])
