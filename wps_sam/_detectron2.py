@@ -8,11 +8,12 @@ import logging
 import multiprocessing
 import os
 import sys
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Optional, Sequence
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ class StandinFinder(MetaPathFinder):
     """
 
     def find_spec(
-        self, fullname: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
-    ) -> Optional[ModuleSpec]:
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if fullname != "detectron2":
             return None
         return importlib.util.spec_from_file_location(
@@ -79,7 +80,9 @@ def choose() -> str:
             f"{CHOICE_VARIABLE}=real, but Detectron2 is not installed. How to install it: {INSTALLATION_GUIDE}"
         )
     if choice == "standin" and installed and "detectron2" in sys.modules:
-        raise ImportError(f"{CHOICE_VARIABLE}=standin, but Detectron2 is imported already: import wps_sam first")
+        raise ImportError(
+            f"{CHOICE_VARIABLE}=standin, but Detectron2 is imported already: import wps_sam first"
+        )
     if installed and choice != "standin":
         logger.info("Using the installed Detectron2")
         return "real"

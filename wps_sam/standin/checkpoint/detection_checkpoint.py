@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from fvcore.common.checkpoint import Checkpointer
@@ -17,7 +17,7 @@ class DetectionCheckpointer(Checkpointer):
     """Saves on the main process only; loads .pth and .safetensors, on every process."""
 
     def __init__(
-        self, model: Any, save_dir: str = "", *, save_to_disk: Optional[bool] = None, **checkpointables: Any
+        self, model: Any, save_dir: str = "", *, save_to_disk: bool | None = None, **checkpointables: Any
     ) -> None:
         if save_to_disk is None:
             save_to_disk = comm.is_main_process()

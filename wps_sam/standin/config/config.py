@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any
 
 from fvcore.common.config import CfgNode as _CfgNode
 
@@ -62,11 +63,10 @@ class CfgNode(_CfgNode):
                     del node[key]
                     dropped.append(f"{section}.{key}")
         if dropped:
-            logging.getLogger(__name__).info("%s: Detectron2's keys not used here: %s", filename, ", ".join(dropped))
+            logging.getLogger(__name__).info(
+                "%s: Detectron2's keys not used here: %s", filename, ", ".join(dropped)
+            )
         return loaded
-
-
-global_cfg = CfgNode()
 
 
 def get_cfg() -> CfgNode:
@@ -76,17 +76,13 @@ def get_cfg() -> CfgNode:
     return _C.clone()
 
 
-def set_global_cfg(cfg: CfgNode) -> None:
-    """Makes ``detectron2.config.global_cfg`` hold what ``cfg`` holds."""
-    global_cfg.clear()
-    global_cfg.update(cfg)
-
-
 def _is_cfg(value: Any) -> bool:
     return isinstance(value, _CfgNode)
 
 
-def _arguments(from_config: Callable[..., dict[str, Any]], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _arguments(
+    from_config: Callable[..., dict[str, Any]], args: tuple, kwargs: dict[str, Any]
+) -> dict[str, Any]:
     """What ``from_config`` makes of a cfg, with the arguments it does not take itself laid over it."""
     parameters = list(inspect.signature(from_config).parameters.values())
     if not parameters or parameters[0].name != "cfg":
@@ -101,7 +97,7 @@ def _arguments(from_config: Callable[..., dict[str, Any]], args: tuple, kwargs: 
 
 
 def configurable(
-    init_func: Optional[Callable] = None, *, from_config: Optional[Callable[..., dict[str, Any]]] = None
+    init_func: Callable | None = None, *, from_config: Callable[..., dict[str, Any]] | None = None
 ) -> Callable:
     """Lets an ``__init__`` or a function be called with a cfg or with explicit arguments.
 
@@ -122,7 +118,9 @@ def configurable(
             if with_cfg(args, kwargs):
                 class_from_config = getattr(type(self), "from_config", None)
                 if not inspect.ismethod(class_from_config):
-                    raise TypeError(f"{type(self).__name__} needs a classmethod from_config to be built from a cfg")
+                    raise TypeError(
+                        f"{type(self).__name__} needs a classmethod from_config to be built from a cfg"
+                    )
                 init_func(self, **_arguments(class_from_config, args, kwargs))
             else:
                 init_func(self, *args, **kwargs)

@@ -4,7 +4,9 @@ import torch
 from torchvision.ops import boxes as box_ops
 
 
-def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+def batched_nms(
+    boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float
+) -> torch.Tensor:
     """Suppresses within each class only.
 
     ``boxes`` [N, 4] xyxy, ``scores`` [N], ``idxs`` int [N] classes. Returns the kept indices, surest first.

@@ -7,8 +7,8 @@ from .postprocessing import sem_seg_postprocess
 
 __all__ = [
     "BACKBONE_REGISTRY",
-    "Backbone",
     "META_ARCH_REGISTRY",
+    "Backbone",
     "ShapeSpec",
     "build_backbone",
     "build_model",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum, unique
-from typing import Any, Iterator, Union
+from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["BoxMode", "Boxes", "matched_pairwise_iou", "pairwise_intersection", "pairwise_ioa", "pairwise_iou"]
-
-_RawBoxes = Union[list, tuple, torch.Tensor, np.ndarray]
+_RawBoxes = list | tuple | torch.Tensor | np.ndarray
 
 
 @unique
@@ -87,13 +86,6 @@ class Boxes:
         """Bool [N]: both sides are longer than ``threshold``."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
-    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> torch.Tensor:
-        """Bool [N]: within an image of (height, width), grown by ``boundary_threshold``."""
-        height, width = box_size
-        high = self.tensor.new_tensor([width, height]) + boundary_threshold
-        low_in = (self.tensor[:, :2] >= -boundary_threshold).all(dim=1)
-        return low_in & (self.tensor[:, 2:] < high).all(dim=1)
-
     def get_centers(self) -> torch.Tensor:
         """Centres (x, y), float [N, 2]."""
         return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
@@ -129,34 +121,11 @@ class Boxes:
         return f"Boxes({self.tensor})"
 
 
-def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
-    """Areas of intersection, float [N, M]."""
-    a, b = boxes1.tensor[:, None], boxes2.tensor[None]
-    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    return sides.prod(dim=-1)
-
-
-def _ratio(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    # Two empty boxes would give 0/0.
-    return torch.where(part > 0, part / whole, part.new_zeros(1))
-
-
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
     """Intersection over union of all pairs, float [N, M]; 0 where they do not meet."""
-    intersection = pairwise_intersection(boxes1, boxes2)
-    return _ratio(intersection, boxes1.area()[:, None] + boxes2.area() - intersection)
-
-
-def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
-    """Intersection over the area of ``boxes2``, float [N, M]."""
-    return _ratio(pairwise_intersection(boxes1, boxes2), boxes2.area())
-
-
-def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> torch.Tensor:
-    """Intersection over union of the i-th with the i-th, float [N]."""
-    if len(boxes1) != len(boxes2):
-        raise ValueError(f"expected two lists of one length, got {len(boxes1)} and {len(boxes2)}")
-    low = torch.maximum(boxes1.tensor[:, :2], boxes2.tensor[:, :2])
-    high = torch.minimum(boxes1.tensor[:, 2:], boxes2.tensor[:, 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=1)
-    return intersection / (boxes1.area() + boxes2.area() - intersection)
+    a, b = boxes1.tensor[:, None], boxes2.tensor[None]
+    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = sides.prod(dim=-1)
+    union = boxes1.area()[:, None] + boxes2.area() - intersection
+    # Two empty boxes would give 0/0.
+    return torch.where(intersection > 0, intersection / union, intersection.new_zeros(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -36,7 +36,7 @@ class ImageList:
         tensors: list[torch.Tensor],
         size_divisibility: int = 0,
         pad_value: float = 0.0,
-        padding_constraints: Optional[dict[str, int]] = None,
+        padding_constraints: dict[str, int] | None = None,
     ) -> ImageList:
         """Pads images [..., Hi, Wi] to one size.
 
@@ -58,5 +58,8 @@ class ImageList:
         if size_divisibility > 1:
             height = -(-height // size_divisibility) * size_divisibility
             width = -(-width // size_divisibility) * size_divisibility
-        padded = [F.pad(image, (0, width - w, 0, height - h), value=pad_value) for image, (h, w) in zip(tensors, sizes)]
+        padded = [
+            F.pad(image, (0, width - w, 0, height - h), value=pad_value)
+            for image, (h, w) in zip(tensors, sizes)
+        ]
         return ImageList(torch.stack(padded).contiguous(), sizes)

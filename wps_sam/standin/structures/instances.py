@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -111,4 +112,6 @@ class Instances:
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
         count = len(self) if self._fields else 0
         height, width = self._image_size
-        return f"Instances(num_instances={count}, image_height={height}, image_width={width}, fields=[{fields}])"
+        return (
+            f"Instances(num_instances={count}, image_height={height}, image_width={width}, fields=[{fields}])"
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Union
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -11,23 +12,20 @@ import torch
 from .boxes import Boxes
 
 
-def polygon_area(x: np.ndarray, y: np.ndarray) -> float:
-    """Area of a polygon by the shoelace formula."""
-    return float(0.5 * np.abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
-
-
 def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
     """Draws polygons [x0, y0, x1, y1, ...] as one mask, bool [height, width]."""
     if len(polygons) == 0:
         return np.zeros((height, width), dtype=bool)
-    rles = mask_util.frPyObjects([np.asarray(polygon, dtype=np.float64) for polygon in polygons], height, width)
+    rles = mask_util.frPyObjects(
+        [np.asarray(polygon, dtype=np.float64) for polygon in polygons], height, width
+    )
     return mask_util.decode(mask_util.merge(rles)).astype(bool)
 
 
 class BitMasks:
     """Masks of N objects: ``tensor`` bool [N, H, W]."""
 
-    def __init__(self, tensor: Union[torch.Tensor, np.ndarray]) -> None:
+    def __init__(self, tensor: torch.Tensor | np.ndarray) -> None:
         tensor = torch.as_tensor(tensor).to(torch.bool)
         if tensor.dim() != 3:
             raise ValueError(f"expected masks of shape [N, H, W], got {tuple(tensor.shape)}")
@@ -62,7 +60,7 @@ class BitMasks:
 
     @staticmethod
     def from_polygon_masks(
-        polygon_masks: Union[PolygonMasks, list[list[np.ndarray]]], height: int, width: int
+        polygon_masks: PolygonMasks | list[list[np.ndarray]], height: int, width: int
     ) -> BitMasks:
         """Draws the polygons of each object."""
         polygons = polygon_masks.polygons if isinstance(polygon_masks, PolygonMasks) else polygon_masks
@@ -94,7 +92,9 @@ class PolygonMasks:
             arrays = [np.asarray(polygon, dtype=np.float64).reshape(-1) for polygon in of_one]
             for array in arrays:
                 if len(array) % 2 != 0 or len(array) < 6:
-                    raise ValueError(f"object {i}: a polygon needs an even count of at least 6 numbers, got {len(array)}")
+                    raise ValueError(
+                        f"object {i}: a polygon needs an even count of at least 6 numbers, got {len(array)}"
+                    )
             self.polygons.append(arrays)
 
     def to(self, *args: Any, **kwargs: Any) -> PolygonMasks:
@@ -118,10 +118,6 @@ class PolygonMasks:
     def nonempty(self) -> torch.Tensor:
         """Bool [N]: has a polygon."""
         return torch.tensor([len(of_one) > 0 for of_one in self.polygons], dtype=torch.bool)
-
-    def area(self) -> torch.Tensor:
-        """Sum of the polygons' areas, float [N]."""
-        return torch.tensor([sum(polygon_area(p[0::2], p[1::2]) for p in of_one) for of_one in self.polygons])
 
     def __getitem__(self, item: Any) -> PolygonMasks:
         if isinstance(item, int):

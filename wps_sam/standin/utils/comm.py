@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 # The group of the processes on this machine; set by create_local_process_group.
-_LOCAL_PROCESS_GROUP: Optional[dist.ProcessGroup] = None
+_LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
 
 
 def _in_group() -> bool:
@@ -31,7 +31,9 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     """Makes one group per machine; called by all processes, once, by ``launch`` itself."""
     global _LOCAL_PROCESS_GROUP
     if get_world_size() % num_workers_per_machine:
-        raise ValueError(f"{get_world_size()} processes do not divide over machines of {num_workers_per_machine}")
+        raise ValueError(
+            f"{get_world_size()} processes do not divide over machines of {num_workers_per_machine}"
+        )
     machine = get_rank() // num_workers_per_machine
     for i in range(get_world_size() // num_workers_per_machine):
         ranks = list(range(i * num_workers_per_machine, (i + 1) * num_workers_per_machine))
@@ -73,12 +75,16 @@ def synchronize() -> None:
 
 
 @functools.lru_cache
-def _object_group() -> Optional[dist.ProcessGroup]:
+def _gloo_group() -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo")
+
+
+def _object_group() -> dist.ProcessGroup | None:
     # Objects are gathered as bytes on the CPU, which nccl cannot do.
-    return dist.new_group(backend="gloo") if dist.get_backend() == "nccl" else dist.group.WORLD
+    return _gloo_group() if dist.get_backend() == "nccl" else dist.group.WORLD
 
 
-def all_gather(data: Any, group: Optional[dist.ProcessGroup] = None) -> list[Any]:
+def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Returns the picklable ``data`` of every rank, to every rank."""
     if get_world_size() == 1:
         return [data]
@@ -88,12 +94,12 @@ def all_gather(data: Any, group: Optional[dist.ProcessGroup] = None) -> list[Any
     return gathered
 
 
-def gather(data: Any, dst: int = 0, group: Optional[dist.ProcessGroup] = None) -> list[Any]:
+def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Returns the picklable ``data`` of every rank on rank ``dst``, an empty list elsewhere."""
     if get_world_size() == 1:
         return [data]
     group = group or _object_group()
-    gathered: Optional[list[Any]] = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
+    gathered: list[Any] | None = [None] * dist.get_world_size(group) if dist.get_rank(group) == dst else None
     dist.gather_object(data, gathered, dst=dst, group=group)
     return gathered or []
 
@@ -101,16 +107,3 @@ def gather(data: Any, dst: int = 0, group: Optional[dist.ProcessGroup] = None) -
 def shared_random_seed() -> int:
     """A random number that is the same in all processes: rank 0's draw from numpy's generator."""
     return all_gather(int(np.random.randint(2**31)))[0]
-
-
-def reduce_dict(input_dict: dict[str, torch.Tensor], average: bool = True) -> dict[str, torch.Tensor]:
-    """Sums or averages scalar tensors over the processes; the result counts on rank 0 only."""
-    if get_world_size() == 1:
-        return input_dict
-    names = sorted(input_dict)
-    with torch.no_grad():
-        values = torch.stack([input_dict[name] for name in names])
-        dist.reduce(values, dst=0)
-        if average and get_rank() == 0:
-            values /= get_world_size()
-    return dict(zip(names, values))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import random
-from typing import Optional
 
 import numpy as np
 import torch
 
 
-def seed_all_rng(seed: Optional[int] = None) -> None:
+def seed_all_rng(seed: int | None = None) -> None:
     """Seeds torch, numpy and random; None draws a seed from the operating system and logs it."""
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little") >> 1

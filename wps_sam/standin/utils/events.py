@@ -8,8 +8,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from contextlib import contextmanager
-from typing import Any, Iterator, Optional
+from typing import Any
 
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
@@ -23,7 +22,6 @@ __all__ = [
     "JSONWriter",
     "TensorboardXWriter",
     "get_event_storage",
-    "has_event_storage",
 ]
 
 _STORAGES: list[EventStorage] = []
@@ -36,41 +34,30 @@ def get_event_storage() -> EventStorage:
     return _STORAGES[-1]
 
 
-def has_event_storage() -> bool:
-    """True inside a ``with EventStorage(...)``."""
-    return len(_STORAGES) > 0
-
-
 class EventStorage:
-    """Histories of named scalars, and images for TensorBoard, of one run."""
+    """Histories of named scalars of one run."""
 
     def __init__(self, start_iter: int = 0) -> None:
         self.iter = start_iter
         self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
-        self._images: list[tuple[str, Any, int]] = []
-        self._prefix = ""
 
     def put_scalar(
-        self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: Optional[int] = None
+        self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None
     ) -> None:
         """Adds a number. ``smoothing_hint``: noisy, to be shown as a median, unlike a learning rate."""
-        name, value = self._prefix + name, float(value)
+        value = float(value)
         cur_iter = self.iter if cur_iter is None else cur_iter
         self._history[name].update(value, cur_iter)
         self._latest[name] = (value, cur_iter)
         if self._smoothing_hints.setdefault(name, smoothing_hint) != smoothing_hint:
             raise AssertionError(f"scalar {name!r} was put with another smoothing_hint before")
 
-    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: Optional[int] = None, **kwargs: Any) -> None:
+    def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: Any) -> None:
         """Adds several numbers, as ``put_scalar``."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
-
-    def put_image(self, img_name: str, img_tensor: Any) -> None:
-        """Adds an RGB image [3, H, W], uint8 or float in [0, 1], for TensorBoard."""
-        self._images.append((img_name, img_tensor, self.iter))
 
     def history(self, name: str) -> HistoryBuffer:
         """All values of a scalar."""
@@ -107,28 +94,6 @@ class EventStorage:
         """Name to whether it is noisy."""
         return self._smoothing_hints
 
-    def step(self) -> None:
-        """Goes on to the next iteration."""
-        self.iter += 1
-
-    @property
-    def iteration(self) -> int:
-        """The current iteration; an old name of ``iter``."""
-        return self.iter
-
-    @contextmanager
-    def name_scope(self, name: str) -> Iterator[None]:
-        """Inside, every scalar's name begins with ``name/``."""
-        outer, self._prefix = self._prefix, name.rstrip("/") + "/"
-        try:
-            yield
-        finally:
-            self._prefix = outer
-
-    def clear_images(self) -> None:
-        """Forgets the images; writers call it once they are written."""
-        self._images = []
-
     def __enter__(self) -> EventStorage:
         _STORAGES.append(self)
         return self
@@ -159,7 +124,9 @@ class JSONWriter(EventWriter):
 
     def write(self) -> None:
         rows: dict[int, dict[str, float]] = defaultdict(dict)
-        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(self._window_size).items():
+        for name, (value, iteration) in (
+            get_event_storage().latest_with_smoothing_hint(self._window_size).items()
+        ):
             # Scalars that are put rarely would otherwise be repeated in every row.
             if iteration > self._last_write:
                 rows[iteration][name] = value
@@ -175,7 +142,7 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """Writes scalars and images as TensorBoard events to ``log_dir``."""
+    """Writes scalars as TensorBoard events to ``log_dir``."""
 
     def __init__(self, log_dir: str, window_size: int = 20, **kwargs: Any) -> None:
         self._log_dir, self._window_size, self._kwargs = log_dir, window_size, kwargs
@@ -195,9 +162,6 @@ class TensorboardXWriter(EventWriter):
                 self._writer.add_scalar(name, value, iteration)
                 newest = max(newest, iteration)
         self._last_write = newest
-        for name, image, iteration in storage._images:
-            self._writer.add_image(name, image, iteration)
-        storage.clear_images()
 
     def close(self) -> None:
         if self._writer is not None:
@@ -207,18 +171,20 @@ class TensorboardXWriter(EventWriter):
 class CommonMetricPrinter(EventWriter):
     """Logs losses, time, learning rate, memory and, given ``max_iter``, the time to the end."""
 
-    def __init__(self, max_iter: Optional[int] = None, window_size: int = 20) -> None:
+    def __init__(self, max_iter: int | None = None, window_size: int = 20) -> None:
         self.logger = logging.getLogger(__name__)
         self._max_iter, self._window_size = max_iter, window_size
-        self._last_write: Optional[tuple[int, float]] = None
+        self._last_write: tuple[int, float] | None = None
 
-    def _eta(self, storage: EventStorage) -> Optional[str]:
+    def _eta(self, storage: EventStorage) -> str | None:
         if self._max_iter is None:
             return None
         iteration = storage.iter
         if "time" in storage.histories():
             seconds = storage.history("time").median(1000)
-            storage.put_scalar("eta_seconds", seconds * (self._max_iter - iteration - 1), smoothing_hint=False)
+            storage.put_scalar(
+                "eta_seconds", seconds * (self._max_iter - iteration - 1), smoothing_hint=False
+            )
         elif self._last_write is not None and iteration > self._last_write[0]:
             # Without a timer hook, the mean since the last line.
             seconds = (time.perf_counter() - self._last_write[1]) / (iteration - self._last_write[0])
@@ -243,7 +209,9 @@ class CommonMetricPrinter(EventWriter):
         for name in ("time", "data_time"):
             if name in histories:
                 count = storage.count_samples(name, self._window_size)
-                parts.append(f"{name}: {histories[name].avg(count):.4f}  last_{name}: {histories[name].latest():.4f}")
+                parts.append(
+                    f"{name}: {histories[name].avg(count):.4f}  last_{name}: {histories[name].latest():.4f}"
+                )
         if "lr" in histories:
             parts.append(f"lr: {histories['lr'].latest():.5g}")
         if torch.cuda.is_available():

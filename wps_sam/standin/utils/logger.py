@@ -7,16 +7,12 @@ import functools
 import logging
 import os
 import sys
-import time
-from collections import Counter
-from typing import Any, Optional, Union
+from typing import Any
 
 from tabulate import tabulate
 from termcolor import colored
 
 from .file_io import PathManager
-
-__all__ = ["create_small_table", "log_every_n", "log_every_n_seconds", "log_first_n", "setup_logger"]
 
 _LEVEL_COLORS = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
@@ -45,12 +41,12 @@ class _ColorFormatter(logging.Formatter):
 
 @functools.lru_cache  # a second call with the same arguments must not double every line
 def setup_logger(
-    output: Optional[str] = None,
+    output: str | None = None,
     distributed_rank: int = 0,
     *,
     color: bool = True,
     name: str = "detectron2",
-    abbrev_name: Optional[str] = None,
+    abbrev_name: str | None = None,
     enable_propagation: bool = False,
     configure_stdout: bool = True,
 ) -> logging.Logger:
@@ -91,46 +87,9 @@ def _log_file(filename: str) -> Any:
     return stream
 
 
-_LOG_COUNTS: Counter = Counter()
-_LOG_TIMES: dict[tuple, float] = {}
-
-
-def _caller() -> tuple[str, tuple]:
-    """Module and place of whoever called the log_* function."""
-    frame = sys._getframe(2)
-    return frame.f_globals.get("__name__", "detectron2"), (frame.f_code.co_filename, frame.f_lineno)
-
-
-def log_first_n(
-    lvl: int, msg: str, n: int = 1, *, name: Optional[str] = None, key: Union[str, tuple[str, ...]] = "caller"
-) -> None:
-    """Logs only the first ``n`` times; ``key`` ("caller", "message" or both) tells what counts as the same."""
-    module, place = _caller()
-    kinds = (key,) if isinstance(key, str) else key
-    identity = tuple(place if kind == "caller" else (msg,) for kind in kinds)
-    _LOG_COUNTS[identity] += 1
-    if _LOG_COUNTS[identity] <= n:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def log_every_n(lvl: int, msg: str, n: int = 1, *, name: Optional[str] = None) -> None:
-    """Logs the first and then every ``n``-th time that this line is reached."""
-    module, place = _caller()
-    _LOG_COUNTS[place] += 1
-    if n == 1 or _LOG_COUNTS[place] % n == 1:
-        logging.getLogger(name or module).log(lvl, msg)
-
-
-def log_every_n_seconds(lvl: int, msg: str, n: float = 1, *, name: Optional[str] = None) -> None:
-    """Logs at most once in ``n`` seconds from this line."""
-    module, place = _caller()
-    now = time.monotonic()
-    if now - _LOG_TIMES.get(place, -float("inf")) >= n:
-        _LOG_TIMES[place] = now
-        logging.getLogger(name or module).log(lvl, msg)
-
-
 def create_small_table(small_dict: dict[str, Any]) -> str:
     """A table of one row: keys above values."""
     keys, values = tuple(small_dict.keys()), [tuple(small_dict.values())]
-    return tabulate(values, headers=keys, tablefmt="pipe", floatfmt=".3f", stralign="center", numalign="center")
+    return tabulate(
+        values, headers=keys, tablefmt="pipe", floatfmt=".3f", stralign="center", numalign="center"
+    )

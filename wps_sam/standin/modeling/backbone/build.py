@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from ...config import CfgNode
 from ...layers import ShapeSpec
 from ...utils.registry import Registry
@@ -13,7 +11,7 @@ BACKBONE_REGISTRY = Registry("BACKBONE")
 BACKBONE_REGISTRY.__doc__ = "Backbones by name, called as ``name(cfg, input_shape)``."
 
 
-def build_backbone(cfg: CfgNode, input_shape: Optional[ShapeSpec] = None) -> Backbone:
+def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
     """Builds ``cfg.MODEL.BACKBONE.NAME``; the input has as many channels as ``cfg.MODEL.PIXEL_MEAN``."""
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
