@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import wps_sam  # isort: skip  # first: it decides where `detectron2` comes from
-
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
+
+from wps_sam.config import add_wps_sam_config
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -16,8 +17,6 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from PIL import Image
-
-from wps_sam.config import add_wps_sam_config
 
 # The test machine may have few cores, and many small operators only lose time by sharing them out.
 torch.set_num_threads(1)
@@ -116,7 +115,8 @@ def write_tiny_dataset(
         (label_folder / f"{split}.json").write_text(json.dumps(coco))
     description = root / f"{name}.yaml"
     splits = {
-        split: {"images": f"images/{split}", "annotations": f"annotations/{split}"} for split in ("train", "val")
+        split: {"images": f"images/{split}", "annotations": f"annotations/{split}"}
+        for split in ("train", "val")
     }
     description.write_text(
         yaml.safe_dump({"name": name, "layout": "partimagenet", "root": str(root), "splits": splits})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 
+from wps_sam.checkpointer import SafeCheckpointer, write_atomically
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-
-from wps_sam.checkpointer import SafeCheckpointer, write_atomically
 
 
 class Exploit:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import wps_sam  # noqa: F401  isort: skip  # spawned processes import this file without conftest
-
 import argparse
 import json
 import logging
 import math
 from pathlib import Path
+
+from wps_sam import engine
+from wps_sam.config import CHOICES, add_wps_sam_config, check_config
+from wps_sam.data import register_descriptions
+from wps_sam.evaluation import PROTOCOLS
+from wps_sam.structures import Frame
 
 import pytest
 import torch
@@ -18,12 +22,6 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import nn
-
-from wps_sam import engine
-from wps_sam.config import CHOICES, add_wps_sam_config, check_config
-from wps_sam.data import register_descriptions
-from wps_sam.evaluation import PROTOCOLS
-from wps_sam.structures import Frame
 
 TOY = ("MODEL.META_ARCHITECTURE", "ToyParts", "SOLVER.MAX_ITER", 6, "SOLVER.BASE_LR", 0.01)
 # Draws random numbers in the mapper, so that an order or a seed that went astray shows.
@@ -144,7 +142,10 @@ def test_protocols_of_config_and_evaluation_are_the_same():
     [
         (("MODEL.PROMPTER.NUM_CLASSES", 0), "NUM_CLASSES is 0; set the number"),
         (("SOLVER.AMP.ENABLED", True), "AMP.ENABLED needs MODEL.DEVICE cuda, not 'cpu'"),
-        (("TEST.EXPECTED_RESULTS", [["d2_semseg", "mIoU", 50.0]]), r"each entry is \[protocol, metric, value,"),
+        (
+            ("TEST.EXPECTED_RESULTS", [["d2_semseg", "mIoU", 50.0]]),
+            r"each entry is \[protocol, metric, value,",
+        ),
     ],
 )
 def test_impossible_values_are_refused(tiny_cfg, opts, message):
@@ -159,7 +160,10 @@ def test_impossible_values_are_refused(tiny_cfg, opts, message):
             ("MODEL.PROMPTER.NUM_CLASSES", 40),
             "is 40, but data set tiny_parts_train has 3 part classes: set MODEL.PROMPTER.NUM_CLASSES 3",
         ),
-        (("DATASETS.TEST", ("tiny_parts_vla",)), "'tiny_parts_vla', which is not registered; known: .*tiny_parts_val"),
+        (
+            ("DATASETS.TEST", ("tiny_parts_vla",)),
+            "'tiny_parts_vla', which is not registered; known: .*tiny_parts_val",
+        ),
         (("MODEL.SAM.ARCH", "vit_x"), "MODEL.SAM.ARCH is 'vit_x'; allowed: 'vit_tiny', 'vit_b'"),
     ],
 )
@@ -178,7 +182,9 @@ def test_data_sets_must_name_their_classes_alike(toy_cfg, tiny_parts):
     DatasetCatalog.register("other_classes", list)
     MetadataCatalog.get("other_classes").thing_classes = ["Animal Head", "Animal Tail", "Car Body"]
     try:
-        with pytest.raises(ValueError, match="class 1 is 'Animal Body' in the first and 'Animal Tail' in the second"):
+        with pytest.raises(
+            ValueError, match="class 1 is 'Animal Body' in the first and 'Animal Tail' in the second"
+        ):
             engine.check_classes(toy_cfg(), (tiny_parts.split("train"), "other_classes"))
     finally:
         DatasetCatalog.remove("other_classes")
@@ -186,7 +192,9 @@ def test_data_sets_must_name_their_classes_alike(toy_cfg, tiny_parts):
 
 
 def test_more_parts_than_queries_names_image_and_number(toy_cfg):
-    with pytest.raises(ValueError, match=r"NUM_QUERIES is 1, but .*n00000000_0\.JPEG has 2 parts: set .* 2 or more"):
+    with pytest.raises(
+        ValueError, match=r"NUM_QUERIES is 1, but .*n00000000_0\.JPEG has 2 parts: set .* 2 or more"
+    ):
         engine.Trainer.build_train_loader(toy_cfg("MODEL.PROMPTER.NUM_QUERIES", 1))
     dense = toy_cfg("MODEL.PROMPTER.NUM_QUERIES", 1, "MODEL.PROMPTER.NAME", "DensePrompter")
     engine.Trainer.build_train_loader(dense)
@@ -231,7 +239,9 @@ def test_gradient_clipping_of_detectron2_applies(toy_cfg):
 
 
 @pytest.mark.parametrize(("num_workers", "resumed_workers"), [(0, 0), (2, 2), (0, 2)])
-def test_a_stopped_and_resumed_run_ends_with_the_same_weights(toy_cfg, tmp_path, num_workers, resumed_workers):
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(
+    toy_cfg, tmp_path, num_workers, resumed_workers
+):
     """Stopped in iteration 3, after the checkpoint of iteration 1; the evaluation in between draws random numbers."""
     common = (*AUGMENTED, "DATASETS.TEST", (), "DATALOADER.NUM_WORKERS")
     whole = train(toy_cfg(*common, num_workers, "OUTPUT_DIR", str(tmp_path / "whole")))
@@ -272,7 +282,9 @@ def test_metrics_continue_where_the_checkpoint_ends(tmp_path):
     engine.drop_metrics_from(str(tmp_path / "not_there.json"), 4)
 
 
-def test_a_resumed_checkpoint_must_fit_and_a_changed_data_set_is_told(toy_cfg, write_tiny_parts, tmp_path, log):
+def test_a_resumed_checkpoint_must_fit_and_a_changed_data_set_is_told(
+    toy_cfg, write_tiny_parts, tmp_path, log
+):
     train(toy_cfg("DATASETS.TEST", ()), stop_at=3)
     parts = write_tiny_parts(tmp_path / "more", name="more_parts", num_train=8)
     register_descriptions([str(parts.description)])
@@ -293,7 +305,9 @@ def test_a_nan_loss_stops_with_iteration_losses_and_images(toy_cfg, tmp_path, mo
         return {**losses, "loss_toy": losses["loss_toy"] * math.nan} if self.training else losses
 
     monkeypatch.setattr(ToyParts, "forward", forward)
-    message = r"at iteration 0: {'loss_toy': nan, 'loss_norm': .*}, with the images \['.*\.JPEG', '.*\.JPEG'\]"
+    message = (
+        r"at iteration 0: {'loss_toy': nan, 'loss_norm': .*}, with the images \['.*\.JPEG', '.*\.JPEG'\]"
+    )
     with pytest.raises(FloatingPointError, match=message):
         trainer.train()
     assert_same_weights(before, trainer.model.state_dict())
@@ -386,10 +400,13 @@ def test_two_processes_resume_exactly_and_train_and_evaluate_as_one(toy_cfg, tmp
     assert_same_weights(load("whole"), load("stopped"))
     one = toy_cfg(*AUGMENTED, "MODEL.LOSS.PROMPT_WEIGHT", 0.0, "OUTPUT_DIR", str(tmp_path / "one"))
     assert_same_weights(load("plain"), train(one), tolerance=1e-6)
-    assert (tmp_path / "plain" / "evaluation.json").read_text() == (tmp_path / "one" / "evaluation.json").read_text()
-    losses = [last_loss(tmp_path / name / "metrics.json") for name in ("plain", "one")]
+    two_folder, one_folder = tmp_path / "plain", tmp_path / "one"
+    assert (two_folder / "evaluation.json").read_text() == (one_folder / "evaluation.json").read_text()
+    losses = [last_loss(folder / "metrics.json") for folder in (two_folder, one_folder)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def last_loss(path):
-    return next(json.loads(line)["total_loss"] for line in reversed(path.read_text().splitlines()) if "total_loss" in line)
+    return [json.loads(line)["total_loss"] for line in path.read_text().splitlines() if "total_loss" in line][
+        -1
+    ]

@@ -2,7 +2,7 @@
 """Trains and evaluates a part segmentation model.
 
     python tools/train_net.py --config-file configs/quickstart.yaml
-    python tools/train_net.py --config-file configs/PartImageNet/wps_sam_vit_b_box.yaml --num-gpus 4
+    python tools/train_net.py --config-file configs/PartImageNet/wps_sam_vit_b_box_15ep.yaml --num-gpus 4
     python tools/train_net.py --config-file FILE --num-processes 2 MODEL.DEVICE cpu
     python tools/train_net.py --config-file FILE --resume
     python tools/train_net.py --config-file FILE --eval-only MODEL.WEIGHTS output/model_final.pth

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Union
+from typing import Any, BinaryIO
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 logger = logging.getLogger(__name__)
 
 
-def write_atomically(path: Union[str, Path], write: Callable[[BinaryIO], Any]) -> None:
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     """Calls ``write`` with a binary file that becomes ``path`` at once, or not at all.
 
     A reader, or a run resumed after a power cut, sees the old content or the new, never a part of it.
@@ -49,7 +50,9 @@ class SafeCheckpointer(DetectionCheckpointer):
             evaluation; wrong for starting from weights trained on other classes, where Detectron2's warnings do.
     """
 
-    def __init__(self, model: torch.nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any):
+    def __init__(
+        self, model: torch.nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any
+    ):
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
         self._file = ""

@@ -9,7 +9,8 @@ import math
 import os
 import tempfile
 import weakref
-from typing import Any, Callable, Mapping, Optional
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,14 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, default_argument_parser, default_setup, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    default_argument_parser,
+    default_setup,
+    hooks,
+)
 from detectron2.engine import launch as launch_gpus
 from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
 from detectron2.solver import get_default_optimizer_params
@@ -103,7 +111,7 @@ def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
         ValueError: names the data set, and the number to set or the first class that differs.
     """
     registered = DatasetCatalog.list()
-    classes: Optional[list[str]] = None
+    classes: list[str] | None = None
     for name in dataset_names:
         if name not in registered:
             raise ValueError(
@@ -166,7 +174,11 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
 
 
 def _run_on_cpu(
-    local_rank: int, main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, world_size: int, url: str
+    local_rank: int,
+    main: Callable[[argparse.Namespace], Any],
+    args: argparse.Namespace,
+    world_size: int,
+    url: str,
 ) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // args.num_processes))
@@ -185,11 +197,11 @@ class _TrainLoader:
     Detectron2 0.6 takes the iterator before a checkpoint is loaded, too early to enter the order elsewhere.
     """
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader, order: TrainOrder) -> None:
         self.loader = loader
-        self.order: TrainOrder = loader.dataset
+        self.order = order
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         yield from self.loader
 
 
@@ -198,7 +210,10 @@ class _StepGuard(hooks.HookBase):
 
     def before_train(self) -> None:
         model = self.trainer.model
-        self._handles = [model.register_forward_pre_hook(self._seed), model.register_forward_hook(self._check)]
+        self._handles = [
+            model.register_forward_pre_hook(self._seed),
+            model.register_forward_hook(self._check),
+        ]
 
     def after_train(self) -> None:
         for handle in self._handles:
@@ -244,7 +259,9 @@ class Trainer(DefaultTrainer):
         if comm.get_world_size() > 1:
             device_ids = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
             model = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, data_loader, optimizer)
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
+            model, data_loader, optimizer
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -277,7 +294,7 @@ class Trainer(DefaultTrainer):
             aspect_ratio_grouping=False,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
-        return _TrainLoader(loader)
+        return _TrainLoader(loader, order)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -294,10 +311,8 @@ class Trainer(DefaultTrainer):
             bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         )
-        optimizer = OPTIMIZERS[cfg.SOLVER.OPTIMIZER](
-            params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
-        )
-        return maybe_add_gradient_clipping(cfg, optimizer)
+        kind = maybe_add_gradient_clipping(cfg, OPTIMIZERS[cfg.SOLVER.OPTIMIZER])
+        return kind(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -329,7 +344,7 @@ class Trainer(DefaultTrainer):
         own = [hook if isinstance(h, hooks.EvalHook) else h for h in super().build_hooks()]
         return [_StepGuard(), *own]
 
-    def train(self) -> Optional[dict[str, Any]]:
+    def train(self) -> dict[str, Any] | None:
         """Trains and evaluates; on the main process returns the last results, after TEST.EXPECTED_RESULTS.
 
         Raises:
@@ -390,7 +405,7 @@ def drop_metrics_from(path: str, iteration: int) -> None:
 # ------------------------------------------------------------------ evaluation
 
 
-def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: Optional[bool] = None) -> Results:
+def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) -> Results:
     """Scores ``model`` on every data set of DATASETS.TEST with every protocol of TEST.PROTOCOLS.
 
     The main process prints Detectron2's lines for copying and a table for reading, and writes
@@ -417,21 +432,25 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: Optional[bool] = Non
             print_csv_format(scores)
     if comm.is_main_process():
         text = json.dumps(_without_nan(results), indent=1)
-        write_atomically(os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), lambda file: file.write(text.encode()))
+        write_atomically(
+            os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), lambda file: file.write(text.encode())
+        )
         for name, scores in results.items():
             table = format_results_table(scores, MetadataCatalog.get(name).thing_classes)
             logger.info("Results on %s:\n%s", name, table)
     return results
 
 
-def evaluate_oracles(model: torch.nn.Module, loader: DataLoader, dataset_name: str) -> dict[str, dict[str, float]]:
+def evaluate_oracles(
+    model: torch.nn.Module, loader: DataLoader, dataset_name: str
+) -> dict[str, dict[str, float]]:
     """What ``model``'s SAM makes of the true boxes, and what the boxes are worth when just filled in.
 
     Returns:
         {"oracle_box_prompt": {metric: percent}, "oracle_filled_box": ...} on the main process, else {}.
     """
     truth = GroundTruth(dataset_name)
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    inner: Any = model.module if isinstance(model, DistributedDataParallel) else model
     oracles = {
         "oracle_box_prompt": BoxPromptOracle(truth, inner.prompt_boxes),
         "oracle_filled_box": FilledBoxOracle(truth),

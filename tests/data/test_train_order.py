@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 
+from wps_sam.data import train_order
+from wps_sam.data.train_order import TrainOrder
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
-
-from wps_sam.data import train_order
-from wps_sam.data.train_order import TrainOrder
 
 RECORDS = [{"image_id": i, "annotations": [{"id": i}]} for i in range(7)]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
-from typing import Any, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,4 +95,4 @@ class TrainOrder(IterableDataset):
 
     def _record(self, index: int) -> dict[str, Any]:
         start = self._ends[index - 1] if index else 0
-        return pickle.loads(self._bytes[start : self._ends[index]])
+        return pickle.loads(self._bytes[start : self._ends[index]].tobytes())
