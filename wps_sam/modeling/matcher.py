@@ -57,6 +57,8 @@ class CenterMatcher:
 
     @torch.no_grad()
     def __call__(self, prediction: PromptPrediction, targets: list[PartTargets]) -> Matches:
+        anchors = prediction.anchors
+        assert anchors is not None, "build_criterion pairs this matcher with a prompter that has anchors"
         matches = []
         for target in targets:
             geometry = target.geometry
@@ -65,7 +67,7 @@ class CenterMatcher:
             else:
                 # Integers are pixel centres in points; anchors are continuous coordinates.
                 middle, size = geometry + 0.5, torch.zeros_like(geometry)
-            offset = (prediction.anchors[:, None] - middle[None]).abs()
+            offset = (anchors[:, None] - middle[None]).abs()
             near = (offset <= (size / 4).clamp(min=self.min_radius)[None]).all(-1)
             rank = size.prod(-1)[None].expand_as(near) if geometry.shape[1] == 4 else offset.norm(dim=-1)
             rank = rank.masked_fill(~near, float("inf"))

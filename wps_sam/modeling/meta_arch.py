@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..structures import Frame, PartTargets, PromptPrediction
 from .criterion import SetCriterion, build_criterion
-from .prompter import build_prompter
+from .prompter import DensePrompter, build_prompter
 from .sam import FrozenModule, build_sam, hash_tensors
 from .semantic_merge import MASK_THRESHOLD, MERGES, keep_queries, resize_masks
 from .teacher import PromptTeacher
@@ -55,6 +55,9 @@ class WPSSAM(nn.Module):
     cut them out. It learns from what SAM's prompt encoder makes of the labelled boxes or points.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,
@@ -81,7 +84,7 @@ class WPSSAM(nn.Module):
         self.criterion = criterion
         self.num_classes = num_classes
         self.padding = padding
-        self.selection = {
+        self.selection: dict[str, Any] = {
             "score_threshold": score_threshold,
             "nms_threshold": nms_threshold,
             "max_parts": max_parts,
@@ -199,7 +202,7 @@ class WPSSAM(nn.Module):
         """Decodes the kept queries of image ``index`` of the batch and merges their masks."""
         boxes = prediction.geometry[index] if prediction.geometry is not None else None
         if boxes is not None and boxes.shape[1] == 2:
-            boxes = _around(boxes, self.prompter.STRIDE)
+            boxes = _around(boxes, DensePrompter.STRIDE)
         kept, scores, classes = keep_queries(prediction.logits[index], boxes, **self.selection)
         mask_logits = self.decode(image_embedding, prediction.tokens[index, kept])
         probabilities = resize_masks(mask_logits, frame, height, width).sigmoid()

@@ -119,6 +119,7 @@ class DensePrompter(nn.Module):
     """
 
     STRIDE = PATCH_SIZE // 2
+    anchors: Tensor
 
     @configurable
     def __init__(
@@ -146,9 +147,9 @@ class DensePrompter(nn.Module):
         self.class_head = nn.Conv2d(conv_dim, num_classes + 1, 1)
         self.prompt_head = nn.Conv2d(conv_dim, 4 if label_type == "box" else 2, 1)
         # Nearly every cell is "no part": start there, or the first steps are spent on it (RetinaNet, section 4.1).
-        nn.init.zeros_(self.class_head.bias)
-        with torch.no_grad():
-            self.class_head.bias[-1] = math.log(99 * num_classes)
+        start = torch.zeros(num_classes + 1)
+        start[-1] = math.log(99 * num_classes)
+        self.class_head.bias = nn.Parameter(start)
         centres = (torch.arange(image_size // self.STRIDE) + 0.5) * self.STRIDE
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         self.register_buffer("anchors", torch.stack([x, y], dim=-1).flatten(0, 1), persistent=False)
