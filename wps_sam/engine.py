@@ -141,12 +141,17 @@ def check_num_queries(cfg: CfgNode, records: list[dict[str, Any]]) -> None:
     """
     if cfg.MODEL.PROMPTER.NAME != "DETRPrompter" or not records:
         return
-    fullest = max(records, key=lambda record: len(record["annotations"]))
-    if len(fullest["annotations"]) > cfg.MODEL.PROMPTER.NUM_QUERIES:
+    fullest = max(records, key=_num_parts)
+    if _num_parts(fullest) > cfg.MODEL.PROMPTER.NUM_QUERIES:
         raise ValueError(
             f"MODEL.PROMPTER.NUM_QUERIES is {cfg.MODEL.PROMPTER.NUM_QUERIES}, but {fullest['file_name']} has "
-            f"{len(fullest['annotations'])} parts: set MODEL.PROMPTER.NUM_QUERIES {len(fullest['annotations'])} or more"
+            f"{_num_parts(fullest)} parts: set MODEL.PROMPTER.NUM_QUERIES {_num_parts(fullest)} or more"
         )
+
+
+def _num_parts(record: dict[str, Any]) -> int:
+    """Annotations that training uses: a crowd region is no single part."""
+    return sum(not annotation.get("iscrowd", 0) for annotation in record["annotations"])
 
 
 # ------------------------------------------------------------------ processes
@@ -272,8 +277,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> _TrainLoader:
         """Batches of mapped records of DATASETS.TRAIN without the images that have no annotation."""
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN is empty; expected the names of the data sets to train on")
         records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
-        kept = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
+        kept = [record for record in records if _num_parts(record)]
         logger.info(
             "%s: %d images, of which %d without annotations are left out of training",
             ", ".join(cfg.DATASETS.TRAIN),
