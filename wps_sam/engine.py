@@ -327,7 +327,8 @@ class Trainer(DefaultTrainer):
         return build_evaluators(
             cfg.TEST.PROTOCOLS,
             dataset_name,
-            output_dir=cfg.OUTPUT_DIR,
+            # As in Detectron2, and a folder for each data set: their files have the same names.
+            output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
             wps_authors_null=cfg.TEST.WPS_AUTHORS_NULL,
         )
 
