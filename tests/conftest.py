@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wps_sam.checkpointer import SafeCheckpointer
 from wps_sam.config import add_wps_sam_config
 
 import numpy as np
@@ -16,7 +17,9 @@ import pytest
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
 from PIL import Image
+from safetensors.torch import save_file
 
 # The test machine may have few cores, and many small operators only lose time by sharing them out.
 torch.set_num_threads(1)
@@ -177,3 +180,28 @@ def tiny_cfg(tiny_parts: TinyParts, tmp_path: Path) -> Callable[..., CfgNode]:
     To hand it to a subprocess, write ``cfg.dump()`` to a file.
     """
     return lambda *opts: build_tiny_cfg(tiny_parts, tmp_path / "output", *opts)
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A config file on :func:`tiny_parts` and random weights for it that find parts everywhere."""
+
+    config_file: Path
+    weights: Path
+    safetensors: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_parts: TinyParts, tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Weights as training leaves them (.pth, in the config's OUTPUT_DIR) and as they are shipped (with class names)."""
+    folder = tmp_path_factory.mktemp("tiny_model")
+    cfg = build_tiny_cfg(tiny_parts, folder)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    # Without this a random prompter may well find nothing.
+    model.prompter.class_head.bias.data[-1] = -5
+    SafeCheckpointer(model, str(folder)).save("model_final")
+    made = TinyModel(folder / "config.yaml", folder / "model_final.pth", folder / "shipped.safetensors")
+    made.config_file.write_text(cfg.dump())
+    save_file(model.state_dict(), made.safetensors, {"class_names": json.dumps(tiny_parts.classes)})
+    return made

@@ -8,3 +8,6 @@ __version__ = "0.1.0"
 _detectron2.choose()
 
 from . import data, modeling  # noqa: E402, F401  (registers the data sets and the meta-architecture)
+from .predictor import PartPredictor  # noqa: E402
+
+__all__ = ["PartPredictor"]

@@ -22,7 +22,7 @@ from scipy import ndimage
 # and every mask keeps its exact pixels; larger ones than MAX_SIDE are shrunk, but never thinner than MIN_SHORT.
 MIN_SIDE, MAX_SIDE, MIN_SHORT = 640, 2048, 256
 # Height of a letter as a fraction of the longer side: the same in print whatever the size of the image.
-FONT_FRACTION, MIN_FONT = 1 / 46, 15
+FONT_FRACTION, MIN_FONT = 1 / 42, 16
 # Where all names together would cover more than this fraction of a picture, they stand in the legend alone.
 NAME_BUDGET = 0.18
 PAPER, INK, FAINT_INK = (255, 255, 255), (24, 24, 24), (120, 120, 120)
@@ -351,8 +351,9 @@ class _Overlay:
         if part_map.shape != tuple(self.shape) or part_map.dtype.kind not in "iu":
             got = f"{part_map.dtype} {list(part_map.shape)}"
             raise ValueError(f"part map: expected integers {list(self.shape)} like the image, got {got}")
-        values, areas = np.unique(part_map, return_counts=True)
-        parts = {int(v): int(a) for v, a in zip(values, areas) if 0 <= v < len(self.names)}
+        count = len(self.names)
+        areas = np.bincount(part_map[(part_map >= 0) & (part_map < count)], minlength=count)
+        parts = {part: int(area) for part, area in enumerate(areas) if area}
         largest_first = sorted(parts, key=lambda part: -parts[part])
         for part in largest_first:
             self.mask(part_map == part, part, alpha)
