@@ -125,8 +125,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Images are padded to one square: nothing is won by grouping them by shape.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
 
-    # Evaluation protocols, by their names in datasets/README.md: d2_semseg, pin41, wps_image_part, wps_authors, coco_ap,
-    # error_breakdown (where the score is lost).
+    # Evaluation protocols, by their names in datasets/README.md: d2_semseg, pin41, wps_image_part, wps_authors,
+    # coco_ap, error_breakdown (where the score is lost).
     cfg.TEST.PROTOCOLS = ["d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap"]
     # Also report SAM prompted with the true boxes (the ceiling) and the true boxes filled (the floor).
     cfg.TEST.ORACLES = False

@@ -7,7 +7,6 @@ T = 2 prompt tokens, D = 256 (SAM's prompt width), S side of the padded network 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 
@@ -60,5 +59,5 @@ class PromptPrediction:
 
     logits: torch.Tensor
     tokens: torch.Tensor
-    geometry: Optional[torch.Tensor] = None
-    anchors: Optional[torch.Tensor] = None
+    geometry: torch.Tensor | None = None
+    anchors: torch.Tensor | None = None

@@ -2,11 +2,11 @@
 
 import math
 
-import pytest
-import torch
-
 from wps_sam.modeling.criterion import SetCriterion, cross_entropy, focal_loss, geometry_loss, token_loss
 from wps_sam.structures import PartTargets, PromptPrediction
+
+import pytest
+import torch
 
 
 def test_focal_loss_by_hand():

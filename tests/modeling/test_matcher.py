@@ -2,11 +2,11 @@
 
 import itertools
 
-import pytest
-import torch
-
 from wps_sam.modeling.matcher import CenterMatcher, HungarianMatcher
 from wps_sam.structures import PartTargets, PromptPrediction
+
+import pytest
+import torch
 
 
 def _targets(count, num_classes=4, seed=0):

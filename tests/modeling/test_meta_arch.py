@@ -2,16 +2,15 @@
 
 import itertools
 
+from wps_sam.config import add_wps_sam_config
+from wps_sam.modeling.sam import build_sam
+
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from torch.nn import functional as F
-
-from wps_sam.config import add_wps_sam_config
-from wps_sam.modeling.sam import build_sam
 
 
 def tiny_config(*opts):

@@ -1,12 +1,12 @@
 """Prompters: the paper's sizes, a plain re-computation of its transformer, and dense read-outs."""
 
+from wps_sam.modeling.prompter import DensePrompter, DETRPrompter
+from wps_sam.modeling.transformer import Transformer
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from wps_sam.modeling.prompter import DensePrompter, DETRPrompter
-from wps_sam.modeling.transformer import Transformer
 
 PAPER = dict(
     num_classes=40, num_queries=25, embedding_size=64, neck_strides=(2, 2), num_heads=8, ffn_dim=1024,

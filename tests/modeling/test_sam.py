@@ -2,11 +2,11 @@
 
 import pickle
 
+from wps_sam.modeling.sam import SAM_ARCHS, FrozenModule, build_sam, get_arch, hash_tensors
+
 import pytest
 import torch
 from safetensors.torch import save_file
-
-from wps_sam.modeling.sam import SAM_ARCHS, FrozenModule, build_sam, get_arch, hash_tensors
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def test_all_314_tensors_of_vit_b_are_expected():
 
 
 def test_official_layout_of_every_size_equals_the_packages_own():
-    from segment_anything import sam_model_registry
-
     from wps_sam.modeling.sam import _sam
+
+    from segment_anything import sam_model_registry
 
     for name in ("vit_b", "vit_l", "vit_h"):
         with torch.device("meta"):

@@ -1,10 +1,10 @@
 """Which queries become parts, and how masks become one part map."""
 
-import pytest
-import torch
-
 from wps_sam.modeling.semantic_merge import keep_queries, merge_authors, merge_semantic, resize_masks
 from wps_sam.structures import Frame
+
+import pytest
+import torch
 
 KEEP_ALL = dict(score_threshold=0.0, nms_threshold=1.0, max_parts=100)
 

@@ -2,11 +2,11 @@
 
 import math
 
-import pytest
-import torch
-
 from wps_sam.modeling.sam import build_sam
 from wps_sam.modeling.teacher import PromptTeacher
+
+import pytest
+import torch
 
 
 @pytest.fixture(scope="module")

@@ -5,4 +5,4 @@ from .meta_arch import WPSSAM
 from .prompter import PROMPTER_REGISTRY, DensePrompter, DETRPrompter
 from .sam import build_sam
 
-__all__ = ["PROMPTER_REGISTRY", "DETRPrompter", "DensePrompter", "SAMImageEncoder", "WPSSAM", "build_sam"]
+__all__ = ["PROMPTER_REGISTRY", "WPSSAM", "DETRPrompter", "DensePrompter", "SAMImageEncoder", "build_sam"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -92,7 +93,7 @@ class WPSSAM(nn.Module):
         self.merge = MERGES[merge]
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
-        self._frozen_hash: Optional[str] = None
+        self._frozen_hash: str | None = None
         self._register_state_dict_hook(_drop_frozen)
         self._register_load_state_dict_pre_hook(self._check_and_fill_frozen)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Iterable, Mapping, Optional
 
 import torch
 from safetensors import SafetensorError
@@ -183,7 +183,7 @@ def check_state_dict(module: nn.Module, state: Mapping[str, torch.Tensor], sourc
         raise ValueError(f"{source}: these are not the weights of SAM {arch}.{hint}\n  " + "\n  ".join(lines))
 
 
-def recognise_arch(state: Mapping[str, torch.Tensor]) -> Optional[str]:
+def recognise_arch(state: Mapping[str, torch.Tensor]) -> str | None:
     """The SAM whose image encoder has the grid, width and depth of ``state``; None where there is none."""
     position = state.get("image_encoder.pos_embed")
     if position is None:
@@ -204,7 +204,7 @@ class FrozenModule(nn.Module):
         self.requires_grad_(False)
         self.train(False)
 
-    def train(self, mode: bool = True) -> "FrozenModule":
+    def train(self, mode: bool = True) -> FrozenModule:
         """Stays in eval mode, whatever ``mode`` is."""
         super().train(False)
         return self

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from detectron2.layers import batched_nms
 from torch import Tensor
@@ -16,7 +14,7 @@ MASK_THRESHOLD = 0.5
 
 def keep_queries(
     logits: Tensor,
-    boxes: Optional[Tensor] = None,
+    boxes: Tensor | None = None,
     *,
     score_threshold: float,
     nms_threshold: float,
