@@ -37,7 +37,6 @@ setup(
         "wps_sam.configs": ["*.yaml", "*/*.yaml"],
     },
     install_requires=[
-        "cloudpickle",
         "fvcore",
         "iopath",
         "matplotlib",
@@ -55,7 +54,6 @@ setup(
         "termcolor",
         "torch>=2.4",
         "torchvision",
-        "yacs",
     ],
     extras_require={
         "dev": [
