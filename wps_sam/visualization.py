@@ -404,7 +404,6 @@ class _Overlay:
         radius = depth * self.shown[1] / self.shape[1]
         width, height = self._name_size(text)
         gap = radius + 0.6 * self.font_size
-        inside = (center[0] - width / 2, center[1] - height / 2)
         beside = [
             (center[0] + gap, center[1] - height / 2),
             (center[0] - gap - width, center[1] - height / 2),
@@ -415,9 +414,10 @@ class _Overlay:
             (center[0] - gap - width, center[1] - gap - height),
             (center[0] - gap - width, center[1] + gap),
         ]
-        # A name as large as its part would hide what it names.
-        roomy = radius > 0.9 * height
-        self._add_name(text, part, [inside] + beside if roomy else beside, center)
+        # A name as large as its part would hide what it names; a large part has room for more than one try.
+        tries = 3 if radius > 1.8 * height else int(radius > 0.9 * height)
+        inside = [(center[0] - width / 2, center[1] + (k - 0.5) * height) for k in (0, -1.1, 1.1)][:tries]
+        self._add_name(text, part, inside + beside, center)
 
     def name_corner(self, text: str, box: np.ndarray, part: int) -> None:
         """Puts a name on a corner of a box."""
