@@ -71,14 +71,14 @@ class SetCriterion:
             labels[query] = target.labels[part]
             class_losses.append(self.class_loss(logits, labels))
             tokens = prediction.tokens[image, query]
+            geometry = tokens if prediction.geometry is None else prediction.geometry[image, query]
             if len(query):
-                geometry = tokens if prediction.geometry is None else prediction.geometry[image, query]
                 prompt_losses.append(
                     self.prompt_loss(tokens, geometry, target.tokens[part], target.geometry[part])
                 )
             else:
                 # Zero, but part of the graph: every process of a distributed run needs the same gradients.
-                prompt_losses.append(tokens.sum())
+                prompt_losses.append(geometry.sum())
         return {
             "loss_class": self.class_weight * torch.stack(class_losses).mean(),
             "loss_prompt": self.prompt_weight * torch.stack(prompt_losses).mean(),

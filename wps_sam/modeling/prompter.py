@@ -175,7 +175,9 @@ class DensePrompter(nn.Module):
         logits = self.class_head(self.class_tower(memory)).flatten(2).transpose(1, 2)
         raw = self.prompt_head(self.prompt_tower(memory)).flatten(2).transpose(1, 2)
         geometry = self.read_out(raw)
-        tokens = self.encode_prompts(geometry.flatten(0, 1)).unflatten(0, geometry.shape[:2])
+        # What is learned is the geometry; SAM's code of it is only for SAM.
+        with torch.no_grad():
+            tokens = self.encode_prompts(geometry.flatten(0, 1)).unflatten(0, geometry.shape[:2])
         return PromptPrediction(logits=logits, tokens=tokens, geometry=geometry, anchors=self.anchors)
 
     def read_out(self, raw: Tensor) -> Tensor:
