@@ -15,18 +15,13 @@ from ..utils.file_io import PathManager
 # Detectron2's own keys for models that are not ours. A config.yaml written under Detectron2 has them
 # all; read here, they are dropped.
 _FOREIGN_KEYS = {
-    "MODEL": {
-        "LOAD_PROPOSALS", "FPN", "PROPOSAL_GENERATOR", "ANCHOR_GENERATOR", "RPN", "ROI_HEADS", "ROI_BOX_HEAD",
-        "ROI_BOX_CASCADE_HEAD", "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN",
-        "RETINANET", "RESNETS",
-    },
-    "DATASETS": {
-        "PROPOSAL_FILES_TRAIN", "PRECOMPUTED_PROPOSAL_TOPK_TRAIN", "PROPOSAL_FILES_TEST",
-        "PRECOMPUTED_PROPOSAL_TOPK_TEST",
-    },
-    "DATALOADER": {"REPEAT_THRESHOLD", "REPEAT_SQRT"},
-    "TEST": {"KEYPOINT_OKS_SIGMAS", "AUG", "PRECISE_BN"},
-}  # fmt: skip
+    "MODEL": "LOAD_PROPOSALS FPN PROPOSAL_GENERATOR ANCHOR_GENERATOR RPN ROI_HEADS ROI_BOX_HEAD ROI_BOX_CASCADE_HEAD "
+    "ROI_MASK_HEAD ROI_KEYPOINT_HEAD SEM_SEG_HEAD PANOPTIC_FPN RETINANET RESNETS",
+    "DATASETS": "PROPOSAL_FILES_TRAIN PRECOMPUTED_PROPOSAL_TOPK_TRAIN PROPOSAL_FILES_TEST "
+    "PRECOMPUTED_PROPOSAL_TOPK_TEST",
+    "DATALOADER": "REPEAT_THRESHOLD REPEAT_SQRT",
+    "TEST": "KEYPOINT_OKS_SIGMAS AUG PRECISE_BN",
+}
 
 
 class CfgNode(_CfgNode):
@@ -49,24 +44,16 @@ class CfgNode(_CfgNode):
         if not PathManager.isfile(cfg_filename):
             raise ValueError(f"config file {cfg_filename!r} does not exist")
         loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
-        version = loaded.get("VERSION", self.VERSION)
-        if version != self.VERSION:
-            raise ValueError(f"{cfg_filename}: config VERSION is {version}, expected {self.VERSION}")
-        self.merge_from_other_cfg(self._without_foreign(loaded, cfg_filename))
-
-    def _without_foreign(self, loaded: CfgNode, filename: str) -> CfgNode:
-        dropped = []
-        for section, keys in _FOREIGN_KEYS.items():
-            node = loaded.get(section)
-            for key in sorted(keys.intersection(node if isinstance(node, dict) else ())):
-                if key not in self.get(section, {}):
-                    del node[key]
-                    dropped.append(f"{section}.{key}")
-        if dropped:
-            logging.getLogger(__name__).info(
-                "%s: Detectron2's keys not used here: %s", filename, ", ".join(dropped)
-            )
-        return loaded
+        if loaded.get("VERSION", self.VERSION) != self.VERSION:
+            raise ValueError(f"{cfg_filename}: config VERSION is {loaded.VERSION}, expected {self.VERSION}")
+        for section, names in _FOREIGN_KEYS.items():
+            for key in names.split():
+                if key in (loaded.get(section) or {}) and key not in self[section]:
+                    del loaded[section][key]
+                    logging.getLogger(__name__).debug(
+                        "%s: %s.%s is not used here", cfg_filename, section, key
+                    )
+        self.merge_from_other_cfg(loaded)
 
 
 def get_cfg() -> CfgNode:
@@ -76,24 +63,17 @@ def get_cfg() -> CfgNode:
     return _C.clone()
 
 
-def _is_cfg(value: Any) -> bool:
-    return isinstance(value, _CfgNode)
-
-
-def _arguments(
+def _explicit(
     from_config: Callable[..., dict[str, Any]], args: tuple, kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """What ``from_config`` makes of a cfg, with the arguments it does not take itself laid over it."""
-    parameters = list(inspect.signature(from_config).parameters.values())
-    if not parameters or parameters[0].name != "cfg":
+    """What ``from_config`` makes of a cfg, with the arguments that it does not take itself laid over it."""
+    parameters = inspect.signature(from_config).parameters
+    if next(iter(parameters), None) != "cfg":
         raise TypeError(f"the first argument of {from_config.__qualname__} must be 'cfg'")
-    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
         return from_config(*args, **kwargs)
-    taken = {p.name for p in parameters}
-    overrides = {name: kwargs.pop(name) for name in list(kwargs) if name not in taken}
-    explicit = from_config(*args, **kwargs)
-    explicit.update(overrides)
-    return explicit
+    own = {name: kwargs.pop(name) for name in list(kwargs) if name in parameters}
+    return {**from_config(*args, **own), **kwargs}
 
 
 def configurable(
@@ -101,13 +81,13 @@ def configurable(
 ) -> Callable:
     """Lets an ``__init__`` or a function be called with a cfg or with explicit arguments.
 
-    On an ``__init__`` the class has a classmethod ``from_config(cls, cfg, ...)`` that returns the
+    On an ``__init__``, the class has a classmethod ``from_config(cls, cfg, ...)`` that returns the
     explicit arguments; for a function, ``from_config`` is given to the decorator. The call is taken as
     one with a cfg if the first argument, or the one named ``cfg``, is a ``CfgNode``.
     """
 
-    def with_cfg(args: tuple, kwargs: dict[str, Any]) -> bool:
-        return (len(args) > 0 and _is_cfg(args[0])) or _is_cfg(kwargs.get("cfg"))
+    def has_cfg(args: tuple, kwargs: dict[str, Any]) -> bool:
+        return isinstance(args[0] if args else kwargs.get("cfg"), _CfgNode)
 
     if init_func is not None:
         if not inspect.isfunction(init_func) or init_func.__name__ != "__init__" or from_config is not None:
@@ -115,15 +95,13 @@ def configurable(
 
         @functools.wraps(init_func)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
-            if with_cfg(args, kwargs):
-                class_from_config = getattr(type(self), "from_config", None)
-                if not inspect.ismethod(class_from_config):
-                    raise TypeError(
-                        f"{type(self).__name__} needs a classmethod from_config to be built from a cfg"
-                    )
-                init_func(self, **_arguments(class_from_config, args, kwargs))
-            else:
-                init_func(self, *args, **kwargs)
+            if not has_cfg(args, kwargs):
+                return init_func(self, *args, **kwargs)
+            if not inspect.ismethod(getattr(type(self), "from_config", None)):
+                raise TypeError(
+                    f"{type(self).__name__} needs a classmethod from_config to be built from a cfg"
+                )
+            init_func(self, **_explicit(type(self).from_config, args, kwargs))
 
         return init
 
@@ -133,11 +111,12 @@ def configurable(
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if with_cfg(args, kwargs):
-                return function(**_arguments(from_config, args, kwargs))
-            return function(*args, **kwargs)
+            return (
+                function(**_explicit(from_config, args, kwargs))
+                if has_cfg(args, kwargs)
+                else function(*args, **kwargs)
+            )
 
-        call.from_config = from_config  # type: ignore[attr-defined]
         return call
 
     return decorate

@@ -7,10 +7,18 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
+
+class _Catalog(UserDict):
+    def list(self) -> Any:
+        """All names."""
+        return list(self.keys())
+
+    def remove(self, name: str) -> None:
+        """Forgets a name."""
+        self.pop(name)
 
 
-class _DatasetCatalog(UserDict):
+class _DatasetCatalog(_Catalog):
     """Names of data sets, each with a function that returns its records."""
 
     def register(self, name: str, func: Callable[[], list[dict]]) -> None:
@@ -22,22 +30,10 @@ class _DatasetCatalog(UserDict):
         self[name] = func
 
     def get(self, name: str) -> list[dict]:  # type: ignore[override]
-        """Calls the registered function.
-
-        Raises:
-            KeyError: there is none of that name.
-        """
+        """Calls the registered function; KeyError if there is none of that name."""
         if name not in self:
             raise KeyError(f"data set {name!r} is not registered; there are: {', '.join(self) or 'none'}")
         return self[name]()
-
-    def list(self) -> list[str]:
-        """All names."""
-        return list(self.keys())
-
-    def remove(self, name: str) -> None:
-        """Forgets a name."""
-        self.pop(name)
 
 
 class Metadata(SimpleNamespace):
@@ -47,15 +43,13 @@ class Metadata(SimpleNamespace):
 
     def __getattr__(self, key: str) -> Any:
         raise AttributeError(
-            f"data set {self.name!r} has no metadata {key!r}; there is: {', '.join(sorted(self.__dict__)) or 'none'}"
+            f"data set {self.name!r} has no metadata {key!r}; there is: {', '.join(self.__dict__)}"
         )
 
     def __setattr__(self, key: str, value: Any) -> None:
-        if key in self.__dict__ and self.__dict__[key] != value:
-            raise AssertionError(
-                f"metadata {key!r} of data set {self.name!r} is {self.__dict__[key]!r} and cannot become {value!r}"
-            )
-        super().__setattr__(key, value)
+        old = self.__dict__.setdefault(key, value)
+        if old != value:
+            raise AssertionError(f"metadata {key!r} of {self.name!r} is {old!r} and cannot become {value!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """A copy as a dict."""
@@ -72,24 +66,12 @@ class Metadata(SimpleNamespace):
         return self.__dict__.get(key, default)
 
 
-class _MetadataCatalog(UserDict):
+class _MetadataCatalog(_Catalog):
     """Metadata by name; asking for a new name makes it."""
 
     def get(self, name: str) -> Metadata:  # type: ignore[override]
         """The one ``Metadata`` of that name."""
-        if not name:
-            raise AssertionError("metadata need a name")
-        if name not in self:
-            self[name] = Metadata(name=name)
-        return self[name]
-
-    def list(self) -> list[str]:
-        """All names."""
-        return list(self.keys())
-
-    def remove(self, name: str) -> None:
-        """Forgets a name."""
-        self.pop(name)
+        return self.setdefault(name, Metadata(name=name))
 
 
 DatasetCatalog = _DatasetCatalog()

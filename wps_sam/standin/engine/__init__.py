@@ -1,4 +1,5 @@
 """Training: the loop, its hooks, and the defaults around it."""
+# ruff: noqa: F401  (the public names)
 
 from . import hooks
 from .defaults import (
@@ -11,18 +12,3 @@ from .defaults import (
 )
 from .launch import launch
 from .train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
-
-__all__ = [
-    "AMPTrainer",
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "HookBase",
-    "SimpleTrainer",
-    "TrainerBase",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-    "hooks",
-    "launch",
-]

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import weakref
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -30,71 +29,48 @@ from ..utils.logger import setup_logger
 from . import hooks
 from .train_loop import AMPTrainer, SimpleTrainer, TrainerBase
 
-__all__ = [
-    "DefaultPredictor",
-    "DefaultTrainer",
-    "create_ddp_model",
-    "default_argument_parser",
-    "default_setup",
-    "default_writers",
-]
+logger = logging.getLogger(__name__)
 
 
 def create_ddp_model(model: torch.nn.Module, **kwargs: Any) -> torch.nn.Module:
     """Wraps for several processes; ``kwargs`` go to ``DistributedDataParallel``."""
     if comm.get_world_size() == 1:
         return model
-    if "device_ids" not in kwargs and next(model.parameters()).is_cuda:
-        kwargs["device_ids"] = [comm.get_local_rank()]
+    if next(model.parameters()).is_cuda:
+        kwargs.setdefault("device_ids", [comm.get_local_rank()])
     return DistributedDataParallel(model, **kwargs)
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
     """The arguments of a training script."""
     parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path to config file")
-    parser.add_argument("--resume", action="store_true", help="continue the last checkpoint of OUTPUT_DIR")
-    parser.add_argument("--eval-only", action="store_true", help="perform evaluation only")
-    parser.add_argument("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
-    parser.add_argument("--num-machines", type=int, default=1, help="total number of machines")
-    parser.add_argument(
-        "--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)"
-    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="path to config file")
+    add("--resume", action="store_true", help="continue the last checkpoint of OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="perform evaluation only")
+    add("--num-gpus", type=int, default=1, help="number of gpus *per machine*")
+    add("--num-machines", type=int, default=1, help="total number of machines")
+    add("--machine-rank", type=int, default=0, help="the rank of this machine (unique per machine)")
     # The same for every run of one user, so that the machines of one run agree without being told.
-    user = os.getuid() if sys.platform != "win32" else 1
-    parser.add_argument(
-        "--dist-url",
-        default=f"tcp://127.0.0.1:{2**15 + 2**14 + hash(user) % 2**14}",
-        help="where the processes of a run meet; see torch.distributed.init_process_group",
-    )
-    parser.add_argument(
-        "opts",
-        help="KEY VALUE pairs at the end of the command, which override the config file",
-        default=None,
-        nargs=argparse.REMAINDER,
-    )
+    port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
+    add("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the processes of a run meet")
+    opts_help = "KEY VALUE pairs at the end of the command, which override the config file"
+    add("opts", nargs=argparse.REMAINDER, help=opts_help)
     return parser
 
 
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Opens the logs, logs environment, arguments and config, saves OUTPUT_DIR/config.yaml, and seeds."""
     rank = comm.get_rank()
-    if comm.is_main_process() and cfg.OUTPUT_DIR:
-        PathManager.mkdirs(cfg.OUTPUT_DIR)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    setup_logger(cfg.OUTPUT_DIR, rank, name="fvcore")
+    setup_logger(cfg.OUTPUT_DIR, rank)
     logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", args)
-    if getattr(args, "config_file", ""):
-        with PathManager.open(args.config_file, "r") as f:
-            logger.info("Contents of args.config_file=%s:\n%s", args.config_file, f.read())
     logger.info("Running with full config:\n%s", cfg.dump())
-    if comm.is_main_process() and cfg.OUTPUT_DIR:
-        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        with PathManager.open(path, "w") as f:
+    if comm.is_main_process():
+        with PathManager.open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
             f.write(cfg.dump())
-        logger.info("Full config saved to %s", path)
     # Every process draws its own augmentations.
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     # Test images come in many sizes, each of which would be timed anew.
@@ -107,11 +83,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
 def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventWriter]:
     """Console, ``output_dir``/metrics.json and TensorBoard."""
     PathManager.mkdirs(output_dir)
-    return [
-        CommonMetricPrinter(max_iter),
-        JSONWriter(os.path.join(output_dir, "metrics.json")),
-        TensorboardXWriter(output_dir),
-    ]
+    json_writer = JSONWriter(os.path.join(output_dir, "metrics.json"))
+    return [CommonMetricPrinter(max_iter), json_writer, TensorboardXWriter(output_dir)]
 
 
 class DefaultPredictor:
@@ -127,11 +100,8 @@ class DefaultPredictor:
         if cfg.DATASETS.TEST:
             self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
         DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        size = cfg.INPUT.MIN_SIZE_TEST
-        self.aug = T.ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)
+        self.aug = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.input_format = cfg.INPUT.FORMAT
-        if self.input_format not in ("RGB", "BGR"):
-            raise ValueError(f"INPUT.FORMAT={self.input_format!r}: expected RGB or BGR")
 
     @torch.no_grad()
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
@@ -169,20 +139,9 @@ class DefaultTrainer(TrainerBase):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
-    @property
-    def model(self) -> torch.nn.Module:
-        """The model, wrapped if there are several processes."""
-        return self._trainer.model
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """The optimiser."""
-        return self._trainer.optimizer
-
-    @property
-    def data_loader(self) -> Any:
-        """The training loader."""
-        return self._trainer.data_loader
+    model = property(lambda self: self._trainer.model)
+    optimizer = property(lambda self: self._trainer.optimizer)
+    data_loader = property(lambda self: self._trainer.data_loader)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues OUTPUT_DIR's last checkpoint if asked to and there is one; else loads MODEL.WEIGHTS."""
@@ -191,25 +150,22 @@ class DefaultTrainer(TrainerBase):
             # The checkpoint was written after that iteration.
             self.start_iter = self.iter + 1
 
-    def build_hooks(self) -> list[hooks.HookBase | None]:
+    def build_hooks(self) -> list[hooks.HookBase]:
         """Timer, schedule, checkpoints, evaluation, writers."""
 
         def test() -> dict[str, Any]:
             self._last_eval_results = self.test(self.cfg, self.model)
             return self._last_eval_results
 
-        main = comm.is_main_process()
-        return [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(),
-            # Before the evaluation, so that one that fails does not cost the checkpoint.
-            hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
-            if main
-            else None,
-            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, test),
-            # Last, to write what the others put.
-            hooks.PeriodicWriter(self.build_writers(), period=20) if main else None,
-        ]
+        built: list[hooks.HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        # Before the evaluation, so that one that fails does not cost the checkpoint.
+        if comm.is_main_process():
+            built.append(hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD))
+        built.append(hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, test))
+        # Last, to write what the others put.
+        if comm.is_main_process():
+            built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        return built
 
     def build_writers(self) -> list[EventWriter]:
         """``default_writers``."""
@@ -237,7 +193,7 @@ class DefaultTrainer(TrainerBase):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The model of the config."""
         model = build_model(cfg)
-        logging.getLogger(__name__).info("Model:\n%s", model)
+        logger.info("Model:\n%s", model)
         return model
 
     @classmethod
@@ -267,26 +223,13 @@ class DefaultTrainer(TrainerBase):
 
     @classmethod
     def test(
-        cls,
-        cfg: CfgNode,
-        model: torch.nn.Module,
-        evaluators: DatasetEvaluator | list[DatasetEvaluator] | None = None,
+        cls, cfg: CfgNode, model: torch.nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> dict[str, Any]:
         """Evaluates on DATASETS.TEST: ``{task: {metric: value}}``, by data set where there are several."""
-        logger = logging.getLogger(__name__)
-        if isinstance(evaluators, DatasetEvaluator):
-            evaluators = [evaluators]
-        if evaluators is not None and len(evaluators) != len(cfg.DATASETS.TEST):
-            raise AssertionError(f"{len(evaluators)} evaluators for {len(cfg.DATASETS.TEST)} data sets")
-        results: dict[str, Any] = OrderedDict()
+        results: dict[str, Any] = {}
         for i, name in enumerate(cfg.DATASETS.TEST):
             data_loader = cls.build_test_loader(cfg, name)
-            try:
-                evaluator = evaluators[i] if evaluators is not None else cls.build_evaluator(cfg, name)
-            except NotImplementedError:
-                logger.warning("No evaluator for %s: implement build_evaluator or pass evaluators", name)
-                results[name] = {}
-                continue
+            evaluator = evaluators[i] if evaluators is not None else cls.build_evaluator(cfg, name)
             results[name] = inference_on_dataset(model, data_loader, evaluator)
             if comm.is_main_process():
                 logger.info("Evaluation results for %s in csv format:", name)
@@ -302,21 +245,14 @@ class DefaultTrainer(TrainerBase):
         reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
         if reference in (0, num_workers):
             return cfg
-        frozen = cfg.is_frozen()
-        cfg = cfg.clone()
+        frozen, cfg = cfg.is_frozen(), cfg.clone()
         cfg.defrost()
-        if cfg.SOLVER.IMS_PER_BATCH % reference:
-            raise AssertionError("SOLVER.IMS_PER_BATCH must be a multiple of SOLVER.REFERENCE_WORLD_SIZE")
         scale = num_workers / reference
         cfg.SOLVER.IMS_PER_BATCH = round(cfg.SOLVER.IMS_PER_BATCH * scale)
         cfg.SOLVER.BASE_LR *= scale
-        for node, key in (
-            (cfg.SOLVER, "MAX_ITER"),
-            (cfg.SOLVER, "WARMUP_ITERS"),
-            (cfg.SOLVER, "CHECKPOINT_PERIOD"),
-            (cfg.TEST, "EVAL_PERIOD"),
-        ):
-            node[key] = round(node[key] / scale)
+        for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
+            cfg.SOLVER[key] = round(cfg.SOLVER[key] / scale)
+        cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / scale)
         cfg.SOLVER.STEPS = tuple(round(step / scale) for step in cfg.SOLVER.STEPS)
         cfg.SOLVER.REFERENCE_WORLD_SIZE = num_workers
         if frozen:

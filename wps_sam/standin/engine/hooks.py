@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import time
 from collections import Counter
@@ -11,22 +10,12 @@ from typing import Any
 
 import torch
 from fvcore.common.checkpoint import PeriodicCheckpointer as _PeriodicCheckpointer
-from fvcore.common.timer import Timer
 
 from ..evaluation.testing import flatten_results_dict
 from ..solver import LRScheduler as _LRScheduler
 from ..utils import comm
 from ..utils.events import EventWriter
 from .train_loop import HookBase
-
-__all__ = [
-    "EvalHook",
-    "HookBase",
-    "IterationTimer",
-    "LRScheduler",
-    "PeriodicCheckpointer",
-    "PeriodicWriter",
-]
 
 
 class IterationTimer(HookBase):
@@ -37,38 +26,23 @@ class IterationTimer(HookBase):
 
     def __init__(self, warmup_iter: int = 3) -> None:
         self._warmup_iter = warmup_iter
-        self._step_timer, self._total_timer = Timer(), Timer()
-        self._start_time = time.perf_counter()
-
-    def before_train(self) -> None:
-        self._start_time = time.perf_counter()
-        self._total_timer.reset()
-        self._total_timer.pause()
+        self._start = 0.0
+        self._steps, self._seconds = 0, 0.0
 
     def before_step(self) -> None:
-        self._step_timer.reset()
-        self._total_timer.resume()
+        self._start = time.perf_counter()
 
     def after_step(self) -> None:
-        done = self.trainer.iter - self.trainer.start_iter + 1
-        if done >= self._warmup_iter:
-            self.trainer.storage.put_scalars(time=self._step_timer.seconds())
-        else:
-            self._start_time = time.perf_counter()
-            self._total_timer.reset()
-        self._total_timer.pause()
+        if self.trainer.iter - self.trainer.start_iter + 1 >= self._warmup_iter:
+            seconds = time.perf_counter() - self._start
+            self.trainer.storage.put_scalars(time=seconds)
+            self._steps, self._seconds = self._steps + 1, self._seconds + seconds
 
     def after_train(self) -> None:
-        steps = self.trainer.storage.iter + 1 - self.trainer.start_iter - self._warmup_iter
-        stepping = self._total_timer.seconds()
-        if steps > 0 and stepping > 0:
-            total = time.perf_counter() - self._start_time
+        if self._steps:
+            speed = self._seconds / self._steps
             logging.getLogger(__name__).info(
-                "Overall training speed: %d iterations in %s (%.4f s / it); %s on hooks",
-                steps,
-                datetime.timedelta(seconds=int(stepping)),
-                stepping / steps,
-                datetime.timedelta(seconds=int(total - stepping)),
+                "Overall training speed: %.4f s / it over %d steps", speed, self._steps
             )
 
 
@@ -110,14 +84,14 @@ class LRScheduler(HookBase):
 
     def before_train(self) -> None:
         self._optimizer = self._optimizer or self.trainer.optimizer  # type: ignore[attr-defined]
-        groups = self._optimizer.param_groups
-        # The rate that most groups have; where all differ, that of the group with most parameters.
-        rates = Counter(group["lr"] for group in groups)
+        rates = Counter(group["lr"] for group in self._optimizer.param_groups)
         rate, count = rates.most_common(1)[0]
-        if count > 1:
-            self._group = next(i for i, group in enumerate(groups) if group["lr"] == rate)
-        else:
-            self._group = max(range(len(groups)), key=lambda i: len(groups[i]["params"]))
+
+        def rank(group: dict[str, Any]) -> tuple[bool, int]:
+            # Of the groups with the commonest rate the first; where all differ, the one with most parameters.
+            return (group["lr"] == rate, 0) if count > 1 else (True, len(group["params"]))
+
+        self._group = max(self._optimizer.param_groups, key=rank)
 
     @property
     def scheduler(self) -> _LRScheduler:
@@ -125,9 +99,7 @@ class LRScheduler(HookBase):
         return self._scheduler or self.trainer.scheduler  # type: ignore[attr-defined]
 
     def after_step(self) -> None:
-        assert self._optimizer is not None
-        rate = self._optimizer.param_groups[self._group]["lr"]
-        self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
+        self.trainer.storage.put_scalar("lr", self._group["lr"], smoothing_hint=False)
         self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -152,12 +124,7 @@ class EvalHook(HookBase):
     def _do_eval(self) -> None:
         results = self._func()
         if results:
-            numbers: dict[str, float] = {}
-            for name, value in flatten_results_dict(results).items():
-                try:
-                    numbers[name] = float(value)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"evaluation result {name!r} is {value!r}, expected a number") from error
+            numbers = {name: float(value) for name, value in flatten_results_dict(results).items()}
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
         # A slow main process must not let the others run into a time-out later.
         comm.synchronize()

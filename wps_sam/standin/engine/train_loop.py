@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..utils import comm
 from ..utils.events import EventStorage, get_event_storage
-
-__all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
 
 
 class HookBase:
@@ -86,27 +83,26 @@ class TrainerBase:
                 self.after_train()
 
     def before_train(self) -> None:
-        for hook in self._hooks:
-            hook.before_train()
+        self._call_hooks("before_train")
 
     def after_train(self) -> None:
         self.storage.iter = self.iter
-        for hook in self._hooks:
-            hook.after_train()
+        self._call_hooks("after_train")
 
     def before_step(self) -> None:
         # So that scalars put between steps count for the step to come.
         self.storage.iter = self.iter
-        for hook in self._hooks:
-            hook.before_step()
+        self._call_hooks("before_step")
 
     def after_backward(self) -> None:
-        for hook in self._hooks:
-            hook.after_backward()
+        self._call_hooks("after_backward")
 
     def after_step(self) -> None:
+        self._call_hooks("after_step")
+
+    def _call_hooks(self, when: str) -> None:
         for hook in self._hooks:
-            hook.after_step()
+            getattr(hook, when)()
 
     def run_step(self) -> None:
         """One iteration."""
@@ -238,8 +234,6 @@ class AMPTrainer(SimpleTrainer):
         grad_scaler: torch.amp.GradScaler | None = None,
         precision: torch.dtype = torch.float16,
     ) -> None:
-        if isinstance(model, (DistributedDataParallel, DataParallel)) and len(model.device_ids or []) > 1:
-            raise AssertionError("AMPTrainer takes one device per process")
         super().__init__(model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward)
         self.grad_scaler = torch.amp.GradScaler("cuda") if grad_scaler is None else grad_scaler
         self.precision = precision

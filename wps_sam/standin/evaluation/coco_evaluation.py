@@ -8,7 +8,6 @@ import itertools
 import json
 import logging
 import os
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from ..data import MetadataCatalog
 from ..structures import BoxMode, Instances
 from ..utils import comm
 from ..utils.file_io import PathManager
-from ..utils.logger import create_small_table
 from .evaluator import DatasetEvaluator
 
 logger = logging.getLogger(__name__)
@@ -42,14 +40,12 @@ class COCOEvaluator(DatasetEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         *,
-        max_dets_per_image: int | None = None,
+        max_dets_per_image: int = 100,
         use_fast_impl: bool = True,
     ) -> None:
         # use_fast_impl is Detectron2's: its compiled version of the same thing.
-        if tasks is not None and not set(tasks) <= {"bbox", "segm"}:
-            raise ValueError(f"tasks={tasks}: expected bbox and segm")
         self._tasks, self._distributed, self._output_dir = tasks, distributed, output_dir
-        self._max_dets = [1, 10, 100 if max_dets_per_image is None else max_dets_per_image]
+        self._max_dets = [1, 10, max_dets_per_image]
         self._metadata = MetadataCatalog.get(dataset_name)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             self._coco = COCO(PathManager.get_local_path(self._metadata.json_file))
@@ -62,59 +58,32 @@ class COCOEvaluator(DatasetEvaluator):
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         for record, output in zip(inputs, outputs):
-            if "instances" in output:
-                instances = output["instances"].to("cpu")
-                self._predictions.append(
-                    {
-                        "image_id": record["image_id"],
-                        "instances": instances_to_coco_json(instances, record["image_id"]),
-                    }
-                )
+            self._predictions += instances_to_coco_json(output["instances"].to("cpu"), record["image_id"])
 
-    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any] | None:
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """Returns {"bbox": {...}, "segm": {...}}; ``img_ids`` evaluates some images only."""
-        predictions = self._predictions
+        found = self._predictions
         if self._distributed:
             comm.synchronize()
-            predictions = list(itertools.chain(*comm.gather(predictions)))
+            found = list(itertools.chain(*comm.gather(found)))
             if not comm.is_main_process():
                 return {}
-        if not predictions:
-            logger.warning("COCOEvaluator did not receive valid predictions.")
-            return {}
-        found = list(itertools.chain(*(prediction["instances"] for prediction in predictions)))
         tasks = self._tasks or (
             ("bbox", "segm") if any("segmentation" in one for one in found) else ("bbox",)
         )
-        self._to_own_categories(found)
+        own_ids = {v: k for k, v in (self._metadata.get("thing_dataset_id_to_contiguous_id") or {}).items()}
+        if own_ids:
+            found = [{**one, "category_id": own_ids[one["category_id"]]} for one in found]
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
             with PathManager.open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as f:
                 json.dump(found, f)
-        results: dict[str, Any] = OrderedDict()
-        if self._do_evaluation:
-            for task in sorted(tasks):
-                results[task] = self._evaluate_task(task, found, img_ids)
-        return results
-
-    def _to_own_categories(self, found: list[dict]) -> None:
-        """Contiguous classes to the data set's own ids, in place."""
-        id_map = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if id_map is None:
-            return
-        own_ids = {v: k for k, v in id_map.items()}
-        for one in found:
-            if one["category_id"] not in own_ids:
-                raise AssertionError(
-                    f"a prediction has class {one['category_id']}, but the data set only has {len(own_ids)} classes"
-                )
-            one["category_id"] = own_ids[one["category_id"]]
+        return {task: self._evaluate_task(task, found, img_ids) for task in tasks if self._do_evaluation}
 
     def _evaluate_task(self, task: str, found: list[dict], img_ids: list[int] | None) -> dict[str, float]:
-        metrics = ("AP", "AP50", "AP75", "APs", "APm", "APl")
         if not found:
             logger.warning("No predictions from the model!")
-            return dict.fromkeys(metrics, float("nan"))
+            return dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), float("nan"))
         if task == "segm":
             # With a box, pycocotools would size predictions by it and not by their mask.
             found = [{key: value for key, value in one.items() if key != "bbox"} for one in found]
@@ -127,35 +96,22 @@ class COCOEvaluator(DatasetEvaluator):
             evaluation.accumulate()
         # Axes: IoU thresholds, recall points, classes, areas (all, small, medium, large), detections an image.
         precision = evaluation.eval["precision"][..., -1]
+        every, half, three_quarters = precision[..., 0], precision[0, ..., 0], precision[5, ..., 0]
 
         def mean(values: np.ndarray) -> float:
             counted = values[values > -1]
             return float(counted.mean() * 100) if counted.size else float("nan")
 
-        every = precision[..., 0]
-        at = {
-            threshold: int(np.argmin(np.abs(evaluation.params.iouThrs - threshold)))
-            for threshold in (0.5, 0.75)
-        }
-        values = [
-            every,
-            every[at[0.5]],
-            every[at[0.75]],
-            precision[..., 1],
-            precision[..., 2],
-            precision[..., 3],
-        ]
-        results = {name: mean(value) for name, value in zip(metrics, values)}
-        logger.info("Evaluation results for %s:\n%s", task, create_small_table(results))
-        names = self._metadata.get("thing_classes")
-        if names is not None and len(names) > 1:
+        results = {"AP": mean(every), "AP50": mean(half), "AP75": mean(three_quarters)}
+        results.update((f"AP{size}", mean(precision[..., i])) for i, size in enumerate("sml", start=1))
+        names = self._metadata.get("thing_classes") or []
+        if len(names) > 1:
             if len(names) != precision.shape[2]:
                 raise AssertionError(
-                    f"{len(names)} thing_classes, but the annotations have {precision.shape[2]}"
+                    f"{len(names)} thing_classes, but {precision.shape[2]} in the annotations"
                 )
-            per_class = [(f"AP-{name}", mean(every[:, :, k])) for k, name in enumerate(names)]
-            logger.info("Per-category %s AP:\n%s", task, tabulate(per_class, tablefmt="pipe", floatfmt=".3f"))
-            results.update(per_class)
+            results.update((f"AP-{name}", mean(every[:, :, k])) for k, name in enumerate(names))
+        logger.info("Evaluation results for %s:\n%s", task, tabulate(results.items(), floatfmt=".3f"))
         return results
 
 

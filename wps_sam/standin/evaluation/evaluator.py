@@ -7,7 +7,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -74,48 +74,20 @@ def inference_on_dataset(
     evaluator.reset()
     # The first batches wait for worker processes and caches, and would spoil the estimate.
     warmup = min(5, total - 1)
-    spent = {"data": 0.0, "model": 0.0, "evaluator": 0.0}
     start = last_log = time.perf_counter()
-    with ExitStack() as stack:
-        if isinstance(model, nn.Module):
-            stack.enter_context(inference_context(model))
-        stack.enter_context(torch.no_grad())
-        before = time.perf_counter()
+    with inference_context(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
         for i, inputs in enumerate(data_loader):
             if i == warmup:
                 start = time.perf_counter()
-                spent = dict.fromkeys(spent, 0.0)
-            loaded = time.perf_counter()
-            outputs = model(inputs)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            computed = time.perf_counter()
-            evaluator.process(inputs, outputs)
+            evaluator.process(inputs, model(inputs))
             now = time.perf_counter()
-            for stage, seconds in zip(spent, (loaded - before, computed - loaded, now - computed)):
-                spent[stage] += seconds
             if i > warmup and now - last_log >= 5:
-                per_batch = (now - start) / (i - warmup + 1)
-                logger.info(
-                    "Inference done %d/%d. %s Total: %.4f s/iter. ETA=%s",
-                    i + 1,
-                    total,
-                    " ".join(
-                        f"{stage}: {seconds / (i - warmup + 1):.4f} s/iter."
-                        for stage, seconds in spent.items()
-                    ),
-                    per_batch,
-                    datetime.timedelta(seconds=int(per_batch * (total - i - 1))),
-                )
-                last_log = now
-            before = time.perf_counter()
+                last_log, per_batch = now, (now - start) / (i - warmup + 1)
+                eta = datetime.timedelta(seconds=int(per_batch * (total - i - 1)))
+                logger.info("Inference done %d/%d. %.4f s/iter. ETA=%s", i + 1, total, per_batch, eta)
     seconds = time.perf_counter() - start
-    logger.info(
-        "Total inference time: %s (%.6f s / iter per device, on %d devices)",
-        datetime.timedelta(seconds=int(seconds)),
-        seconds / max(total - warmup, 1),
-        get_world_size(),
-    )
+    speed = seconds / max(total - warmup, 1)
+    logger.info("Total inference time: %.1f s (%.6f s / iter, %d devices)", seconds, speed, get_world_size())
     # None comes from evaluators on other than the main process.
     return evaluator.evaluate() or {}
 

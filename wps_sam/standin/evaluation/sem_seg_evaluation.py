@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +28,9 @@ def load_image_into_numpy_array(filename: str, dtype: Any = np.int64) -> np.ndar
 class SemSegEvaluator(DatasetEvaluator):
     """One confusion matrix of pixels over the whole data set; ``sem_seg`` [C, H, W] against label images.
 
-    Results, in percent, under "sem_seg": mIoU and mACC (means over the classes that occur in labels; for
-    IoU, in labels or predictions), fwIoU, pACC, and IoU-<name> and ACC-<name>. Pixels of ``ignore_label`` do
-    not count. With ``output_dir``, predictions are written there as sem_seg_predictions.json.
+    Results, in percent, under "sem_seg": mIoU and mACC (means over the classes that labels have), fwIoU, pACC,
+    IoU-<name> and ACC-<name>. Pixels of ``ignore_label`` do not count. With ``output_dir``, predictions are
+    written there as sem_seg_predictions.json.
     """
 
     def __init__(
@@ -41,17 +40,11 @@ class SemSegEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         sem_seg_loading_fn: Callable[..., np.ndarray] = load_image_into_numpy_array,
-        num_classes: int | None = None,
-        ignore_label: int | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         self._class_names = metadata.stuff_classes
-        self._num_classes = len(self._class_names) if num_classes is None else num_classes
-        if self._num_classes != len(self._class_names):
-            raise AssertionError(f"{num_classes} classes, but {dataset_name} has {len(self._class_names)}")
-        self._ignore_label = metadata.ignore_label if ignore_label is None else ignore_label
-        own_ids = metadata.get("stuff_dataset_id_to_contiguous_id") or {}
-        self._own_ids = {v: k for k, v in own_ids.items()}
+        self._num_classes = len(self._class_names)
+        self._ignore_label = metadata.ignore_label
         self._distributed, self._output_dir = distributed, output_dir
         self._load = sem_seg_loading_fn
         self._label_file = {r["file_name"]: r["sem_seg_file_name"] for r in DatasetCatalog.get(dataset_name)}
@@ -68,19 +61,13 @@ class SemSegEvaluator(DatasetEvaluator):
             truth = self._load(self._label_file[record["file_name"]], dtype=np.int64)
             truth[truth == self._ignore_label] = self._num_classes
             pairs = (self._num_classes + 1) * predicted.reshape(-1) + truth.reshape(-1)
-            self._confusion += np.bincount(pairs, minlength=self._confusion.size).reshape(
-                self._confusion.shape
-            )
-            self._predictions += self._encode(predicted, record["file_name"])
-
-    def _encode(self, labels: np.ndarray, file_name: str) -> list[dict]:
-        encoded = []
-        for label in np.unique(labels):
-            rle = mask_util.encode(np.asfortranarray(labels == label, dtype=np.uint8))
-            rle["counts"] = rle["counts"].decode("ascii")
-            category = self._own_ids.get(int(label), int(label))
-            encoded.append({"file_name": file_name, "category_id": category, "segmentation": rle})
-        return encoded
+            counts = np.bincount(pairs, minlength=self._confusion.size)
+            self._confusion += counts.reshape(self._confusion.shape)
+            for label in np.unique(predicted).tolist():
+                rle = mask_util.encode(np.asfortranarray(predicted == label, dtype=np.uint8))
+                rle["counts"] = rle["counts"].decode("ascii")
+                found = {"file_name": record["file_name"], "category_id": label, "segmentation": rle}
+                self._predictions.append(found)
 
     def evaluate(self) -> dict[str, Any] | None:
         if self._distributed:
@@ -110,4 +97,4 @@ class SemSegEvaluator(DatasetEvaluator):
             **{f"ACC-{name}": 100 * value for name, value in zip(self._class_names, accuracy)},
         }
         logging.getLogger(__name__).info(results)
-        return OrderedDict({"sem_seg": {name: float(value) for name, value in results.items()}})
+        return {"sem_seg": {name: float(value) for name, value in results.items()}}

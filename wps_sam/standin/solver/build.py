@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,6 @@ _NORM_TYPES = (
     nn.modules.instancenorm._InstanceNorm,
     nn.GroupNorm,
     nn.LayerNorm,
-    nn.LocalResponseNorm,
 )
 
 
@@ -32,17 +30,15 @@ def maybe_add_gradient_clipping(
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
         return optimizer
-    limit, norm_type = clip.CLIP_VALUE, clip.NORM_TYPE
     if clip.CLIP_TYPE not in ("value", "norm"):
         raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE={clip.CLIP_TYPE!r}: expected value or norm")
 
     def step(self: torch.optim.Optimizer, closure: Callable[[], Any] | None = None) -> Any:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if clip.CLIP_TYPE == "value":
-                    nn.utils.clip_grad_value_(parameter, limit)
-                else:
-                    nn.utils.clip_grad_norm_(parameter, limit, norm_type)
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if clip.CLIP_TYPE == "value":
+                nn.utils.clip_grad_value_(parameter, clip.CLIP_VALUE)
+            else:
+                nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
         return super(clipping, self).step(closure)
 
     clipping = type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
@@ -59,12 +55,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
-        params,
-        lr=solver.BASE_LR,
-        momentum=solver.MOMENTUM,
-        nesterov=solver.NESTEROV,
-        weight_decay=solver.WEIGHT_DECAY,
+    sgd = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+    return sgd(
+        params, solver.BASE_LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
     )
 
 
@@ -75,53 +68,31 @@ def get_default_optimizer_params(
     weight_decay_norm: float | None = None,
     bias_lr_factor: float | None = 1.0,
     weight_decay_bias: float | None = None,
-    lr_factor_func: Callable[[str], float] | None = None,
-    overrides: dict[str, dict[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """Groups the trainable parameters by their learning rate and weight decay.
 
     None leaves a value to the optimiser's default. Parameters of normalisation layers have
-    ``weight_decay_norm``, those named "bias" ``weight_decay_bias`` and ``bias_lr_factor * base_lr``;
-    ``lr_factor_func`` maps a full parameter name to a factor; ``overrides`` maps a last name
-    to values, and wins. Groups come in the order of their first parameter, so that optimiser states are
-    exchangeable.
+    ``weight_decay_norm``, those named "bias" ``weight_decay_bias`` and ``bias_lr_factor * base_lr``. Groups come
+    in the order of their first parameter, so that optimiser states are exchangeable.
     """
-    defaults: dict[str, Any] = {}
-    if base_lr is not None:
-        defaults["lr"] = base_lr
-    if weight_decay is not None:
-        defaults["weight_decay"] = weight_decay
-    by_name = dict(overrides or {})
-    for_bias: dict[str, Any] = {}
-    if bias_lr_factor is not None and bias_lr_factor != 1.0:
-        if base_lr is None:
-            raise ValueError("bias_lr_factor needs base_lr")
-        for_bias["lr"] = base_lr * bias_lr_factor
-    if weight_decay_bias is not None:
-        for_bias["weight_decay"] = weight_decay_bias
-    if for_bias:
-        if "bias" in by_name:
-            raise ValueError("overrides for 'bias' contradict bias_lr_factor or weight_decay_bias")
-        by_name["bias"] = for_bias
-    if lr_factor_func is not None and base_lr is None:
-        raise ValueError("lr_factor_func needs base_lr")
-
+    if bias_lr_factor not in (None, 1.0) and base_lr is None:
+        raise ValueError("bias_lr_factor needs base_lr")
     groups: dict[tuple, dict[str, Any]] = {}
     seen: set[nn.Parameter] = set()
-    for module_name, module in model.named_modules():
+    for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             # A shared parameter is optimised once.
             if not parameter.requires_grad or parameter in seen:
                 continue
             seen.add(parameter)
-            values = dict(defaults)
+            lr, decay = base_lr, weight_decay
             if isinstance(module, _NORM_TYPES) and weight_decay_norm is not None:
-                values["weight_decay"] = weight_decay_norm
-            if lr_factor_func is not None:
-                values["lr"] *= lr_factor_func(f"{module_name}.{name}")
-            values.update(by_name.get(name, {}))
-            group = groups.setdefault(tuple(sorted(values.items())), {"params": [], **values})
-            group["params"].append(parameter)
+                decay = weight_decay_norm
+            if name == "bias":
+                lr = lr if bias_lr_factor in (None, 1.0) else lr * bias_lr_factor
+                decay = decay if weight_decay_bias is None else weight_decay_bias
+            values = {key: value for key, value in (("lr", lr), ("weight_decay", decay)) if value is not None}
+            groups.setdefault((lr, decay), {"params": [], **values})["params"].append(parameter)
     return list(groups.values())
 
 
@@ -131,26 +102,16 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
     schedule: ParamScheduler
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         steps = [step for step in solver.STEPS if step <= solver.MAX_ITER]
-        if len(steps) != len(solver.STEPS):
-            logging.getLogger(__name__).warning(
-                "SOLVER.STEPS beyond SOLVER.MAX_ITER are not used: %s", solver.STEPS
-            )
-        schedule = MultiStepParamScheduler(
-            values=[solver.GAMMA**k for k in range(len(steps) + 1)],
-            milestones=steps,
-            num_updates=solver.MAX_ITER,
-        )
+        values = [solver.GAMMA**k for k in range(len(steps) + 1)]
+        schedule = MultiStepParamScheduler(values=values, milestones=steps, num_updates=solver.MAX_ITER)
     elif solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
         schedule = CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
     else:
         raise ValueError(
             f"SOLVER.LR_SCHEDULER_NAME={solver.LR_SCHEDULER_NAME!r}: expected WarmupMultiStepLR or WarmupCosineLR"
         )
+    length = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
     warmed = WarmupParamScheduler(
-        schedule,
-        solver.WARMUP_FACTOR,
-        min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0),
-        solver.WARMUP_METHOD,
-        solver.RESCALE_INTERVAL,
+        schedule, solver.WARMUP_FACTOR, length, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL
     )
     return LRMultiplier(optimizer, multiplier=warmed, max_iter=solver.MAX_ITER)

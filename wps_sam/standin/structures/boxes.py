@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-_RawBoxes = list | tuple | torch.Tensor | np.ndarray
-
 
 @unique
 class BoxMode(IntEnum):
@@ -23,7 +21,7 @@ class BoxMode(IntEnum):
     XYWHA_ABS = 4
 
     @staticmethod
-    def convert(box: _RawBoxes, from_mode: BoxMode, to_mode: BoxMode) -> _RawBoxes:
+    def convert(box: Any, from_mode: BoxMode, to_mode: BoxMode) -> Any:
         """Converts one box (list, tuple) or many (array or tensor [N, 4]); the type stays.
 
         Raises:
@@ -33,14 +31,11 @@ class BoxMode(IntEnum):
             return box
         if {from_mode, to_mode} != {BoxMode.XYXY_ABS, BoxMode.XYWH_ABS}:
             raise NotImplementedError(f"no conversion from {from_mode!r} to {to_mode!r}")
-        if isinstance(box, (list, tuple)):
-            if len(box) != 4:
-                raise ValueError(f"expected 4 numbers for a box, got {len(box)}")
-            array = torch.tensor(box)
-        else:
-            array = torch.from_numpy(box) if isinstance(box, np.ndarray) else box
-        sign = 1 if from_mode == BoxMode.XYWH_ABS else -1
+        if isinstance(box, (list, tuple)) and len(box) != 4:
+            raise ValueError(f"expected 4 numbers for a box, got {len(box)}")
+        array = torch.as_tensor(box)
         corner, other = array[..., :2], array[..., 2:]
+        sign = 1 if from_mode == BoxMode.XYWH_ABS else -1
         array = torch.cat([corner, other + sign * corner], dim=-1)
         if isinstance(box, (list, tuple)):
             return type(box)(array.tolist())
@@ -51,9 +46,7 @@ class Boxes:
     """Boxes of one image: ``tensor`` float32 [N, 4], each (x0, y0, x1, y1), in pixels."""
 
     def __init__(self, tensor: Any) -> None:
-        if not isinstance(tensor, torch.Tensor):
-            tensor = torch.as_tensor(tensor, dtype=torch.float32, device=torch.device("cpu"))
-        tensor = tensor.to(torch.float32)
+        tensor = torch.as_tensor(tensor, dtype=torch.float32)
         if tensor.numel() == 0:
             # torch.zeros(0) and [] have no second axis to check.
             tensor = tensor.reshape(-1, 4)
@@ -71,15 +64,13 @@ class Boxes:
 
     def area(self) -> torch.Tensor:
         """Areas, float [N]."""
-        sides = self.tensor[:, 2:] - self.tensor[:, :2]
-        return sides[:, 0] * sides[:, 1]
+        return (self.tensor[:, 2:] - self.tensor[:, :2]).prod(dim=1)
 
     def clip(self, box_size: tuple[int, int]) -> None:
         """Cuts, in place, to an image of (height, width)."""
         if not torch.isfinite(self.tensor).all():
             raise AssertionError("box tensor contains infinite or NaN")
-        height, width = box_size
-        limit = self.tensor.new_tensor([width, height, width, height])
+        limit = self.tensor.new_tensor([box_size[1], box_size[0]] * 2)
         self.tensor = torch.minimum(self.tensor.clamp(min=0), limit)
 
     def nonempty(self, threshold: float = 0.0) -> torch.Tensor:
@@ -95,12 +86,10 @@ class Boxes:
         self.tensor[:, 0::2] *= scale_x
         self.tensor[:, 1::2] *= scale_y
 
-    @classmethod
-    def cat(cls, boxes_list: list[Boxes]) -> Boxes:
+    @staticmethod
+    def cat(boxes_list: list[Boxes]) -> Boxes:
         """All boxes of the list, in order."""
-        if not boxes_list:
-            return cls(torch.empty(0))
-        return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
+        return Boxes(torch.cat([boxes.tensor for boxes in boxes_list]) if boxes_list else torch.empty(0))
 
     @property
     def device(self) -> torch.device:

@@ -18,14 +18,11 @@ import pycocotools.mask as mask_util
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ..structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, polygons_to_bitmask
+from ..structures import Boxes, BoxMode, Instances, polygons_to_bitmask
 from .file_io import PathManager
 
-__all__ = ["ColorMode", "VisImage", "Visualizer"]
-
-Color = str | Sequence[float]
-
-_OFF_WHITE = (1.0, 1.0, 240.0 / 255)
+# Anything matplotlib takes: a name, "#rrggbb", or three numbers in [0, 1].
+Color = Any
 
 
 @unique
@@ -37,14 +34,13 @@ class ColorMode(Enum):
     IMAGE_BW = 2
 
 
-def _rgb(color: Color) -> tuple[int, int, int]:
-    """uint8 values of any colour that matplotlib knows."""
-    r, g, b = (round(255 * c) for c in mplc.to_rgb(color if isinstance(color, str) else tuple(color)))
-    return r, g, b
+def _rgb(color: Color, gain: float = 1.0, lift: float = 0.0) -> tuple[int, ...]:
+    """uint8 values of a colour, made darker (gain < 1) or brighter (lift > 0)."""
+    values = mplc.to_rgb(color if isinstance(color, str) else tuple(color))
+    return tuple(round(255 * (gain * value + lift)) for value in values)
 
 
-def random_color() -> Color:
-    """A strong colour, as floats in [0, 1]."""
+def _random_color() -> Color:
     return colorsys.hsv_to_rgb(random.random(), random.uniform(0.6, 1.0), random.uniform(0.7, 1.0))
 
 
@@ -57,19 +53,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 class VisImage:
-    """A picture being drawn: ``img`` RGB [H, W, 3] in [0, 255], drawn on at ``scale`` times its size."""
+    """A picture being drawn: RGB uint8 [H, W, 3], drawn on at ``scale`` times its size."""
 
     def __init__(self, img: np.ndarray, scale: float = 1.0) -> None:
-        self.scale = scale
-        self.reset_image(img)
-
-    def reset_image(self, img: np.ndarray) -> None:
-        """Begins again on another picture of the same size."""
-        self.img = np.ascontiguousarray(np.clip(img, 0, 255).astype(np.uint8))
+        self.img, self.scale = img, scale
         self.height, self.width = img.shape[:2]
-        size = (max(1, round(self.width * self.scale)), max(1, round(self.height * self.scale)))
+        size = (max(1, round(self.width * scale)), max(1, round(self.height * scale)))
         # A copy even at scale 1: what was given stays as it is.
-        self.canvas = cv2.resize(self.img, size) if self.scale != 1 else self.img.copy()
+        self.canvas = cv2.resize(img, size) if scale != 1 else img.copy()
 
     def save(self, filepath: str) -> None:
         """Writes the picture; the extension tells the format."""
@@ -94,78 +85,71 @@ class Visualizer:
         scale: float = 1.0,
         instance_mode: ColorMode = ColorMode.IMAGE,
     ) -> None:
-        self.img = np.asarray(img_rgb).clip(0, 255).astype(np.uint8)
+        self.img = np.ascontiguousarray(np.asarray(img_rgb).clip(0, 255).astype(np.uint8))
         self.metadata = metadata
         self.output = VisImage(self.img, scale=scale)
         self._instance_mode = instance_mode
-        height, width = self.img.shape[:2]
-        self._default_font_size = max(np.sqrt(height * width) // 90, 10 // scale)
-
-    # ---- whole records and predictions
+        self._default_font_size = max(np.sqrt(self.img.shape[0] * self.img.shape[1]) // 90, 10 // scale)
 
     def draw_instance_predictions(self, predictions: Instances) -> VisImage:
         """Draws ``pred_boxes``, ``pred_masks``, and class names with ``scores``, where there are such fields."""
-        boxes = predictions.pred_boxes if predictions.has("pred_boxes") else None
-        scores = predictions.scores.tolist() if predictions.has("scores") else None
-        classes = predictions.pred_classes.tolist() if predictions.has("pred_classes") else None
-        masks = np.asarray(predictions.pred_masks.cpu()) if predictions.has("pred_masks") else None
+        fields = predictions.to("cpu").get_fields()
+        masks = fields.get("pred_masks")
         if self._instance_mode == ColorMode.IMAGE_BW:
-            shown = masks.any(axis=0) if masks is not None and len(masks) else None
-            self.output.reset_image(self._grayscale(shown))
-        self.overlay_instances(
-            boxes=boxes,
-            masks=masks,
-            labels=self._labels(classes, scores),
-            assigned_colors=self._class_colors(classes)
-            if self._instance_mode == ColorMode.SEGMENTATION
-            else None,
-        )
-        return self.output
+            keep = (
+                np.asarray(masks).any(axis=0)
+                if masks is not None and len(masks)
+                else np.zeros(self.img.shape[:2], bool)
+            )
+            gray = self.img.mean(axis=2, keepdims=True).repeat(3, axis=2).astype(np.uint8)
+            self.output = VisImage(np.where(keep[..., None], self.img, gray), self.output.scale)
+        scores, classes = fields.get("scores"), fields.get("pred_classes")
+        labels, colors = self._names_and_colors([] if classes is None else classes.tolist())
+        if scores is not None:
+            labels = [
+                f"{name} {score:.0%}" for name, score in zip(labels or [""] * len(scores), scores.tolist())
+            ]
+        boxes = fields.get("pred_boxes")
+        return self.overlay_instances(boxes=boxes, masks=masks, labels=labels or None, assigned_colors=colors)
 
     def draw_dataset_dict(self, dic: dict) -> VisImage:
         """Draws the annotations and the label image of a record."""
         annotations = dic.get("annotations")
         if annotations:
             boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-            classes = [a["category_id"] for a in annotations]
+            masks = [a["segmentation"] for a in annotations if a.get("segmentation")]
+            labels, colors = self._names_and_colors([a["category_id"] for a in annotations])
             self.overlay_instances(
                 boxes=np.array(boxes),
-                masks=[a["segmentation"] for a in annotations] if "segmentation" in annotations[0] else None,
-                labels=self._labels(classes, None, [a.get("iscrowd", 0) for a in annotations]),
-                assigned_colors=self._class_colors(classes)
-                if self._instance_mode == ColorMode.SEGMENTATION
-                else None,
+                masks=masks if len(masks) == len(annotations) else None,
+                labels=labels,
+                assigned_colors=colors,
             )
-        labels = dic.get("sem_seg")
-        if labels is None and "sem_seg_file_name" in dic:
+        if "sem_seg_file_name" in dic:
             with PathManager.open(dic["sem_seg_file_name"], "rb") as f:
-                labels = np.asarray(Image.open(f))
-        if labels is not None:
-            self.draw_sem_seg(labels, area_threshold=0, alpha=0.5)
+                self.draw_sem_seg(np.asarray(Image.open(f)), alpha=0.5)
         return self.output
 
+    def _names_and_colors(self, classes: list[int]) -> tuple[list[str], list[Color] | None]:
+        names = self.metadata.get("thing_classes") if self.metadata is not None else None
+        colors = self.metadata.get("thing_colors") if self.metadata is not None else None
+        own = [np.asarray(colors[c]) / 255 for c in classes] if colors is not None else None
+        labels = [names[c] if names else str(c) for c in classes]
+        return labels, own if self._instance_mode == ColorMode.SEGMENTATION else None
+
     def draw_sem_seg(
-        self,
-        sem_seg: np.ndarray | torch.Tensor,
-        area_threshold: int | None = None,
-        alpha: float = 0.8,
-        draw_text: bool = True,
-        edge_color: Color = _OFF_WHITE,
+        self, sem_seg: np.ndarray | torch.Tensor, area_threshold: int = 0, alpha: float = 0.8
     ) -> VisImage:
         """Draws labels [H, W], the largest first; labels that ``stuff_classes`` does not name are left bare."""
-        labels = sem_seg.cpu().numpy() if isinstance(sem_seg, torch.Tensor) else np.asarray(sem_seg)
+        labels = np.asarray(sem_seg.cpu() if isinstance(sem_seg, torch.Tensor) else sem_seg)
+        names, colors = self.metadata.stuff_classes, self.metadata.get("stuff_colors")
         values, areas = np.unique(labels, return_counts=True)
-        names = self.metadata.stuff_classes
-        colors = self.metadata.get("stuff_colors")
         for label in values[np.argsort(-areas)]:
             if label < len(names):
+                color = None if colors is None else np.asarray(colors[label]) / 255
+                mask = labels == label
                 self.draw_binary_mask(
-                    labels == label,
-                    color=np.asarray(colors[label]) / 255 if colors is not None else None,
-                    edge_color=edge_color,
-                    text=names[label] if draw_text else None,
-                    alpha=alpha,
-                    area_threshold=area_threshold or 0,
+                    mask, color, text=names[label], alpha=alpha, area_threshold=area_threshold
                 )
         return self.output
 
@@ -183,168 +167,114 @@ class Visualizer:
         ``boxes`` Boxes or [N, 4] xyxy; ``masks`` BitMasks, PolygonMasks, [N, H, W], or a list of polygons or
         RLEs; ``labels`` N texts; ``assigned_colors`` N colours, drawn at random if not given.
         """
-        corners = None
-        if boxes is not None:
-            corners = (
-                boxes.tensor.cpu().numpy() if isinstance(boxes, Boxes) else np.asarray(boxes).reshape(-1, 4)
-            )
-        bitmaps = [self._bitmap(mask) for mask in self._each(masks)] if masks is not None else None
-        count = len(bitmaps) if bitmaps is not None else len(corners) if corners is not None else 0
-        if assigned_colors is None:
-            assigned_colors = [random_color() for _ in range(count)]
+        corners = None if boxes is None else np.asarray(boxes.tensor if isinstance(boxes, Boxes) else boxes)
+        bitmaps = None if masks is None else [self._bitmap(mask) for mask in masks]
+        areas = np.zeros(0)
         if bitmaps is not None:
-            areas = [bitmap.sum() for bitmap in bitmaps]
-        else:
-            areas = [] if corners is None else np.prod(corners[:, 2:] - corners[:, :2], axis=1).tolist()
-        order = sorted(range(count), key=lambda k: -areas[k])
+            areas = np.array([bitmap.sum() for bitmap in bitmaps])
+        elif corners is not None:
+            areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+        colors = assigned_colors or [_random_color() for _ in areas]
+        order = np.argsort(-areas, kind="stable")
         for k in order:
             if bitmaps is not None:
-                self.draw_binary_mask(bitmaps[k], color=assigned_colors[k], alpha=alpha)
+                self.draw_binary_mask(bitmaps[k], colors[k], alpha=alpha)
             if corners is not None:
-                self.draw_box(corners[k], edge_color=assigned_colors[k])
+                self.draw_box(corners[k], edge_color=colors[k])
+        # Names last, so that no mask covers them.
         for k in order if labels is not None else ():
             if corners is not None:
-                x, y, alignment = float(corners[k][0]), float(corners[k][1]), "left"
+                self.draw_text(labels[k], corners[k][:2], color=colors[k], horizontal_alignment="left")
             elif bitmaps is not None and bitmaps[k].any():
-                (x, y), alignment = self._centre(bitmaps[k]), "center"
-            else:
-                continue
-            self.draw_text(
-                labels[k], (x, y), color=self._brighter(assigned_colors[k]), horizontal_alignment=alignment
-            )
+                self.draw_text(labels[k], _centre(bitmaps[k]), color=colors[k])
         return self.output
-
-    # ---- primitives
 
     def draw_text(
         self,
         text: str,
-        position: tuple[float, float],
+        position: Sequence[float],
         *,
         font_size: float | None = None,
         color: Color = "g",
         horizontal_alignment: str = "center",
-        rotation: int = 0,
     ) -> VisImage:
         """Writes on a dark plate whose top is at ``position``; it is kept inside the picture."""
         size = max(6, round((font_size or self._default_font_size) * self.output.scale * 1.4))
         x0, y0, x1, y1 = _font(size).getbbox(text)
         plate = Image.new("RGBA", (int(x1 - x0) + 4, int(y1 - y0) + 4), (0, 0, 0, 200))
-        # Too dark a colour could not be read on the plate.
-        bright = np.maximum(mplc.to_rgb(color if isinstance(color, str) else tuple(color)), 0.2)
-        bright[np.argmax(bright)] = max(0.8, bright.max())
-        ImageDraw.Draw(plate).text((2 - x0, 2 - y0), text, font=_font(size), fill=(*_rgb(bright), 255))
-        if rotation:
-            plate = plate.rotate(rotation, expand=True)
+        # Brighter: too dark a colour could not be read on the plate.
+        ImageDraw.Draw(plate).text((2 - x0, 2 - y0), text, font=_font(size), fill=_rgb(color, 0.6, 0.4))
+        canvas = Image.fromarray(self.output.canvas)
         shift = {"left": 0.0, "center": 0.5, "right": 1.0}[horizontal_alignment]
         left = int(position[0] * self.output.scale - shift * plate.width)
         top = int(position[1] * self.output.scale)
-        canvas = Image.fromarray(self.output.canvas)
-        left = min(max(left, 0), max(canvas.width - plate.width, 0))
-        top = min(max(top, 0), max(canvas.height - plate.height, 0))
+        left = max(min(left, canvas.width - plate.width), 0)
+        top = max(min(top, canvas.height - plate.height), 0)
         canvas.paste(plate, (left, top), plate)
         self.output.canvas = np.array(canvas)
         return self.output
 
-    def draw_box(
-        self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Color = "g", line_style: str = "-"
-    ) -> VisImage:
-        """Draws the outline of a box x0, y0, x1, y1; ``line_style`` "-" or dashed "--"."""
-        x0, y0, x1, y1 = (float(v) for v in box_coord)
-        corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
-        return self._stroke(corners, edge_color, self._line_width(4), alpha, line_style)
+    def draw_box(self, box_coord: Sequence[float], alpha: float = 0.5, edge_color: Color = "g") -> VisImage:
+        """Draws the outline of a box x0, y0, x1, y1."""
+        layer = self.output.canvas.copy()
+        # Coordinates are corners of pixels, OpenCV's are centres; the shift gives it 1/16 of a pixel.
+        x0, y0, x1, y1 = (round(16 * (float(v) * self.output.scale - 0.5)) for v in box_coord)
+        width = max(1, round(self._default_font_size / 4 * self.output.scale))
+        cv2.rectangle(layer, (x0, y0), (x1, y1), _rgb(edge_color), width, cv2.LINE_AA, 4)
+        cv2.addWeighted(layer, alpha, self.output.canvas, 1 - alpha, 0, dst=self.output.canvas)
+        return self.output
 
     def draw_circle(self, circle_coord: Sequence[float], color: Color, radius: float = 3) -> VisImage:
         """Fills a circle around (x, y)."""
-        x, y, r = (float(v) * self.output.scale for v in (*circle_coord, radius))
-        # OpenCV takes whole numbers; the shift gives it 1/16 of a pixel.
-        centre = (round(16 * (x - 0.5)), round(16 * (y - 0.5)))
-        cv2.circle(self.output.canvas, centre, max(1, round(16 * r)), _rgb(color), -1, cv2.LINE_AA, 4)
+        x, y, r = (16 * float(v) * self.output.scale for v in (*circle_coord, radius))
+        cv2.circle(
+            self.output.canvas,
+            (round(x - 8), round(y - 8)),
+            max(1, round(r)),
+            _rgb(color),
+            -1,
+            cv2.LINE_AA,
+            4,
+        )
         return self.output
 
     def draw_binary_mask(
         self,
         binary_mask: np.ndarray,
-        color: Color | None = None,
+        color: Color = None,
         *,
-        edge_color: Color | None = None,
+        edge_color: Color = None,
         text: str | None = None,
         alpha: float = 0.5,
         area_threshold: float = 10,
     ) -> VisImage:
         """Tints the pixels of a mask [H, W] and draws its outline.
 
-        Pieces below ``area_threshold`` pixels are left out; ``text`` is written on the largest piece.
+        Pieces below ``area_threshold`` pixels are left out; ``text`` is written at the deepest point.
         """
-        color = random_color() if color is None else color
+        color = _random_color() if color is None else color
         mask = np.ascontiguousarray(binary_mask, dtype=np.uint8)
         if mask.shape != self.img.shape[:2]:
             raise ValueError(f"a mask of {mask.shape} on an image of {self.img.shape[:2]}")
-        count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        if area_threshold > 1:
-            small = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] < area_threshold]
-            mask[np.isin(pieces, small)] = 0
+        _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+        mask = mask * (stats[:, cv2.CC_STAT_AREA] >= area_threshold)[pieces].astype(np.uint8)
         if not mask.any():
             return self.output
         canvas = self.output.canvas
-        scaled = (
-            cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-            if self.output.scale != 1
-            else mask
-        )
-        inside = scaled.astype(bool)
+        shown = cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        inside = shown.astype(bool)
         canvas[inside] = np.round((1 - alpha) * canvas[inside] + alpha * np.array(_rgb(color))).astype(
             np.uint8
         )
-        outline, _ = cv2.findContours(scaled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        edge = self._darker(color) if edge_color is None else edge_color
-        cv2.drawContours(canvas, outline, -1, _rgb(edge), max(1, round(self._line_width(15))), cv2.LINE_AA)
-        if text is not None:
-            self.draw_text(text, self._centre(mask), color=self._brighter(color))
-        return self.output
+        outline, _ = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        edge = _rgb(color, 0.5) if edge_color is None else _rgb(edge_color)
+        width = max(1, round(self._default_font_size / 15 * self.output.scale))
+        cv2.drawContours(canvas, outline, -1, edge, width, cv2.LINE_AA)
+        return self.output if text is None else self.draw_text(text, _centre(mask), color=color)
 
     def get_output(self) -> VisImage:
         """The picture so far."""
         return self.output
-
-    # ---- helpers
-
-    def _line_width(self, divisor: float) -> float:
-        return max(self._default_font_size / divisor * self.output.scale, 1)
-
-    def _stroke(
-        self, points: list[tuple[float, float]], color: Color, width: float, alpha: float, style: str
-    ) -> VisImage:
-        canvas = self.output.canvas
-        layer = canvas.copy()
-        # Coordinates are corners of pixels, OpenCV's are centres.
-        path = np.asarray(points, dtype=np.float64) * self.output.scale - 0.5
-        for start, end in zip(path[:-1], path[1:]):
-            length = float(np.linalg.norm(end - start))
-            dash = 4 * width if style in ("--", "dashed") else max(length, 1.0)
-            for begin in np.arange(0, max(length, 1e-6), 2 * dash):
-                a, b = (
-                    start + (end - start) * (min(t, length) / max(length, 1e-6))
-                    for t in (begin, begin + dash)
-                )
-                cv2.line(
-                    layer, np.round(16 * a).astype(int).tolist(), np.round(16 * b).astype(int).tolist(),
-                    _rgb(color), max(1, round(width)), cv2.LINE_AA, 4,
-                )  # fmt: skip
-        cv2.addWeighted(layer, alpha, canvas, 1 - alpha, 0, dst=canvas)
-        return self.output
-
-    def _centre(self, mask: np.ndarray) -> tuple[float, float]:
-        """The point deepest inside a mask: unlike the mean, it is on it. Away from the picture's edge too."""
-        padded = np.pad(np.asarray(mask, dtype=np.uint8), 1)
-        depth = cv2.distanceTransform(padded, cv2.DIST_L2, 3)
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        return float(x - 1), float(y - 1)
-
-    def _each(self, masks: Any) -> list[Any]:
-        if isinstance(masks, PolygonMasks):
-            return masks.polygons
-        return list(masks.tensor if isinstance(masks, BitMasks) else masks)
 
     def _bitmap(self, mask: Any) -> np.ndarray:
         """One mask of any kind as bool [H, W]."""
@@ -353,42 +283,12 @@ class Visualizer:
             rle = mask_util.frPyObjects(mask, height, width) if isinstance(mask["counts"], list) else mask
             return mask_util.decode(rle).astype(bool)
         if isinstance(mask, list):
-            return polygons_to_bitmask([np.asarray(polygon).reshape(-1) for polygon in mask], height, width)
+            return polygons_to_bitmask(mask, height, width)
         return np.asarray(mask.cpu() if isinstance(mask, torch.Tensor) else mask).astype(bool)
 
-    def _labels(
-        self,
-        classes: list[int] | None,
-        scores: list[float] | None,
-        crowds: list[int] | None = None,
-    ) -> list[str] | None:
-        if classes is None:
-            return None if scores is None else [f"{score * 100:.0f}%" for score in scores]
-        names = self.metadata.get("thing_classes") if self.metadata is not None else None
-        labels = [names[c] if names else str(c) for c in classes]
-        if scores is not None:
-            labels = [f"{label} {score * 100:.0f}%" for label, score in zip(labels, scores)]
-        if crowds is not None:
-            labels = [label + ("|crowd" if crowd else "") for label, crowd in zip(labels, crowds)]
-        return labels
 
-    def _class_colors(self, classes: list[int] | None) -> list[Color] | None:
-        colors = self.metadata.get("thing_colors") if self.metadata is not None else None
-        if classes is None or not colors:
-            return None
-        return [tuple(channel / 255 for channel in colors[c]) for c in classes]
-
-    def _grayscale(self, keep: np.ndarray | None) -> np.ndarray:
-        """The picture in grey, in colour where ``keep`` [H, W] is set."""
-        gray = np.repeat(self.img.astype(np.float32).mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8)
-        if keep is not None:
-            gray[keep] = self.img[keep]
-        return gray
-
-    def _darker(self, color: Color) -> Color:
-        return tuple(
-            0.5 * channel for channel in mplc.to_rgb(color if isinstance(color, str) else tuple(color))
-        )
-
-    def _brighter(self, color: Color) -> Color:
-        return tuple(0.4 + 0.6 * c for c in mplc.to_rgb(color if isinstance(color, str) else tuple(color)))
+def _centre(mask: np.ndarray) -> tuple[float, float]:
+    """The point (x, y) deepest inside a mask and the picture: unlike the mean, it is on the mask."""
+    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 3)
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    return float(x - 1), float(y - 1)

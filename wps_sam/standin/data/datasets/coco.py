@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-from collections import Counter
 from typing import Any
 
 import pycocotools.mask as mask_util
@@ -15,12 +14,6 @@ from pycocotools.coco import COCO
 from ...structures import BoxMode
 from ...utils.file_io import PathManager
 from ..catalog import DatasetCatalog, MetadataCatalog
-
-__all__ = [
-    "load_coco_json",
-    "load_sem_seg",
-    "register_coco_instances",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +31,8 @@ def load_coco_json(
     invalid (an odd count, fewer than 3 points) are left out, with a warning.
 
     Raises:
-        ValueError: an annotation without a box, or one repeated.
+        ValueError: an annotation with an empty box, or an id given twice.
+        KeyError: a category id that is not among the categories.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         coco = COCO(PathManager.get_local_path(json_file))
@@ -46,59 +40,48 @@ def load_coco_json(
     if dataset_name is not None:
         categories = sorted(coco.dataset["categories"], key=lambda category: category["id"])
         id_map = {category["id"]: i for i, category in enumerate(categories)}
-        MetadataCatalog.get(dataset_name).set(
-            thing_classes=[category["name"] for category in categories],
-            thing_dataset_id_to_contiguous_id=id_map,
-        )
-    duplicates = [
-        i for i, count in Counter(a["id"] for a in coco.dataset.get("annotations", ())).items() if count > 1
-    ]
-    if duplicates and "minival" not in json_file:
-        raise ValueError(f"{json_file}: annotation ids are not unique, e.g. {duplicates[:3]}")
+        metadata = MetadataCatalog.get(dataset_name)
+        metadata.set(thing_classes=[category["name"] for category in categories])
+        metadata.set(thing_dataset_id_to_contiguous_id=id_map)
+    if len(coco.anns) != len(coco.dataset.get("annotations", ())):
+        raise ValueError(f"{json_file}: annotation ids are not unique")
     keys = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
     records, invalid = [], 0
-    for image_id in sorted(coco.imgs):
-        image = coco.imgs[image_id]
-        record = {
-            "file_name": os.path.join(image_root, image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image_id,
-            "annotations": [],
-        }
+    for image_id, image in sorted(coco.imgs.items()):
+        annotations = []
         for annotation in coco.imgToAnns.get(image_id, ()):
             entry = {key: annotation[key] for key in keys if key in annotation}
-            if len(entry.get("bbox", [0])) == 0:
-                raise ValueError(f"{json_file}: annotation {annotation['id']} has an empty bbox")
-            segmentation = _valid_segmentation(annotation.get("segmentation"), image)
-            if segmentation is None and annotation.get("segmentation"):
-                invalid += 1
-                continue
-            if segmentation:
-                entry["segmentation"] = segmentation
             entry["bbox_mode"] = BoxMode.XYWH_ABS
+            if not entry.get("bbox", True):
+                raise ValueError(f"{json_file}: annotation {annotation['id']} has an empty bbox")
+            if annotation.get("segmentation"):
+                entry["segmentation"] = _valid_segmentation(annotation["segmentation"])
+                if not entry["segmentation"]:
+                    invalid += 1
+                    continue
             if id_map is not None:
                 if entry["category_id"] not in id_map:
-                    raise KeyError(
-                        f"{json_file}: annotation {annotation['id']} has category_id {entry['category_id']}, "
-                        "which is not among the categories"
-                    )
+                    place = f"{json_file}: annotation {annotation['id']}"
+                    raise KeyError(f"{place}: category_id {entry['category_id']} is not among the categories")
                 entry["category_id"] = id_map[entry["category_id"]]
-            record["annotations"].append(entry)
-        records.append(record)
+            annotations.append(entry)
+        record = {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id}
+        records.append(
+            record | {"height": image["height"], "width": image["width"], "annotations": annotations}
+        )
     logger.info("Loaded %d images in COCO format from %s", len(records), json_file)
     if invalid:
         logger.warning("%s: left out %d annotations without a valid segmentation", json_file, invalid)
     return records
 
 
-def _valid_segmentation(segmentation: Any, image: dict) -> Any:
-    """A compressed RLE, the valid polygons, or None where there is none."""
-    if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            return mask_util.frPyObjects(segmentation, *segmentation["size"])
-        return segmentation
-    return [polygon for polygon in segmentation or () if len(polygon) % 2 == 0 and len(polygon) >= 6] or None
+def _valid_segmentation(segmentation: Any) -> Any:
+    """A compressed RLE, or the valid polygons."""
+    if isinstance(segmentation, list):
+        return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
+    if isinstance(segmentation["counts"], list):
+        return mask_util.frPyObjects(segmentation, *segmentation["size"])
+    return segmentation
 
 
 def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: str = "jpg") -> list[dict]:
@@ -109,19 +92,16 @@ def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: 
     """
 
     def listed(folder: str, extension: str) -> dict[str, str]:
-        names = [name for name in PathManager.ls(folder) if name.endswith(extension)]
-        return {name[: -len(extension)].rstrip("."): os.path.join(folder, name) for name in sorted(names)}
+        names = sorted(name for name in PathManager.ls(folder) if name.endswith(extension))
+        return {name[: -len(extension)]: os.path.join(folder, name) for name in names}
 
     images, labels = listed(image_root, image_ext), listed(gt_root, gt_ext)
     if not labels:
         raise AssertionError(f"no label images *.{gt_ext} in {gt_root}")
     both = [name for name in images if name in labels]
-    if len(both) != len(images) or len(both) != len(labels):
-        logger.warning(
-            "%s has %d images, %s has %d label images; only the %d in both are used",
-            image_root, len(images), gt_root, len(labels), len(both),
-        )  # fmt: skip
-    logger.info("Loaded %d images with semantic segmentation from %s", len(both), image_root)
+    if not len(both) == len(images) == len(labels):
+        counts = (len(images), image_root, len(labels), gt_root, len(both))
+        logger.warning("%d images in %s, %d label images in %s: only the %d in both are used", *counts)
     return [{"file_name": images[name], "sem_seg_file_name": labels[name]} for name in both]
 
 

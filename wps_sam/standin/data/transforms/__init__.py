@@ -1,7 +1,7 @@
 """Transforms (what is done) and augmentations (that draw what is done); most transforms are fvcore's."""
+# ruff: noqa: F401  (the public names)
 
 from fvcore.transforms.transform import (
-    BlendTransform,
     CropTransform,
     HFlipTransform,
     NoOpTransform,
@@ -14,23 +14,3 @@ from fvcore.transforms.transform import (
 from .augmentation import AugInput, Augmentation, AugmentationList
 from .augmentation_impl import RandomCrop, RandomFlip, Resize, ResizeShortestEdge
 from .transform import ResizeTransform
-
-__all__ = [
-    "AugInput",
-    "Augmentation",
-    "AugmentationList",
-    "BlendTransform",
-    "CropTransform",
-    "HFlipTransform",
-    "NoOpTransform",
-    "PadTransform",
-    "RandomApply",
-    "RandomCrop",
-    "RandomFlip",
-    "Resize",
-    "ResizeShortestEdge",
-    "ResizeTransform",
-    "Transform",
-    "TransformList",
-    "VFlipTransform",
-]

@@ -1,4 +1,4 @@
-"""The augmentations in use. They draw from numpy's generator in Detectron2's order: the same seed, the same result."""
+"""The augmentations in use. They draw from numpy in Detectron2's order: the same seed, the same result."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class RandomFlip(Augmentation):
     def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False) -> None:
         if horizontal == vertical:
             raise ValueError("expected exactly one of horizontal and vertical")
-        self.prob, self.horizontal, self.vertical = prob, horizontal, vertical
+        self.prob, self.horizontal = prob, horizontal
 
     def get_transform(self, image: np.ndarray) -> Transform:
         height, width = image.shape[:2]
-        if self._rand_range() >= self.prob:
+        if np.random.uniform() >= self.prob:
             return NoOpTransform()
         return HFlipTransform(width) if self.horizontal else VFlipTransform(height)
 
@@ -41,7 +41,7 @@ class Resize(Augmentation):
         self.interp = interp
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        return ResizeTransform(image.shape[0], image.shape[1], *self.shape, self.interp)
+        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
@@ -57,32 +57,23 @@ class ResizeShortestEdge(Augmentation):
         sample_style: str = "range",
         interp: int = Image.BILINEAR,
     ) -> None:
-        if sample_style not in ("range", "choice"):
-            raise ValueError(f"sample_style={sample_style!r}: expected range or choice")
-        lengths = (
-            (short_edge_length, short_edge_length)
-            if isinstance(short_edge_length, int)
-            else short_edge_length
-        )
-        if sample_style == "range" and len(lengths) != 2:
-            raise ValueError(f"short_edge_length must be (min, max) for a range, got {short_edge_length}")
-        self.short_edge_length, self.max_size, self.sample_style, self.interp = (
-            lengths,
-            max_size,
-            sample_style,
-            interp,
-        )
+        lengths = (short_edge_length,) * 2 if isinstance(short_edge_length, int) else short_edge_length
+        if sample_style not in ("range", "choice") or (sample_style == "range" and len(lengths) != 2):
+            raise ValueError(
+                f"sample_style={sample_style!r} of {lengths}: expected choice, or range of (min, max)"
+            )
+        self.lengths, self.max_size, self.sample_style, self.interp = lengths, max_size, sample_style, interp
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        height, width = image.shape[:2]
         if self.sample_style == "range":
-            size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
+            size = np.random.randint(self.lengths[0], self.lengths[1] + 1)
         else:
-            size = np.random.choice(self.short_edge_length)
+            size = np.random.choice(self.lengths)
         if size == 0:
             return NoOpTransform()
-        new_height, new_width = self.get_output_shape(height, width, size, self.max_size)
-        return ResizeTransform(height, width, new_height, new_width, self.interp)
+        height, width = image.shape[:2]
+        new_shape = self.get_output_shape(height, width, size, self.max_size)
+        return ResizeTransform(height, width, *new_shape, self.interp)
 
     @staticmethod
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: float) -> tuple[int, int]:
@@ -91,10 +82,8 @@ class ResizeShortestEdge(Augmentation):
         scale = size / min(oldh, oldw)
         # The shorter side is the number itself, not a product that may round to one less.
         height, width = (size, scale * oldw) if oldh < oldw else (scale * oldh, size)
-        longest = max(height, width)
-        if longest > max_size:
-            height, width = height * (max_size / longest), width * (max_size / longest)
-        return int(height + 0.5), int(width + 0.5)
+        shrink = min(1.0, max_size / max(height, width))
+        return int(height * shrink + 0.5), int(width * shrink + 0.5)
 
 
 class RandomCrop(Augmentation):
@@ -107,9 +96,7 @@ class RandomCrop(Augmentation):
 
     def __init__(self, crop_type: str, crop_size: tuple[float, float]) -> None:
         if crop_type not in ("relative_range", "relative", "absolute", "absolute_range"):
-            raise ValueError(
-                f"crop_type={crop_type!r}: expected relative, relative_range, absolute or absolute_range"
-            )
+            raise ValueError(f"crop_type={crop_type!r}: expected (relative|absolute)[_range]")
         self.crop_type, self.crop_size = crop_type, crop_size
 
     def get_transform(self, image: np.ndarray) -> Transform:
@@ -126,9 +113,8 @@ class RandomCrop(Augmentation):
             return min(int(self.crop_size[0]), height), min(int(self.crop_size[1]), width)
         if self.crop_type == "absolute_range":
             low, high = int(self.crop_size[0]), int(self.crop_size[1])
-            drawn_height = np.random.randint(min(height, low), min(height, high) + 1)
-            drawn_width = np.random.randint(min(width, low), min(width, high) + 1)
-            return drawn_height, drawn_width
+            drawn = [np.random.randint(min(side, low), min(side, high) + 1) for side in image_size]
+            return drawn[0], drawn[1]
         share = np.asarray(self.crop_size, dtype=np.float32)
         if self.crop_type == "relative_range":
             share = share + np.random.rand(2) * (1 - share)

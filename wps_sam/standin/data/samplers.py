@@ -8,29 +8,27 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
-from ...utils import comm
+from ..utils import comm
 
 
 class TrainingSampler(Sampler):
     """An endless stream of shuffled passes; each process takes every world-size-th index of one stream."""
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
-        if not isinstance(size, int):
-            raise TypeError(f"TrainingSampler(size=) expects an int, got {type(size).__name__}")
-        if size <= 0:
-            raise ValueError(f"TrainingSampler(size=) expects a positive number, got {size}")
+        if not isinstance(size, int) or size <= 0:
+            raise ValueError(f"TrainingSampler(size=) expects a positive int, got {size!r}")
         self._size, self._shuffle = size, shuffle
         self._seed = int(comm.shared_random_seed() if seed is None else seed)
         self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
 
     def _indices(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(self._seed)
         while True:
-            if self._shuffle:
-                yield from torch.randperm(self._size, generator=generator).tolist()
-            else:
-                yield from range(self._size)
+            yield from (
+                torch.randperm(self._size, generator=generator).tolist()
+                if self._shuffle
+                else range(self._size)
+            )
 
     def __iter__(self) -> Iterator[int]:
         return itertools.islice(self._indices(), self._rank, None, self._world_size)
@@ -40,8 +38,6 @@ class InferenceSampler(Sampler):
     """Every index once, in order: each process has one run of them, the first ones one more than the last."""
 
     def __init__(self, size: int) -> None:
-        if size <= 0:
-            raise ValueError(f"InferenceSampler(size=) expects a positive number, got {size}")
         share, rest = divmod(size, comm.get_world_size())
         rank = comm.get_rank()
         start = rank * share + min(rank, rest)
