@@ -1,7 +1,8 @@
-"""Converts checkpoints: official SAM files, and the one released by WPS-SAM's authors.
+"""Converts checkpoints: official SAM files, the one released by WPS-SAM's authors, and ours to ship.
 
 python tools/convert_checkpoint.py --from sam sam_vit_b_01ec64.pth sam_vit_b.safetensors
 python tools/convert_checkpoint.py --from wps-sam best.pth wps_sam.pth --sam-output sam_vit_b.safetensors
+python tools/convert_checkpoint.py --from training output/my_parts/model_final.pth my_parts.safetensors
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from wps_sam.checkpoint_conversion import convert_sam, convert_wps_sam, write_sam, write_wps_sam
+from wps_sam.checkpoint_conversion import convert_sam, convert_wps_sam, export_trained, write_sam, write_wps_sam
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -19,18 +20,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--from", dest="layout", choices=["sam", "wps-sam"], required=True, help="what INPUT is"
+        "--from", dest="layout", choices=["sam", "wps-sam", "training"], required=True, help="what INPUT is"
     )
     parser.add_argument("input", metavar="INPUT", help="a PyTorch state dict or a .safetensors file")
-    parser.add_argument("output", metavar="OUTPUT", help="sam: .safetensors or .pth; wps-sam: .pth")
+    parser.add_argument("output", metavar="OUTPUT", help="sam: .safetensors or .pth; wps-sam: .pth; training: .safetensors")
     parser.add_argument("--arch", help="sam: vit_b, vit_l, vit_h or vit_tiny; recognised when left out")
     parser.add_argument("--sam-output", help="wps-sam: where the SAM inside goes, .safetensors or .pth")
     args = parser.parse_args(argv)
     if args.layout == "wps-sam" and not args.sam_output:
         parser.error("--from wps-sam needs --sam-output: checkpoints of ours hold no copy of SAM")
-    if args.layout == "wps-sam" and args.arch:
-        parser.error("--arch belongs to --from sam: the SAM inside a wps-sam checkpoint is recognised")
-    if args.layout == "sam" and args.sam_output:
+    if args.layout != "sam" and args.arch:
+        parser.error("--arch belongs to --from sam")
+    if args.layout != "wps-sam" and args.sam_output:
         parser.error("--sam-output belongs to --from wps-sam")
     return args
 
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(
                 f"{args.output}: SAM {arch}; use it with MODEL.SAM.ARCH {arch} MODEL.SAM.WEIGHTS {args.output}"
             )
+        elif args.layout == "training":
+            export_trained(args.input, args.output)
         else:
             write_wps_sam(convert_wps_sam(args.input), args.output, args.sam_output)
     except ValueError as error:

@@ -1,7 +1,8 @@
-"""Other people's checkpoints to ours: official SAM files, and the one that WPS-SAM's authors released."""
+"""Checkpoints from one form to another: official SAM files and the WPS-SAM authors' to ours, ours to a file to ship."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from detectron2.modeling import build_model
 from safetensors.torch import save
 from torch import Tensor
 
-from .checkpointer import write_atomically
+from .checkpointer import SafeCheckpointer, write_atomically
 from .config import add_wps_sam_config
 from .modeling.sam import build_sam, check_state_dict, read_state_dict, recognise_arch
 
@@ -173,3 +174,28 @@ def write_wps_sam(converted: ConvertedWPSSAM, path: str, sam_path: str) -> None:
     write_atomically(path, lambda file: torch.save({"model": model.state_dict()}, file))
     options = " ".join(f"{key} {value}" for key, value in converted.options.items())
     logger.info("Wrote %s; use it with MODEL.SAM.WEIGHTS %s %s", path, sam_path, options)
+
+
+def export_trained(source: str, path: str) -> None:
+    """Writes what PartPredictor needs of a training's checkpoint: half-precision weights and the class names.
+
+    Optimiser and schedule stay behind. ``path`` ends in .safetensors; the names lie in its metadata.
+
+    Raises:
+        ValueError: ``source`` is not a checkpoint of ``tools/train_net.py``.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a name that ends in .safetensors")
+    checkpoint = SafeCheckpointer.read(source)
+    names = checkpoint.get("trainer", {}).get("class_names")
+    if not names:
+        raise ValueError(f"{source}: holds no class names; expected a checkpoint written by tools/train_net.py")
+    tensors = {
+        # The Fourier matrix must stay what SAM has, to the last bit: its hash is checked.
+        key: value.half().contiguous() if key.startswith("prompter.") and value.is_floating_point() else value
+        for key, value in checkpoint["model"].items()
+    }
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    data = save(tensors, metadata={"class_names": json.dumps(names)})
+    write_atomically(path, lambda file: file.write(data))
+    logger.info("Wrote %s: %d tensors, %d part classes", path, len(tensors), len(names))

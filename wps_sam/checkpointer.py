@@ -74,24 +74,28 @@ class SafeCheckpointer(DetectionCheckpointer):
         write_atomically(path, lambda file: file.write(last_filename_basename.encode()))
 
     def _load_file(self, f: str) -> dict[str, Any]:
+        self._file = f
+        return self.read(f)
+
+    @staticmethod
+    def read(path: str) -> dict[str, Any]:
         """A .pth or .safetensors file as ``{"model": state dict, ...}``.
 
         Raises:
             ValueError: names the file when it is damaged, or holds anything but tensors and plain values.
         """
-        self._file = f
         try:
-            if f.endswith(".safetensors"):
-                loaded: Any = load_file(f)
+            if path.endswith(".safetensors"):
+                loaded: Any = load_file(path)
             else:
-                loaded = torch.load(f, map_location="cpu", weights_only=True)
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
             raise ValueError(
-                f"{f}: not a readable checkpoint; expected a complete .pth of tensors and plain values, "
+                f"{path}: not a readable checkpoint; expected a complete .pth of tensors and plain values, "
                 f"or a .safetensors file ({error})"
             ) from error
         if not isinstance(loaded, dict):
-            raise ValueError(f"{f}: expected a dict of weights, got {type(loaded).__name__}")
+            raise ValueError(f"{path}: expected a dict of weights, got {type(loaded).__name__}")
         return loaded if "model" in loaded else {"model": loaded}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:

@@ -376,6 +376,8 @@ class Trainer(DefaultTrainer):
         steps = self.iter + 1 - self.start_iter
         return {
             **super().state_dict(),
+            # With them PartPredictor needs nothing but the checkpoint: the data set may be elsewhere.
+            "class_names": list(MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).thing_classes),
             "data_order": {
                 "seed": order.seed,
                 "position": order.first_position + steps * order.batch_size,

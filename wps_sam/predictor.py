@@ -279,6 +279,8 @@ def _class_names(weights: str, cfg: CfgNode) -> tuple[str, ...]:
                 names = json.loads((file.metadata() or {}).get("class_names", "null"))
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
             raise ValueError(f"weights {weights}: not a readable .safetensors file: {error}") from error
+    else:
+        names = SafeCheckpointer.read(weights).get("trainer", {}).get("class_names")
     if names is None:
         if not cfg.DATASETS.TRAIN:
             raise ValueError(

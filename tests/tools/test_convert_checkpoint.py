@@ -382,3 +382,29 @@ def test_damaged_wps_sam_checkpoint_is_refused(
     with pytest.raises(ValueError, match=message):
         write_wps_sam(convert_wps_sam(str(path)), str(tmp_path / "out.pth"), str(tmp_path / "sam.pth"))
     assert not (tmp_path / "out.pth").exists()
+
+
+# ---------------------------------------------------------------- a training's checkpoint to a file to ship
+
+
+def test_exported_training_predicts_without_its_data_set(run_tool, tiny_model, tmp_path: Path) -> None:
+    """Class names travel with the weights: in the .pth of a training, and in what is exported from it."""
+    from wps_sam import PartPredictor
+
+    saved = torch.load(tiny_model.weights, weights_only=True)
+    saved["trainer"] = {"class_names": ["Animal Head", "Animal Body", "Car Body"]}
+    trained, shipped = tmp_path / "model_final.pth", tmp_path / "shipped.safetensors"
+    torch.save(saved, trained)
+    run_tool("--from", "training", str(trained), str(shipped))
+    opts = ("DATASETS.DESCRIPTIONS", [], "DATASETS.TRAIN", ())
+    image = torch.randint(256, (64, 48, 3), dtype=torch.uint8).numpy()
+    results = [PartPredictor(tiny_model.config_file, path, opts=opts)(image) for path in (trained, shipped)]
+    assert results[0].class_names == ("Animal Head", "Animal Body", "Car Body") == results[1].class_names
+    assert results[0].names == results[1].names and len(results[0]) > 0
+    assert (results[0].part_map != results[1].part_map).mean() < 0.02
+    assert shipped.stat().st_size < 0.6 * tiny_model.weights.stat().st_size
+
+
+def test_a_checkpoint_without_class_names_is_not_exported(run_tool, tiny_model, tmp_path: Path, capsys) -> None:
+    assert run_tool("--from", "training", str(tiny_model.weights), str(tmp_path / "shipped.safetensors")) == 1
+    assert "holds no class names" in capsys.readouterr().err
