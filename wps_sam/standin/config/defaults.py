@@ -4,9 +4,9 @@ Their meaning is in Detectron2's config reference:
 https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references
 """
 
-from .config import CfgNode
+from .config import CfgNode as CN
 
-_C = CfgNode(
+_C = CN(
     {
         "VERSION": 2,
         "MODEL": {

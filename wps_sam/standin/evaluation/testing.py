@@ -40,8 +40,7 @@ def verify_results(cfg: CfgNode, results: Mapping[str, Any]) -> bool:
     missed = []
     for task, metric, value, tolerance in expected:
         actual = results.get(task, {}).get(metric)
-        # not <=, so that NaN misses too
-        if actual is None or not np.abs(actual - value) <= tolerance:
+        if actual is None or not np.isfinite(actual) or abs(actual - value) > tolerance:
             missed.append((task, metric, value, tolerance, actual))
     if missed:
         logger.error("Result verification failed! (task, metric, expected, tolerance, actual): %s", missed)

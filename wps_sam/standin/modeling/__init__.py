@@ -4,4 +4,3 @@
 from ..layers import ShapeSpec
 from .backbone import BACKBONE_REGISTRY, Backbone, build_backbone
 from .meta_arch import META_ARCH_REGISTRY, build_model
-from .postprocessing import sem_seg_postprocess

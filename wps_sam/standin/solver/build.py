@@ -56,9 +56,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
     sgd = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
-    return sgd(
-        params, solver.BASE_LR, solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY, nesterov=solver.NESTEROV
-    )
+    keys = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV, "weight_decay": solver.WEIGHT_DECAY}
+    return sgd(params, solver.BASE_LR, foreach=True, **keys)
 
 
 def get_default_optimizer_params(

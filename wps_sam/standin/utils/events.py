@@ -105,12 +105,12 @@ class _NewScalars:
         self._window_size, self._last_write = window_size, -1
 
     def take(self) -> list[tuple[int, str, float]]:
-        """(iteration, name, value), in order of iteration."""
+        """(iteration, name, value), in the order in which the names first came."""
         latest = get_event_storage().latest_with_smoothing_hint(self._window_size).items()
-        new = sorted(
+        new = [
             (iteration, name, value) for name, (value, iteration) in latest if iteration > self._last_write
-        )
-        self._last_write = new[-1][0] if new else self._last_write
+        ]
+        self._last_write = max([iteration for iteration, _, _ in new], default=self._last_write)
         return new
 
 
