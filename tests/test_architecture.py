@@ -42,6 +42,7 @@ TOOLS_MAY_IMPORT = {
     "pretraining",
     "checkpoint_conversion",
 }
+# Lines of code: docstrings, comments and blank lines are free.
 MAX_TOOL_LINES = 80
 MAX_STANDIN_LINES = 2600
 
@@ -130,8 +131,8 @@ def test_module_does_not_ask_which_detectron2_is_in_place(path: Path) -> None:
 
 
 def test_standin_stays_small() -> None:
-    lines = sum(count_code_lines(path) for path in (PACKAGE / "standin").rglob("*.py"))
-    assert lines <= MAX_STANDIN_LINES, f"wps_sam/standin has {lines} lines of code: what we use and no more"
+    lines = sum(count_code_lines(p) for p in (PACKAGE / "standin").rglob("*.py"))
+    assert lines <= MAX_STANDIN_LINES, f"{lines} lines of code; the stand-in covers what we use and no more"
 
 
 def count_code_lines(path: Path) -> int:

@@ -12,7 +12,13 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from wps_sam.checkpoint_conversion import convert_sam, convert_wps_sam, export_trained, write_sam, write_wps_sam
+from wps_sam.checkpoint_conversion import (
+    convert_sam,
+    convert_wps_sam,
+    export_trained,
+    write_sam,
+    write_wps_sam,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -23,7 +29,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--from", dest="layout", choices=["sam", "wps-sam", "training"], required=True, help="what INPUT is"
     )
     parser.add_argument("input", metavar="INPUT", help="a PyTorch state dict or a .safetensors file")
-    parser.add_argument("output", metavar="OUTPUT", help="sam: .safetensors or .pth; wps-sam: .pth; training: .safetensors")
+    parser.add_argument(
+        "output", metavar="OUTPUT", help="sam: .safetensors or .pth; wps-sam: .pth; training: .safetensors"
+    )
     parser.add_argument("--arch", help="sam: vit_b, vit_l, vit_h or vit_tiny; recognised when left out")
     parser.add_argument("--sam-output", help="wps-sam: where the SAM inside goes, .safetensors or .pth")
     args = parser.parse_args(argv)
