@@ -117,7 +117,7 @@ def build_detection_train_loader(
     """
     dataset = _mapped(dataset, mapper)
     if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
-        sampler = TrainingSampler(len(dataset))  # type: ignore[arg-type]
+        sampler = TrainingSampler(len(dataset))
     world_size = get_world_size()
     if total_batch_size <= 0 or total_batch_size % world_size:
         raise AssertionError(
@@ -157,7 +157,7 @@ def build_detection_test_loader(
     """
     dataset = _mapped(dataset, mapper)
     if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
-        sampler = InferenceSampler(len(dataset))  # type: ignore[arg-type]
+        sampler = InferenceSampler(len(dataset))
     collate_fn = collate_fn or trivial_batch_collator
     return torchdata.DataLoader(
         dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=collate_fn

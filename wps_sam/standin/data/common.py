@@ -36,7 +36,7 @@ class DatasetFromList(torchdata.Dataset):
         if not self._serialize:
             return copy.deepcopy(self._list[idx]) if self._copy else self._list[idx]
         idx = range(len(self))[idx]
-        return pickle.loads(memoryview(self._bytes[self._ends[idx] : self._ends[idx + 1]]))
+        return pickle.loads(self._bytes[self._ends[idx] : self._ends[idx + 1]].data)
 
 
 class MapDataset(torchdata.Dataset):

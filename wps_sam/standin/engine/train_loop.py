@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class TrainerBase:
         self.max_iter = 0
         self.storage: EventStorage
 
-    def register_hooks(self, hooks: list[HookBase | None]) -> None:
+    def register_hooks(self, hooks: Sequence[HookBase | None]) -> None:
         """Adds hooks, called in this order."""
         for hook in hooks:
             if hook is not None:
@@ -203,7 +203,7 @@ class SimpleTrainer(TrainerBase):
         storage = get_event_storage()
         # All wait for the slowest loader.
         storage.put_scalar("data_time", np.max([one.pop("data_time") for one in gathered]), cur_iter=cur_iter)
-        means = {name: float(np.mean([one[name] for one in gathered])) for name in metrics}
+        means: dict[str, Any] = {name: float(np.mean([one[name] for one in gathered])) for name in metrics}
         total = sum(means.values())
         if not np.isfinite(total):
             raise FloatingPointError(

@@ -72,7 +72,7 @@ class SemSegEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, Any] | None:
         if self._distributed:
             synchronize()
-            self._confusion = sum(all_gather(self._confusion))  # type: ignore[assignment]
+            self._confusion = sum(all_gather(self._confusion))
             self._predictions = list(itertools.chain(*all_gather(self._predictions)))
             if not is_main_process():
                 return None

@@ -41,7 +41,7 @@ def maybe_add_gradient_clipping(
                 nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
         return super(clipping, self).step(closure)
 
-    clipping = type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
+    clipping: Any = type(f"{optimizer.__name__}WithGradientClip", (optimizer,), {"step": step})
     return clipping
 
 
@@ -55,7 +55,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
-    sgd = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
+    sgd: Any = maybe_add_gradient_clipping(cfg, torch.optim.SGD)
     keys = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV, "weight_decay": solver.WEIGHT_DECAY}
     return sgd(params, solver.BASE_LR, foreach=True, **keys)
 
@@ -88,7 +88,7 @@ def get_default_optimizer_params(
             if isinstance(module, _NORM_TYPES) and weight_decay_norm is not None:
                 decay = weight_decay_norm
             if name == "bias":
-                lr = lr if bias_lr_factor in (None, 1.0) else lr * bias_lr_factor
+                lr = lr if lr is None or bias_lr_factor is None else lr * bias_lr_factor
                 decay = decay if weight_decay_bias is None else weight_decay_bias
             values = {key: value for key, value in (("lr", lr), ("weight_decay", decay)) if value is not None}
             groups.setdefault((lr, decay), {"params": [], **values})["params"].append(parameter)

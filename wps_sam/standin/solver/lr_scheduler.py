@@ -68,6 +68,6 @@ class LRMultiplier(LRScheduler):
         # The schedule is a function of the config; only the place in it is state.
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[Any]:
         multiplier = self._multiplier(self.last_epoch / self._max_iter)
         return [base * multiplier for base in self.base_lrs]

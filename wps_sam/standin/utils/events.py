@@ -139,7 +139,8 @@ class TensorboardXWriter(EventWriter):
     """Writes scalars as TensorBoard events to ``log_dir``."""
 
     def __init__(self, log_dir: str, window_size: int = 20) -> None:
-        self._log_dir, self._writer = log_dir, None
+        self._log_dir = log_dir
+        self._writer: Any = None
         self._new = _NewScalars(window_size)
 
     def write(self) -> None:

@@ -97,7 +97,7 @@ class Visualizer:
         masks = fields.get("pred_masks")
         if self._instance_mode == ColorMode.IMAGE_BW:
             keep = (
-                np.asarray(masks).any(axis=0)
+                np.logical_or.reduce(np.asarray(masks), axis=0)
                 if masks is not None and len(masks)
                 else np.zeros(self.img.shape[:2], bool)
             )
@@ -181,8 +181,10 @@ class Visualizer:
                 self.draw_binary_mask(bitmaps[k], colors[k], alpha=alpha)
             if corners is not None:
                 self.draw_box(corners[k], edge_color=colors[k])
+        if labels is None:
+            return self.output
         # Names last, so that no mask covers them.
-        for k in order if labels is not None else ():
+        for k in order:
             if corners is not None:
                 self.draw_text(labels[k], corners[k][:2], color=colors[k], horizontal_alignment="left")
             elif bitmaps is not None and bitmaps[k].any():

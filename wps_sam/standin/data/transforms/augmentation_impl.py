@@ -36,12 +36,13 @@ class RandomFlip(Augmentation):
 class Resize(Augmentation):
     """Resizes to ``shape`` (height, width), or to a square of one number."""
 
-    def __init__(self, shape: int | tuple[int, int], interp: int = Image.BILINEAR) -> None:
-        self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
+    def __init__(self, shape: int | tuple[int, int], interp: int = Image.Resampling.BILINEAR) -> None:
+        self.shape = (shape, shape) if isinstance(shape, int) else (shape[0], shape[1])
         self.interp = interp
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
+        height, width = image.shape[:2]
+        return ResizeTransform(height, width, *self.shape, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
@@ -55,7 +56,7 @@ class ResizeShortestEdge(Augmentation):
         short_edge_length: int | Sequence[int],
         max_size: float = float("inf"),
         sample_style: str = "range",
-        interp: int = Image.BILINEAR,
+        interp: int = Image.Resampling.BILINEAR,
     ) -> None:
         lengths = (short_edge_length,) * 2 if isinstance(short_edge_length, int) else short_edge_length
         if sample_style not in ("range", "choice") or (sample_style == "range" and len(lengths) != 2):
@@ -115,7 +116,7 @@ class RandomCrop(Augmentation):
             low, high = int(self.crop_size[0]), int(self.crop_size[1])
             drawn = [np.random.randint(min(side, low), min(side, high) + 1) for side in image_size]
             return drawn[0], drawn[1]
-        share = np.asarray(self.crop_size, dtype=np.float32)
+        share: np.ndarray = np.asarray(self.crop_size, dtype=np.float32)
         if self.crop_type == "relative_range":
             share = share + np.random.rand(2) * (1 - share)
         return int(height * share[0] + 0.5), int(width * share[1] + 0.5)

@@ -8,7 +8,11 @@ from fvcore.transforms.transform import Transform
 from PIL import Image
 from torch.nn import functional as F
 
-_TORCH_MODES = {Image.NEAREST: "nearest", Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
+_TORCH_MODES: dict[int, str] = {
+    Image.Resampling.NEAREST: "nearest",
+    Image.Resampling.BILINEAR: "bilinear",
+    Image.Resampling.BICUBIC: "bicubic",
+}
 
 
 class ResizeTransform(Transform):
@@ -17,7 +21,7 @@ class ResizeTransform(Transform):
     def __init__(self, h: int, w: int, new_h: int, new_w: int, interp: int | None = None) -> None:
         super().__init__()
         self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
-        self.interp = Image.BILINEAR if interp is None else interp
+        self.interp = Image.Resampling.BILINEAR if interp is None else interp
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         """Resizes [H, W] or [H, W, C]: uint8 with PIL's filters, other types by torch's interpolation."""
@@ -48,7 +52,7 @@ class ResizeTransform(Transform):
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         """Resizes labels by the nearest pixel."""
-        return self.apply_image(segmentation, interp=Image.NEAREST)
+        return self.apply_image(segmentation, interp=Image.Resampling.NEAREST)
 
     def inverse(self) -> ResizeTransform:
         """The resize back."""
