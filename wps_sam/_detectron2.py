@@ -94,8 +94,9 @@ def choose() -> str:
     # before anything imports wps_sam, unless the main script does. Every process object carries its
     # parent's configuration, pickled before target and arguments: the import travels with it.
     multiprocessing.current_process()._config["wps_sam"] = _ImportsPackage()  # type: ignore[attr-defined]
-    if multiprocessing.parent_process() is None:
-        # A warning, since at import time no log level lets an info pass; once, not once a worker.
+    # A warning, since at import time no log level lets an info pass; once, not once a worker, and by the
+    # name because a spawned process learns of its parent only later.
+    if multiprocessing.current_process().name == "MainProcess":
         logger.warning(
             "%s: using the stand-in that comes with wps_sam (%s chooses)",
             "Detectron2 is not asked for" if installed else "Detectron2 is not installed",

@@ -646,38 +646,46 @@ class _Regression(nn.Module):
         return {"loss_square": error.pow(2).mean(), "loss_absolute": 0.1 * error.abs().mean()}
 
 
-def training(d2: Modules) -> Any:
-    """Ten steps with the usual hooks: metrics.json, what a checkpoint holds, when it is saved and evaluated."""
-    engine, events = d2("engine"), d2("utils.events")
+def regression_trainer(
+    d2: Modules, folder: Path, first_batch: int = 0, evaluate: Any = dict
+) -> tuple[Any, Any]:
+    """A trainer of ten steps with the usual hooks, which writes to ``folder``, and its checkpointer."""
+    engine, solver = d2("engine"), d2("solver")
     cfg = d2("config").get_cfg()
     cfg.SOLVER.update({"MAX_ITER": 10, "STEPS": (6,), "WARMUP_ITERS": 3, "BASE_LR": 0.05})
     model = _Regression()
-    batches = [torch.linspace(-1, 1, 12).reshape(4, 3) * (i + 1) / 5 for i in range(10)]
+    batches = [torch.linspace(-1, 1, 12).reshape(4, 3) * (i + 1) / 5 for i in range(first_batch, 10)]
+    optimizer = solver.build_optimizer(cfg, model)
+    trainer = engine.SimpleTrainer(model, batches, optimizer)
+    trainer.scheduler = solver.build_lr_scheduler(cfg, optimizer)
+    checkpointer = d2("checkpoint").DetectionCheckpointer(model, str(folder), trainer=trainer)
+    trainer.register_hooks(
+        [
+            engine.hooks.LRScheduler(),
+            engine.hooks.PeriodicCheckpointer(checkpointer, 4),
+            engine.hooks.EvalHook(3, evaluate),
+            engine.hooks.PeriodicWriter([d2("utils.events").JSONWriter(str(folder / "metrics.json"))], 2),
+        ]
+    )
+    return trainer, checkpointer
+
+
+def training(d2: Modules) -> Any:
+    """Ten steps: metrics.json, what a checkpoint holds, when it is saved and when evaluated."""
     evaluated: list[int] = []
-    with tempfile.TemporaryDirectory() as folder:
-        optimizer = d2("solver").build_optimizer(cfg, model)
-        trainer = engine.SimpleTrainer(model, iter(batches), optimizer)
-        trainer.scheduler = d2("solver").build_lr_scheduler(cfg, optimizer)
-        checkpointer = d2("checkpoint").DetectionCheckpointer(model, folder, trainer=trainer)
 
-        def evaluate() -> dict[str, Any]:
-            evaluated.append(trainer.iter)
-            return {"task": {"score": float(trainer.iter)}}
+    def evaluate() -> dict[str, Any]:
+        evaluated.append(trainer.iter)
+        return {"task": {"score": float(trainer.iter)}}
 
-        metrics = Path(folder) / "metrics.json"
-        trainer.register_hooks(
-            [
-                engine.hooks.LRScheduler(),
-                engine.hooks.PeriodicCheckpointer(checkpointer, 4),
-                engine.hooks.EvalHook(3, evaluate),
-                engine.hooks.PeriodicWriter([events.JSONWriter(str(metrics))], 2),
-            ]
-        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trainer, _ = regression_trainer(d2, folder, evaluate=evaluate)
         trainer.train(0, 10)
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-        saved = torch.load(Path(folder) / "model_0000003.pth", weights_only=True)
-        files = sorted(path.name for path in Path(folder).iterdir() if path.suffix == ".pth")
-        last = (Path(folder) / "last_checkpoint").read_text()
+        lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+        saved = torch.load(folder / "model_0000003.pth", weights_only=True)
+        files = sorted(path.name for path in folder.glob("*.pth"))
+        last = (folder / "last_checkpoint").read_text()
     # Which further options an optimizer stores depends on torch's version.
     for group in saved["trainer"]["optimizer"]["param_groups"]:
         for key in set(group) - {"lr", "momentum", "weight_decay", "nesterov", "initial_lr", "params"}:
