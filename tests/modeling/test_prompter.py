@@ -99,8 +99,9 @@ def test_dense_prompter_reads_boxes_out_around_its_cells():
     prompter = _dense("box")
     raw = torch.zeros(1, 32 * 32, 4)
     boxes = prompter.read_out(raw)
-    # Cell (row 3, column 5) has its centre at (5.5 * 8, 3.5 * 8) = (44, 28); exp(0) * 8 = 8 pixels to each side.
-    assert boxes[0, 3 * 32 + 5].tolist() == [36.0, 20.0, 52.0, 36.0]
+    # Cell (row 3, column 5) has its centre at (5.5 * 8, 3.5 * 8) = (44, 28); exp(0) * 256 / 8 = 32 pixels to each side,
+    # cut off at the top of the picture.
+    assert boxes[0, 3 * 32 + 5].tolist() == [12.0, 0.0, 76.0, 60.0]
     assert boxes.min() >= 0 and boxes.max() <= 256
     assert prompter.read_out(raw + 1e4).isfinite().all()
 
@@ -134,3 +135,10 @@ def test_memory_follows_the_strides_of_the_neck(size, strides, side):
                                "num_decoder_layers": 1})
     assert prompter.position.shape[-1] == side
     assert prompter(torch.randn(1, 256, size, size)).logits.shape == (1, 25, 41)
+
+
+def test_a_constant_on_top_of_the_embedding_changes_nothing():
+    """SAM's embedding carries a large constant per channel; the dense prompter must not have to unlearn it."""
+    prompter, embedding = _dense("box"), torch.randn(1, 256, 16, 16)
+    lifted = embedding + 10 * torch.randn(1, 256, 1, 1)
+    torch.testing.assert_close(prompter(embedding).logits, prompter(lifted).logits, atol=1e-3, rtol=1e-3)

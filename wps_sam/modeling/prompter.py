@@ -114,8 +114,7 @@ class DensePrompter(nn.Module):
     """Every cell of a memory at stride 8 proposes a class and a box (as FCOS, arXiv 1904.01355) or a point.
 
     Boxes and points go through SAM's own frozen prompt encoder, so prompts are always ones that SAM knows, and
-    can be drawn. N is the number of cells, (S/8)^2. Not in the paper: it learns in minutes what a plain DETR
-    learns in days.
+    can be drawn. N is the number of cells, (S/8)^2. Not in the paper.
     """
 
     STRIDE = PATCH_SIZE // 2
@@ -137,7 +136,10 @@ class DensePrompter(nn.Module):
         self.image_size = image_size
         self.label_type = label_type
         self.context = nn.Sequential(
-            nn.Conv2d(PROMPT_DIM, conv_dim, 1), *(ContextBlock(conv_dim) for _ in range(num_convs))
+            # SAM's embedding is mostly a constant per channel: what tells places apart is a small ripple on it.
+            nn.InstanceNorm2d(PROMPT_DIM),
+            nn.Conv2d(PROMPT_DIM, conv_dim, 1),
+            *(ContextBlock(conv_dim) for _ in range(num_convs)),
         )
         self.upsample = nn.Sequential(
             nn.ConvTranspose2d(conv_dim, conv_dim, 2, 2), LayerNorm2d(conv_dim), nn.GELU()
@@ -184,7 +186,9 @@ class DensePrompter(nn.Module):
         """Head outputs [B, N, 4] to boxes xyxy, or [B, N, 2] to points xy, in pixels of the padded square."""
         if self.label_type == "point":
             return (self.anchors + raw * self.STRIDE).clamp(0, self.image_size)
-        # Log distances from the cell's centre to the sides; the limit keeps exp() finite early in training.
-        left_top, right_bottom = (raw.clamp(max=math.log(self.image_size)).exp() * self.STRIDE).split(2, dim=-1)
+        # Log distances from the cell's centre to the sides, in eighths of the picture, so that training starts from
+        # boxes of a likely size; the limit keeps exp() finite.
+        distances = raw.clamp(max=math.log(8)).exp() * (self.image_size / 8)
+        left_top, right_bottom = distances.split(2, dim=-1)
         boxes = torch.cat([self.anchors - left_top, self.anchors + right_bottom], dim=-1)
         return boxes.clamp(0, self.image_size)
