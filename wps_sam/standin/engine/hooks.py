@@ -124,7 +124,9 @@ class EvalHook(HookBase):
     def _do_eval(self) -> None:
         results = self._func()
         if results:
-            numbers: dict[str, Any] = {name: float(value) for name, value in flatten_results_dict(results).items()}
+            numbers: dict[str, Any] = {
+                name: float(value) for name, value in flatten_results_dict(results).items()
+            }
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
         # A slow main process must not let the others run into a time-out later.
         comm.synchronize()

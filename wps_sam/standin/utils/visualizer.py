@@ -58,7 +58,8 @@ class VisImage:
     def __init__(self, img: np.ndarray, scale: float = 1.0) -> None:
         self.img, self.scale = img, scale
         self.height, self.width = img.shape[:2]
-        size = (max(1, round(self.width * scale)), max(1, round(self.height * scale)))
+        # Rounded down as Detectron2 does, but 0.7 * 10 = 6.999... counts as 7.
+        size = (max(1, int(self.width * scale + 0.01)), max(1, int(self.height * scale + 0.01)))
         # A copy even at scale 1: what was given stays as it is.
         self.canvas = cv2.resize(img, size) if scale != 1 else img.copy()
 
@@ -109,8 +110,10 @@ class Visualizer:
             labels = [
                 f"{name} {score:.0%}" for name, score in zip(labels or [""] * len(scores), scores.tolist())
             ]
-        boxes = fields.get("pred_boxes")
-        return self.overlay_instances(boxes=boxes, masks=masks, labels=labels or None, assigned_colors=colors)
+        boxes, alpha = fields.get("pred_boxes"), 0.5 if colors is None else 0.8
+        return self.overlay_instances(
+            boxes=boxes, masks=masks, labels=labels or None, assigned_colors=colors, alpha=alpha
+        )
 
     def draw_dataset_dict(self, dic: dict) -> VisImage:
         """Draws the annotations and the label image of a record."""
@@ -148,9 +151,8 @@ class Visualizer:
             if label < len(names):
                 color = None if colors is None else np.asarray(colors[label]) / 255
                 mask = labels == label
-                self.draw_binary_mask(
-                    mask, color, text=names[label], alpha=alpha, area_threshold=area_threshold
-                )
+                keys = {"text": names[label], "alpha": alpha, "area_threshold": area_threshold}
+                self.draw_binary_mask(mask, color, edge_color="ivory", **keys)
         return self.output
 
     def overlay_instances(
@@ -271,7 +273,7 @@ class Visualizer:
         outline, _ = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         edge = _rgb(color, 0.5) if edge_color is None else _rgb(edge_color)
         width = max(1, round(self._default_font_size / 15 * self.output.scale))
-        cv2.drawContours(canvas, outline, -1, edge, width, cv2.LINE_AA)
+        cv2.drawContours(canvas, outline, -1, edge, width)
         return self.output if text is None else self.draw_text(text, _centre(mask), color=color)
 
     def get_output(self) -> VisImage:
