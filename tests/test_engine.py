@@ -280,6 +280,10 @@ def test_metrics_continue_where_the_checkpoint_ends(tmp_path):
         writer.write("new\n")
     assert path.read_text() == "".join(lines[:4]) + "new\n"
     engine.drop_metrics_from(str(tmp_path / "not_there.json"), 4)
+    # An evaluation's line may stand behind those of later losses.
+    path.write_text("".join([lines[0], lines[5], lines[2]]))
+    engine.drop_metrics_from(str(path), 4)
+    assert path.read_text() == lines[0] + lines[2]
 
 
 def test_a_resumed_checkpoint_must_fit_and_a_changed_data_set_is_told(

@@ -71,6 +71,9 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Depth and width of DensePrompter's convolutions.
     cfg.MODEL.PROMPTER.NUM_CONVS = 4
     cfg.MODEL.PROMPTER.CONV_DIM = 128
+    # Width of the small trainable network with which DensePrompter looks at the picture itself, beside SAM's
+    # embedding, which knows edges but hardly colours and textures. 0: none.
+    cfg.MODEL.PROMPTER.COMPANION_DIM = 0
 
     # Costs of the matching between queries and labelled parts (paper, section on training).
     cfg.MODEL.MATCHER = CN()

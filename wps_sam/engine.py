@@ -399,17 +399,18 @@ class Trainer(DefaultTrainer):
 
 
 def drop_metrics_from(path: str, iteration: int) -> None:
-    """Cuts off the lines of ``metrics.json`` that a resumed run will write again, and a half-written last line."""
+    """Drops the lines of ``metrics.json`` that a resumed run will write again, and a half-written last line.
+
+    Lines are not in the order of their iterations: Detectron2 writes an evaluation's after later losses.
+    """
     if not os.path.exists(path):
         return
-    end = 0
     with open(path, "r+b") as file:
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["iteration"] >= iteration:
-                break
-            end += len(line)
+        kept = [line for line in file if line.endswith(b"\n") and json.loads(line)["iteration"] < iteration]
         # In place: Detectron2's writer has the file open, for appending.
-        file.truncate(end)
+        file.seek(0)
+        file.writelines(kept)
+        file.truncate()
 
 
 # ------------------------------------------------------------------ evaluation

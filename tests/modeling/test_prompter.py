@@ -88,10 +88,11 @@ def test_matrices_of_the_transformer_start_xavier_uniform():
     assert weight.abs().max() <= bound and weight.abs().max() > 0.95 * bound
 
 
-def _dense(label_type, encode=None):
+def _dense(label_type, encode=None, companion_dim=0):
     encode = encode or (lambda geometry: torch.zeros(len(geometry), 2, 256))
     return DensePrompter(
-        num_classes=3, label_type=label_type, image_size=256, conv_dim=32, num_convs=1, encode_prompts=encode
+        num_classes=3, label_type=label_type, image_size=256, conv_dim=32, num_convs=1, companion_dim=companion_dim,
+        encode_prompts=encode,
     )
 
 
@@ -142,3 +143,14 @@ def test_a_constant_on_top_of_the_embedding_changes_nothing():
     prompter, embedding = _dense("box"), torch.randn(1, 256, 16, 16)
     lifted = embedding + 10 * torch.randn(1, 256, 1, 1)
     torch.testing.assert_close(prompter(embedding).logits, prompter(lifted).logits, atol=1e-3, rtol=1e-3)
+
+
+def test_companion_looks_at_the_picture_and_can_do_without():
+    prompter, embedding = _dense("box", companion_dim=16), torch.randn(1, 256, 16, 16)
+    picture = torch.randn(1, 3, 256, 256)
+    seen, blind = prompter(embedding, picture).logits, prompter(embedding).logits
+    assert seen.shape == blind.shape == (1, 1024, 4)
+    assert not torch.allclose(seen, blind)
+    # A prompter without one does not look, whatever it is shown.
+    alone = _dense("box")
+    assert torch.equal(alone(embedding, picture).logits, alone(embedding).logits)

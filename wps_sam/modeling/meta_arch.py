@@ -138,7 +138,7 @@ class WPSSAM(nn.Module):
         """
         images, frames = self.preprocess_image(batched_inputs)
         image_embedding = self.backbone(images)["image_embedding"]
-        prediction = self.prompter(image_embedding)
+        prediction = self.prompter(image_embedding, images)
         if self.training:
             return self.criterion(prediction, self.label(batched_inputs, frames))
         return [

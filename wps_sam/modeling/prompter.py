@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..structures import PromptPrediction
+from .companion import Companion, ContextBlock
 from .sam import PATCH_SIZE, PROMPT_DIM, get_arch
 from .transformer import Transformer
 
 PROMPTER_REGISTRY = Registry("PROMPTER")
 PROMPTER_REGISTRY.__doc__ = """
 Prompters. Called as ``prompter_class(cfg, encode_prompts)``; ``encode_prompts`` turns boxes [M, 4] or points
-[M, 2] into SAM's tokens [M, 2, 256]. A prompter's forward takes the image embedding [B, 256, S/16, S/16] and
-returns a ``PromptPrediction``.
+[M, 2] into SAM's tokens [M, 2, 256]. A prompter's forward takes the image embedding [B, 256, S/16, S/16] and the
+normalised images [B, 3, S, S] that it was made of, which a prompter may look at or not, and returns a
+``PromptPrediction``.
 """
 
 EncodePrompts = Callable[[Tensor], Tensor]
@@ -86,7 +88,7 @@ class DETRPrompter(nn.Module):
             "num_decoder_layers": node.NUM_DECODER_LAYERS,
         }
 
-    def forward(self, image_embedding: Tensor) -> PromptPrediction:
+    def forward(self, image_embedding: Tensor, images: Tensor | None = None) -> PromptPrediction:
         memory = self.neck(image_embedding).flatten(2).transpose(1, 2)
         position = self.position.flatten(2).transpose(1, 2)
         hidden = self.transformer(memory, position, self.queries.weight)
@@ -95,26 +97,13 @@ class DETRPrompter(nn.Module):
         )
 
 
-class ContextBlock(nn.Module):
-    """A ConvNeXt block (arXiv 2201.03545): 7x7 depth-wise convolution, then a two-layer perceptron per cell."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.mix = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
-        self.norm = LayerNorm2d(dim)
-        self.expand = nn.Conv2d(dim, 4 * dim, 1)
-        self.reduce = nn.Conv2d(4 * dim, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.reduce(F.gelu(self.expand(self.norm(self.mix(x)))))
-
-
 @PROMPTER_REGISTRY.register()
 class DensePrompter(nn.Module):
     """Every cell of a memory at stride 8 proposes a class and a box (as FCOS, arXiv 1904.01355) or a point.
 
     Boxes and points go through SAM's own frozen prompt encoder, so prompts are always ones that SAM knows, and
-    can be drawn. N is the number of cells, (S/8)^2. Not in the paper.
+    can be drawn. N is the number of cells, (S/8)^2. With ``companion_dim`` a small network of that width looks at the
+    picture beside SAM's encoder. Not in the paper.
     """
 
     STRIDE = PATCH_SIZE // 2
@@ -129,21 +118,25 @@ class DensePrompter(nn.Module):
         image_size: int,
         conv_dim: int,
         num_convs: int,
+        companion_dim: int,
         encode_prompts: EncodePrompts,
     ) -> None:
         super().__init__()
         self.encode_prompts = encode_prompts
         self.image_size = image_size
         self.label_type = label_type
+        self.companion = Companion(companion_dim) if companion_dim else None
+        # SAM's embedding is mostly a constant per channel: what tells places apart is a small ripple on it.
+        self.normalise = nn.InstanceNorm2d(PROMPT_DIM)
         self.context = nn.Sequential(
-            # SAM's embedding is mostly a constant per channel: what tells places apart is a small ripple on it.
-            nn.InstanceNorm2d(PROMPT_DIM),
-            nn.Conv2d(PROMPT_DIM, conv_dim, 1),
+            nn.Conv2d(PROMPT_DIM + companion_dim, conv_dim, 1),
             *(ContextBlock(conv_dim) for _ in range(num_convs)),
         )
         self.upsample = nn.Sequential(
             nn.ConvTranspose2d(conv_dim, conv_dim, 2, 2), LayerNorm2d(conv_dim), nn.GELU()
         )
+        self.companion_dim = companion_dim
+        self.merge = nn.Conv2d(conv_dim + companion_dim, conv_dim, 1)
         self.class_tower = self._tower(conv_dim)
         self.prompt_tower = self._tower(conv_dim)
         self.class_head = nn.Conv2d(conv_dim, num_classes + 1, 1)
@@ -169,11 +162,14 @@ class DensePrompter(nn.Module):
             "image_size": get_arch(cfg.MODEL.SAM.ARCH).image_size,
             "conv_dim": node.CONV_DIM,
             "num_convs": node.NUM_CONVS,
+            "companion_dim": node.COMPANION_DIM,
             "encode_prompts": encode_prompts,
         }
 
-    def forward(self, image_embedding: Tensor) -> PromptPrediction:
-        memory = self.upsample(self.context(image_embedding))
+    def forward(self, image_embedding: Tensor, images: Tensor | None = None) -> PromptPrediction:
+        seen = self.look(image_embedding, images)
+        coarse = torch.cat([self.normalise(image_embedding), *(F.avg_pool2d(fine, 2) for fine in seen)], dim=1)
+        memory = self.merge(torch.cat([self.upsample(self.context(coarse)), *seen], dim=1))
         logits = self.class_head(self.class_tower(memory)).flatten(2).transpose(1, 2)
         raw = self.prompt_head(self.prompt_tower(memory)).flatten(2).transpose(1, 2)
         geometry = self.read_out(raw)
@@ -181,6 +177,15 @@ class DensePrompter(nn.Module):
         with torch.no_grad():
             tokens = self.encode_prompts(geometry.flatten(0, 1)).unflatten(0, geometry.shape[:2])
         return PromptPrediction(logits=logits, tokens=tokens, geometry=geometry, anchors=self.anchors)
+
+    def look(self, image_embedding: Tensor, images: Tensor | None) -> list[Tensor]:
+        """The companion's features [B, companion_dim, S/8, S/8], zeros if not shown the images; none without one."""
+        if self.companion is None:
+            return []
+        if images is None:
+            batch, _, height, width = image_embedding.shape
+            return [image_embedding.new_zeros(batch, self.companion_dim, 2 * height, 2 * width)]
+        return [self.companion(images)]
 
     def read_out(self, raw: Tensor) -> Tensor:
         """Head outputs [B, N, 4] to boxes xyxy, or [B, N, 2] to points xy, in pixels of the padded square."""
