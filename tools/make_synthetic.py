@@ -28,6 +28,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--num-val", type=int, default=100, help="validation pictures (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--variety",
+        type=float,
+        default=0.4,
+        help="0 (all alike) to 1 (as varied as a segmenter is pre-trained on) (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="other seeds give other pictures")
     return parser.parse_args(argv)
 
@@ -36,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        write_dataset(args.root, args.num_train, args.num_val, args.size, args.seed)
+        write_dataset(args.root, args.num_train, args.num_val, args.size, args.seed, args.variety)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

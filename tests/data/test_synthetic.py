@@ -155,3 +155,21 @@ def test_the_written_data_set_can_be_registered_and_read(dataset: Path, tmp_path
     part_map = read_part_map(records[0], metadata)
     assert part_map.shape == read_rgb(records[0]["file_name"]).shape[:2] == (SIZE, SIZE)
     assert set(np.unique(part_map)) == {a["category_id"] for a in records[0]["annotations"]} | {BACKGROUND}
+
+
+def test_less_variety_is_more_alike_and_as_reproducible():
+    def spread(variety: float) -> float:
+        """Standard deviation over pictures of the mean colour of aeroplane bodies."""
+        colours = []
+        for seed in range(150):
+            picture = generate(seed, 96, variety)
+            mask = picture.part_map == CLASS_NAMES.index("Aeroplane Body")
+            if mask.any():
+                colours.append(picture.image[mask].mean(0))
+        return float(np.std(colours, axis=0).mean())
+
+    assert spread(0.0) < 0.8 * spread(1.0)
+    one, other = generate(3, 96, 0.4), generate(3, 96, 0.4)
+    assert np.array_equal(one.image, other.image) and np.array_equal(one.part_map, other.part_map)
+    with pytest.raises(ValueError, match=r"variety: expected 0\.\.1, got 2"):
+        generate(0, 96, 2)

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wps_sam.masks import mask_to_box, mask_to_rle
 
@@ -743,7 +743,7 @@ def _place(
         centre = size * np.array([u(0.22, 0.42) if owner == 0 else u(0.58, 0.78), u(0.3, 0.7)])
     family = rng.normal(size=3) * (0.04, 0.1, 0.09)
     # Cars and clothes come in every colour; hue says nothing about them.
-    free_hue = rng.random() if name in ("Car", "Person") else None
+    free_hue = rng.uniform() if name in ("Car", "Person") else None
     shapes = []
     tints: dict[str, np.ndarray] = {}
     for part, points, darken in parts:
@@ -792,12 +792,29 @@ def _instances(top: np.ndarray, shapes: list[_Shape]) -> list[Instance]:
     return found
 
 
-def generate(seed: int, size: int = 256) -> SyntheticPicture:
-    """Draws picture number ``seed``; the same seed and size always give the same bytes.
+class _Calm(np.random.Generator):
+    """Draws like another generator, but only ``variety`` times as far from the middle."""
+
+    def __init__(self, rng: np.random.Generator, variety: float) -> None:
+        super().__init__(rng.bit_generator)
+        self.variety = variety
+
+    def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
+        middle = (low + high) / 2
+        return middle + (super().uniform(low, high, size) - middle) * self.variety
+
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Any = None) -> Any:
+        return loc + (super().normal(loc, scale, size) - loc) * self.variety
+
+
+def generate(seed: int, size: int = 256, variety: float = 1.0) -> SyntheticPicture:
+    """Draws picture number ``seed``; the same arguments always give the same bytes.
 
     Args:
         seed: any integer >= 0.
         size: side of the square picture in pixels, at least 64.
+        variety: 0..1, how far pose, shape, colour, number of objects and clutter stray from the typical; what
+            a small network can learn in minutes needs less than the 1 that a segmenter should see.
 
     Returns:
         A :class:`SyntheticPicture`. Instance masks are disjoint; together they are exactly the pixels of
@@ -805,15 +822,18 @@ def generate(seed: int, size: int = 256) -> SyntheticPicture:
     """
     if size < 64:
         raise ValueError(f"size: expected at least 64 pixels so that parts stay visible, got {size}")
+    if not 0 <= variety <= 1:
+        raise ValueError(f"variety: expected 0..1, got {variety}")
     rng = np.random.default_rng(seed)
+    calm = _Calm(rng, variety)
     while True:
-        count = 1 if rng.random() < 0.65 else 2
+        count = 2 if rng.random() < 0.35 * variety else 1
         kinds = rng.integers(len(SUPERCATEGORIES), size=count)
         shapes: list[_Shape] = []
         for owner, kind in enumerate(kinds):
             name = SUPERCATEGORIES[kind]
-            shapes += _place(_OBJECTS[name][0](rng), name, owner, size, count, rng)
-        shapes += [_clutter_shape(rng, size, small=True) for _ in range(rng.integers(0, 3))]
+            shapes += _place(_OBJECTS[name][0](calm), name, owner, size, count, calm)
+        shapes += [_clutter_shape(rng, size, small=True) for _ in range(round(rng.integers(0, 3) * variety))]
         top = _label(shapes, size)
         instances = _instances(top, shapes)
         # Rejected scenes cost little: nothing is painted yet. Every object must show at least two parts.
@@ -823,10 +843,10 @@ def generate(seed: int, size: int = 256) -> SyntheticPicture:
 
     canvas = _backdrop(rng, size)
     light = _rotation(rng.uniform(-1.2, 1.2)) @ np.array([0.0, 1.0])
-    for index in range(rng.integers(4, 16)):
+    for index in range(round(rng.integers(4, 16) * variety)):
         _draw(canvas, _clutter_shape(rng, size, small=index % 3 == 0), light, rng)
     for shape in shapes:
-        _draw(canvas, shape, light, rng)
+        _draw(canvas, shape, light, calm)
 
     part_map = np.full((size, size), BACKGROUND, np.int32)
     for instance in instances:
@@ -851,7 +871,9 @@ def _expose(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 # ---------------------------------------------------------------- on disk
 
 
-def write_dataset(root: str | Path, num_train: int, num_val: int, size: int = 256, seed: int = 0) -> None:
+def write_dataset(
+    root: str | Path, num_train: int, num_val: int, size: int = 256, seed: int = 0, variety: float = 1.0
+) -> None:
     """Writes a data set in PartImageNet's Seg layout below the folder ``root``.
 
     ``images/{split}/NAME.JPEG``; ``annotations/{split}/NAME.png`` (part map, background = C), ``NAME.json``
@@ -864,6 +886,7 @@ def write_dataset(root: str | Path, num_train: int, num_val: int, size: int = 25
         num_train, num_val: pictures of each split, at least 1.
         size: side of the pictures in pixels.
         seed: other seeds give other pictures; training and validation never share one.
+        variety: as for :func:`generate`.
     """
     for name, count in (("num_train", num_train), ("num_val", num_val)):
         if not 1 <= count <= _SEED_STRIDE:
@@ -871,7 +894,7 @@ def write_dataset(root: str | Path, num_train: int, num_val: int, size: int = 25
     if seed < 0:
         raise ValueError(f"seed: expected at least 0, got {seed}")
     for part, (split, count) in enumerate((("train", num_train), ("val", num_val))):
-        _write_split(Path(root), split, (2 * seed + part) * _SEED_STRIDE, count, size)
+        _write_split(Path(root), split, (2 * seed + part) * _SEED_STRIDE, count, size, variety)
         logger.info("%s: %d pictures written to %s", split, count, root)
 
 
@@ -879,7 +902,7 @@ def write_dataset(root: str | Path, num_train: int, num_val: int, size: int = 25
 _SEED_STRIDE = 1_000_000
 
 
-def _write_split(root: Path, split: str, first_seed: int, count: int, size: int) -> None:
+def _write_split(root: Path, split: str, first_seed: int, count: int, size: int, variety: float) -> None:
     image_dir, label_dir, whole_dir = (
         root / "images" / split,
         root / "annotations" / split,
@@ -890,7 +913,7 @@ def _write_split(root: Path, split: str, first_seed: int, count: int, size: int)
     images: list[dict] = []
     annotations: list[dict] = []
     for number in range(count):
-        picture = generate(first_seed + number, size)
+        picture = generate(first_seed + number, size, variety)
         name = f"{SUPERCATEGORIES[picture.objects[0]].lower()}_{number:06d}"
         _write_image(image_dir / f"{name}.JPEG", picture.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
         _write_image(label_dir / f"{name}.png", picture.part_map.astype(np.uint8), [])
