@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.data import DatasetCatalog
-from safetensors.torch import save_file
+from safetensors.torch import save
 from segment_anything.modeling import Sam
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -774,6 +774,7 @@ class Pretrainer:
             **metadata,
         }
         partial = path.with_suffix(".partial")
-        save_file(tensors, str(partial), metadata={k: str(v) for k, v in about.items()})
+        # save_file would make a file that only its owner can read, which must not go into a package.
+        partial.write_bytes(save(tensors, metadata={k: str(v) for k, v in about.items()}))
         os.replace(partial, path)
         logger.info("exported %s", path)
