@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 ImageLike = str | Path | np.ndarray | Image.Image
 
 PACKAGE = Path(__file__).resolve().parent
-SHIPPED_WEIGHTS = PACKAGE / "weights" / "quickstart.safetensors"
-SHIPPED_CONFIG = "quickstart.yaml"
+# People in street photos: 16 parts of clothing and body.
+SHIPPED_WEIGHTS = PACKAGE / "weights" / "ccp_parts_box.safetensors"
+SHIPPED_CONFIG = Path("ccp_parts") / "wps_sam_tiny_box.yaml"
 
 
 @dataclass(frozen=True)
