@@ -55,7 +55,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.PROMPTER = CN()
     # DETRPrompter: the paper's transformer, which regresses tokens.
     # DensePrompter: every cell of the memory proposes a class and a box or point, read out through
-    # SAM's own prompt encoder; it learns far faster on little data.
+    # SAM's own prompt encoder. Ours, for small data and small machines.
     cfg.MODEL.PROMPTER.NAME = "DETRPrompter"
     # C, the number of part classes; checked against the data set.
     cfg.MODEL.PROMPTER.NUM_CLASSES = 40

@@ -145,12 +145,13 @@ def test_a_constant_on_top_of_the_embedding_changes_nothing():
     torch.testing.assert_close(prompter(embedding).logits, prompter(lifted).logits, atol=1e-3, rtol=1e-3)
 
 
-def test_companion_looks_at_the_picture_and_can_do_without():
+def test_companion_looks_at_the_picture_and_says_when_it_cannot(caplog):
     prompter, embedding = _dense("box", companion_dim=16), torch.randn(1, 256, 16, 16)
     picture = torch.randn(1, 3, 256, 256)
     seen, blind = prompter(embedding, picture).logits, prompter(embedding).logits
     assert seen.shape == blind.shape == (1, 1024, 4)
     assert not torch.allclose(seen, blind)
+    assert "not shown the images" in caplog.text
     # A prompter without one does not look, whatever it is shown.
     alone = _dense("box")
     assert torch.equal(alone(embedding, picture).logits, alone(embedding).logits)

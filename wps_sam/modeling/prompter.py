@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,8 @@ from ..structures import PromptPrediction
 from .companion import Companion, ContextBlock
 from .sam import PATCH_SIZE, PROMPT_DIM, get_arch
 from .transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 PROMPTER_REGISTRY = Registry("PROMPTER")
 PROMPTER_REGISTRY.__doc__ = """
@@ -183,6 +186,7 @@ class DensePrompter(nn.Module):
         if self.companion is None:
             return []
         if images is None:
+            logger.warning("the prompter's companion is not shown the images: its scores and prompts will be poorer")
             batch, _, height, width = image_embedding.shape
             return [image_embedding.new_zeros(batch, self.companion_dim, 2 * height, 2 * width)]
         return [self.companion(images)]
