@@ -14,14 +14,22 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.SAM.ARCH": ("vit_tiny", "vit_b", "vit_l", "vit_h"),
     "MODEL.SAM.PADDING": ("bottom_right", "center"),
     "MODEL.PROMPTER.NAME": ("DETRPrompter", "DensePrompter"),
+    "MODEL.PROMPTER.CLASSIFIER": ("linear", "text"),
+    "MODEL.CLIPSEG.ARCH": ("rd64", "tiny"),
+    "MODEL.CLIPSEG.TRAIN": ("adapter", "text_embeddings", "film", "decoder"),
     "MODEL.INFERENCE.MERGE": ("semantic", "authors"),
     "WEAK_LABELS.TYPE": ("box", "point"),
     "WEAK_LABELS.POINT": ("box_center", "random_pixel", "deepest_pixel"),
     "SOLVER.OPTIMIZER": ("Adam", "AdamW"),
-    "TEST.PROTOCOLS": ("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "error_breakdown"),
+    "TEST.PROTOCOLS": (
+        *("auto", "d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "error_breakdown"),
+        *("pascal_sq", "ov_oracle", "pred_obj", "pred_all"),
+    ),
+    "TEST.OV_COMPAT": ("substring_names", "resized_labels"),
     "TEST.WPS_AUTHORS_NULL": ("drop", "zero"),
     "INPUT.FORMAT": ("RGB",),
     "INPUT.RANDOM_FLIP": ("none", "horizontal"),
+    "INPUT.DATASET_MAPPER_NAME": ("weak_labels", "part_masks"),
     # Detectron2's other samplers and its grouping by shape can't be continued exactly after a crash.
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
     "DATALOADER.ASPECT_RATIO_GROUPING": (False,),
@@ -59,6 +67,10 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.PROMPTER.NAME = "DETRPrompter"
     # C, the number of part classes; checked against the data set.
     cfg.MODEL.PROMPTER.NUM_CLASSES = 40
+    # linear: a score a class, learned for the C classes of the training set. text: the cosine with a text
+    # embedding of each class name, so that a model can be asked for classes that it was not trained on;
+    # NUM_CLASSES is then not used.
+    cfg.MODEL.PROMPTER.CLASSIFIER = "linear"
     # N, the learned queries of DETRPrompter. Must be at least the largest number of parts of an image.
     cfg.MODEL.PROMPTER.NUM_QUERIES = 25
     # Strides of its neck, from the image embedding (64 cells a side at 1024 pixels) to the memory (16).
@@ -74,6 +86,26 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Width of the small trainable network with which DensePrompter looks at the picture itself, beside SAM's
     # embedding, which knows edges but hardly colours and textures. 0: none.
     cfg.MODEL.PROMPTER.COMPANION_DIM = 0
+
+    # Text embeddings of the class names, for MODEL.PROMPTER.CLASSIFIER text; see tools/embed_names.py.
+    cfg.MODEL.TEXT = CN()
+    # A .safetensors of names and embeddings. Empty: a random vector a name, the same everywhere, for tests.
+    cfg.MODEL.TEXT.EMBEDDINGS = ""
+    # What tools/embed_names.py makes that file with: a CLIP of Hugging Face (or a folder that holds one), and the
+    # sentences that a name is put in; the embedding of a name is the mean over them.
+    cfg.MODEL.TEXT.ENCODER = "openai/clip-vit-base-patch16"
+    cfg.MODEL.TEXT.TEMPLATES = ["a photo of a {}."]
+
+    # META_ARCHITECTURE CLIPSeg, the baseline of OV-PARTS that is trained on masks.
+    cfg.MODEL.CLIPSEG = CN()
+    # A checkpoint of Hugging Face (name or folder), such as CIDAS/clipseg-rd64-refined. Empty: random weights of
+    # the size ARCH (rd64 | tiny) from a fixed seed, for tests.
+    cfg.MODEL.CLIPSEG.WEIGHTS = ""
+    cfg.MODEL.CLIPSEG.ARCH = "rd64"
+    # What is trained, of: adapter (VA), text_embeddings (L), film (F), decoder (D). Empty: nothing, zero-shot.
+    cfg.MODEL.CLIPSEG.TRAIN = ["adapter", "text_embeddings", "film", "decoder"]
+    # Weight of the background channel in the loss.
+    cfg.MODEL.CLIPSEG.BACKGROUND_WEIGHT = 0.05
 
     # Costs of the matching between queries and labelled parts (paper, section on training).
     cfg.MODEL.MATCHER = CN()
@@ -106,6 +138,9 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.WEAK_LABELS.POINT = "box_center"
     cfg.WEAK_LABELS.SEED = 0
 
+    # What a model is fed. weak_labels: the picture in SAM's frame, with boxes or points. part_masks: part and object
+    # maps, for models that are trained on masks; sizes are Detectron2's INPUT.MIN_SIZE_TRAIN and so on.
+    cfg.INPUT.DATASET_MAPPER_NAME = "weak_labels"
     # Augmentation. The paper uses none.
     # Detectron2's INPUT.RANDOM_FLIP (none | horizontal) and INPUT.CROP also apply.
     cfg.INPUT.RANDOM_FLIP = "none"
@@ -128,11 +163,17 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Images are padded to one square: nothing is won by grouping them by shape.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
 
-    # Evaluation protocols, by their names in datasets/README.md: d2_semseg, pin41, wps_image_part, wps_authors,
-    # coco_ap, error_breakdown (where the score is lost).
-    cfg.TEST.PROTOCOLS = ["d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap"]
+    # Evaluation protocols, by their names in datasets/README.md. "auto": those that the data set is made for,
+    # as its metadata says. error_breakdown (where the score is lost) must be asked for.
+    cfg.TEST.PROTOCOLS = ["auto"]
     # Also report SAM prompted with the true boxes (the ceiling) and the true boxes filled (the floor).
     cfg.TEST.ORACLES = False
+    # ov_oracle: which quirks of OV-PARTS' own code to repeat, to stand beside its published tables:
+    # substring_names, resized_labels.
+    cfg.TEST.OV_COMPAT = []
+    # pred_obj: a folder of object maps {image}.png that another model has predicted (object ids; any other value: no
+    # object). Empty: the objects of the parts that the model itself predicts.
+    cfg.TEST.OBJECT_PREDICTIONS = ""
     # wps_authors: what an image without any kept query costs: drop (as the authors' code) | zero
     cfg.TEST.WPS_AUTHORS_NULL = "drop"
 

@@ -31,6 +31,40 @@ class Frame:
         return square[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
+@dataclass(frozen=True)
+class PartVocabulary:
+    """The part classes a model is asked for, and the objects they belong to.
+
+    ``names`` of the C part classes, in the order of their ids; ``part_objects`` int [C], which object each part
+    is of; ``object_names`` of all objects, those without parts too.
+    """
+
+    names: tuple[str, ...]
+    part_objects: tuple[int, ...]
+    object_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.part_objects):
+            raise ValueError(f"{len(self.names)} part classes, but {len(self.part_objects)} objects of parts")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def parts_of(self, object_id: int) -> list[int]:
+        """The classes of the parts of one object, ascending; [] for an object without parts."""
+        if not 0 <= object_id < len(self.object_names):
+            raise ValueError(f"object {object_id}: expected 0..{len(self.object_names) - 1}")
+        return [c for c, of in enumerate(self.part_objects) if of == object_id]
+
+
+def object_of_part(part_name: str) -> str:
+    """The object in a name such as ``dog's left ear``: the text before the first ``'s ``; else the whole name.
+
+    Never a substring test: "chair" is in "armchair's seat", and "door" in "cabinet's door".
+    """
+    return part_name.split("'s ", 1)[0]
+
+
 @dataclass
 class PartTargets:
     """The weak labels of one image, as the criterion needs them.
