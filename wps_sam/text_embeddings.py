@@ -1,0 +1,128 @@
+"""Text embeddings of part names: what a class is for a model that is asked for names instead of numbers.
+
+They are made once, by tools/embed_names.py, and read from a file that needs no text encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .checkpointer import write_atomically
+
+_COMMAND = "python tools/embed_names.py --config-file FILE"
+_METADATA_KEY = "text_embeddings"
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """The text embedding of each of K names.
+
+    ``names``, all different, as the data sets spell them; ``vectors`` float32 [K, E], each of unit length;
+    ``encoder`` and ``templates`` say how they were made; ``source`` is the file they come from, for messages.
+
+    Raises:
+        ValueError: a name is empty or there twice, or ``vectors`` is not as said.
+    """
+
+    names: tuple[str, ...]
+    vectors: Tensor
+    encoder: str
+    templates: tuple[str, ...]
+    source: str = field(default="text embeddings", compare=False)
+
+    def __post_init__(self) -> None:
+        _check_names(self.names)
+        shape, dtype = tuple(self.vectors.shape), self.vectors.dtype
+        if len(shape) != 2 or shape[0] != len(self.names) or dtype != torch.float32:
+            raise ValueError(f"expected float32 [{len(self.names)}, E], a row a name, got {dtype} {list(shape)}")
+        lengths = self.vectors.norm(dim=1)
+        wrong = [(n, round(v, 4)) for n, v in zip(self.names, lengths.tolist()) if not abs(v - 1) < 1e-3]
+        if wrong:
+            raise ValueError(f"expected vectors of length 1, got (name, length) {wrong[:5]}")
+
+    @classmethod
+    def read(cls, path: str | Path) -> TextEmbeddings:
+        """Reads what :meth:`write` has written.
+
+        Raises:
+            ValueError: the file is missing, damaged, or no file of text embeddings; names it.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {})[_METADATA_KEY])
+                vectors = file.get_tensor("embeddings")
+            names, templates = tuple(about["names"]), tuple(about["templates"])
+            return cls(names, vectors, about["encoder"], templates, source=str(path))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"MODEL.TEXT.EMBEDDINGS {path}: expected a .safetensors file of text embeddings, "
+                f"as `{_COMMAND}` makes it ({type(error).__name__}: {error})"
+            ) from error
+
+    def write(self, path: str | Path) -> None:
+        """Writes a .safetensors at once or not at all: tensor "embeddings" [K, E], the rest as JSON in its metadata.
+
+        Raises:
+            ValueError: ``path`` does not end in .safetensors.
+        """
+        if Path(path).suffix != ".safetensors":
+            raise ValueError(f"MODEL.TEXT.EMBEDDINGS {path}: expected a name that ends in .safetensors")
+        about = {"names": self.names, "encoder": self.encoder, "templates": self.templates}
+        # One entry: the library writes several in an order that changes from run to run.
+        data = save({"embeddings": self.vectors.contiguous()}, {_METADATA_KEY: json.dumps(about)})
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: file.write(data))
+
+    def lookup(self, names: Sequence[str]) -> Tensor:
+        """The vectors of ``names``, float32 [C, E], in their order.
+
+        Raises:
+            ValueError: lists the names that are not there, and the command that makes them.
+        """
+        rows = {name: row for row, name in enumerate(self.names)}
+        missing = [name for name in names if name not in rows]
+        if missing:
+            raise ValueError(
+                f"{self.source}: {len(missing)} of {len(names)} names have no embedding: {missing[:10]}; "
+                f"make a file with all of them: {_COMMAND}"
+            )
+        return self.vectors[[rows[name] for name in names]]
+
+
+def random_embeddings(names: Sequence[str], dim: int) -> Tensor:
+    """A random direction a name, float32 [C, dim] of unit length: for tests, where meaning does not matter.
+
+    A name's vector depends on that name and ``dim`` alone, and is the same to the last bit on every machine and with
+    every version: it comes from a hash, and the arithmetic before the one rounding is in whole numbers.
+
+    Raises:
+        ValueError: a name is empty or there twice, or ``dim`` is below 1.
+    """
+    _check_names(names)
+    if dim < 1:
+        raise ValueError(f"random text embeddings: expected a dim of at least 1, got {dim}")
+    vectors = np.empty((len(names), dim), np.float32)
+    for vector, name in zip(vectors, names):
+        stream = np.frombuffer(hashlib.shake_256(name.encode()).digest(2 * dim), "<i2").astype(np.int64)
+        # Odd numbers, so that the mean is 0 and no vector is.
+        numbers = 2 * stream + 1
+        vector[:] = numbers / np.sqrt((numbers**2).sum())
+    return torch.from_numpy(vectors)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"names to embed: expected at least one and none of them empty, got {list(names)!r:.120}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"names to embed: expected different names, these come more than once: {twice}")
