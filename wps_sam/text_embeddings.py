@@ -19,6 +19,9 @@ from torch import Tensor
 
 from .checkpointer import write_atomically
 
+# As wide as those of the usual CLIP, so that a model does not change its size when meaning takes the place of chance.
+RANDOM_DIM = 512
+
 _COMMAND = "python tools/embed_names.py --config-file FILE"
 _METADATA_KEY = "text_embeddings"
 
@@ -49,6 +52,11 @@ class TextEmbeddings:
         wrong = [(n, round(v, 4)) for n, v in zip(self.names, lengths.tolist()) if not abs(v - 1) < 1e-3]
         if wrong:
             raise ValueError(f"expected vectors of length 1, got (name, length) {wrong[:5]}")
+
+    @property
+    def dim(self) -> int:
+        """E, the width of the vectors."""
+        return self.vectors.shape[1]
 
     @classmethod
     def read(cls, path: str | Path) -> TextEmbeddings:
@@ -99,7 +107,7 @@ class TextEmbeddings:
         return self.vectors[[rows[name] for name in names]]
 
 
-def random_embeddings(names: Sequence[str], dim: int) -> Tensor:
+def random_embeddings(names: Sequence[str], dim: int = RANDOM_DIM) -> Tensor:
     """A random direction a name, float32 [C, dim] of unit length: for tests, where meaning does not matter.
 
     A name's vector depends on that name and ``dim`` alone, and is the same to the last bit on every machine and with
