@@ -7,8 +7,11 @@ from types import SimpleNamespace
 from wps_sam.masks import (
     mask_to_box,
     mask_to_rle,
+    read_object_map,
     read_part_map,
     read_rgb,
+    record_size,
+    restrict_to_object,
     segmentation_to_mask,
     valid_polygons,
 )
@@ -198,6 +201,106 @@ def test_unreadable_mask_names_picture_and_annotation(tmp_path):
     bad = {"id": 7, "category_id": 0, "segmentation": {"size": [9, 9], "counts": [81]}, "bbox": [0, 0, 2, 2]}
     with pytest.raises(ValueError, match=r"a\.jpg: annotation 7: segmentation\.size"):
         read_part_map(record(tmp_path, annotations=[bad]), METADATA)
+
+
+def test_the_size_of_a_record_is_its_own_or_its_label_maps(tmp_path):
+    entry = record(tmp_path, labels())
+    assert record_size({**entry, "height": 5, "width": 7}) == (5, 7)
+    unsized = without_size(entry)
+    assert record_size(unsized) == (4, 6)
+    with pytest.raises(ValueError, match=r"^a\.jpg: expected height and width, or a label map"):
+        record_size({"file_name": "a.jpg"})
+    with pytest.raises(ValueError, match=r"gone\.png: the file does not exist"):
+        record_size({**unsized, "sem_seg_file_name": str(tmp_path / "gone.png")})
+    with open(entry["sem_seg_file_name"], "r+b") as file:
+        # Pixels are gone, the header is whole: it is all that may be read.
+        file.truncate(50)
+    assert record_size(unsized) == (4, 6)
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read"):
+        read_part_map(unsized, METADATA)
+
+
+def without_size(entry):
+    return {key: value for key, value in entry.items() if key not in ("height", "width")}
+
+
+# Three objects, of which the last two have parts; 233 is ADE20K-Part-234's last part.
+OV_METADATA = SimpleNamespace(
+    label_map={0: 0, 1: 65535, 233: 1}, ignore_label=65535, obj_classes=["boat", "bus", "dog"]
+)
+
+
+def test_open_vocabulary_part_maps_have_no_background_and_hide_unseen_classes(tmp_path):
+    stored = np.array([[0, 1, 233, 65535]], np.uint16)
+    part_map = read_part_map(without_size(record(tmp_path, stored)), OV_METADATA)
+    # A class that the training set must not show reads as ignore, not as background.
+    assert part_map.tolist() == [[0, 65535, 1, 65535]] and part_map.dtype == np.int64
+    # 255 is Pascal-Part-116's ignore value; in this set it is neither a class nor ignore.
+    stored[0, 3] = 255
+    with pytest.raises(
+        ValueError, match=r"a\.png: unknown value 255; expected one of \[0, 1, 233\] or 65535"
+    ):
+        read_part_map(without_size(record(tmp_path, stored)), OV_METADATA)
+
+
+def object_record(tmp_path, objects=None, annotations=()):
+    entry = without_size(record(tmp_path, labels()))
+    if objects is None:
+        return {**entry, "obj_sem_seg_file_name": "NA", "obj_annotations": list(annotations)}
+    path = tmp_path / "objects.png"
+    Image.fromarray(objects).save(path)
+    return {**entry, "obj_sem_seg_file_name": str(path)}
+
+
+@pytest.mark.parametrize(("dtype", "ignore"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_object_maps_are_read_as_stored(tmp_path, dtype, ignore):
+    metadata = SimpleNamespace(obj_classes=["boat", "bus", "dog"], ignore_label=ignore)
+    objects = np.full((4, 6), ignore, dtype)
+    objects[1], objects[2] = 0, 2
+    object_map = read_object_map(object_record(tmp_path, objects), metadata)
+    assert object_map.dtype == np.int64 and np.array_equal(object_map, objects)
+    objects[0] = 3
+    with pytest.raises(ValueError, match=r"objects\.png: unknown value 3; expected one of \[0, 1, 2\] or"):
+        read_object_map(object_record(tmp_path, objects), metadata)
+    with pytest.raises(ValueError, match=r"objects\.png: height and width are \(3, 6\), but .*\(4, 6\)"):
+        read_object_map(object_record(tmp_path, objects[1:]), metadata)
+
+
+def test_later_objects_are_painted_over_earlier_ones(tmp_path):
+    mask = np.zeros((4, 6), bool)
+    mask[:2, :3] = True
+    boxed = {"id": 1, "category_id": 2, "segmentation": mask_to_rle(mask)}
+    upright = {"id": 2, "category_id": 0, "segmentation": square(1, 1, 3)}
+    object_map = read_object_map(object_record(tmp_path, annotations=[boxed, upright]), OV_METADATA)
+    none = 65535
+    assert object_map.tolist() == [
+        [2, 2, 2, none, none, none],
+        [2, 0, 0, 0, none, none],
+        [none, 0, 0, 0, none, none],
+        [none, 0, 0, 0, none, none],
+    ]
+    # The small one first: painted by size, as parts are, it would show through.
+    object_map = read_object_map(object_record(tmp_path, annotations=[upright, boxed]), OV_METADATA)
+    assert object_map[1].tolist() == [2, 2, 2, 0, none, none]
+    assert (read_object_map(object_record(tmp_path), OV_METADATA) == none).all()
+
+
+def test_bad_objects_name_picture_and_annotation(tmp_path):
+    annotation = {"id": 7, "category_id": 3, "segmentation": square(0, 0, 2)}
+    with pytest.raises(
+        ValueError, match=r"^a\.jpg: annotation 7: category_id: expected an object 0\.\.2, got 3"
+    ):
+        read_object_map(object_record(tmp_path, annotations=[annotation]), OV_METADATA)
+    annotation.update(category_id=1, segmentation={"size": [6, 4], "counts": [24]})
+    with pytest.raises(ValueError, match=r"^a\.jpg: annotation 7: segmentation\.size: expected \[4, 6\]"):
+        read_object_map(object_record(tmp_path, annotations=[annotation]), OV_METADATA)
+
+
+def test_parts_of_other_objects_are_ignored():
+    part_map = np.array([[0, 1, 2], [3, 255, 4]])
+    object_map = np.array([[5, 6, 255], [6, 6, 5]])
+    assert restrict_to_object(part_map, object_map, 6, 255).tolist() == [[255, 1, 255], [3, 255, 255]]
+    assert (restrict_to_object(part_map, object_map, 7, 255) == 255).all()
 
 
 def picture():

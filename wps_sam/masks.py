@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -149,6 +150,22 @@ def mask_to_box(mask: np.ndarray) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
+def record_size(record: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of a record's stored pixel grid, in pixels.
+
+    Data sets without a json know no sizes; then the header of the part PNG is read, and no pixel decoded.
+
+    Raises:
+        ValueError: names the PNG, which is missing or damaged, or the picture, whose record has neither.
+    """
+    if "height" in record and "width" in record:
+        return record["height"], record["width"]
+    if not record.get("sem_seg_file_name"):
+        raise ValueError(f"{record['file_name']}: expected height and width, or a label map, in its record")
+    with _open_label_png(record["sem_seg_file_name"]) as image:
+        return image.height, image.width
+
+
 def read_part_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     """The ground-truth part map of one picture at its original resolution.
 
@@ -157,8 +174,10 @@ def read_part_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     mask is then ignored where no mask covers it, because nobody knows which of its pixels are the part.
 
     Args:
-        record: of the data set, with height, width, annotations, and sem_seg_file_name if it has a PNG.
-        metadata: of the data set: label_map (PNG value to class id), background_label, ignore_label.
+        record: of the data set, with sem_seg_file_name if it has a PNG; without one, with height, width and
+            annotations.
+        metadata: of the data set: label_map (PNG value to class id; to ignore_label for a class that a
+            training set must not show), ignore_label, and background_label if it has a background.
 
     Returns:
         int64 [height, width]: class ids 0..C-1, background_label (= C), or ignore_label.
@@ -168,7 +187,7 @@ def read_part_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
             lacks), or the picture and the annotation whose mask cannot be read.
     """
     if record.get("sem_seg_file_name"):
-        return _read_label_png(record, metadata)
+        return _translated(record, record["sem_seg_file_name"], metadata.label_map, metadata.ignore_label)
     return _paint_annotations(record, metadata)
 
 
@@ -178,39 +197,97 @@ def read_label_png(file_name: str) -> np.ndarray:
     Raises:
         ValueError: the file is missing or damaged, or holds colours instead of labels.
     """
+    with _open_label_png(file_name) as image:
+        # int64 at once: a narrower cast would turn the 16-bit ignore value 65535 into the class 255.
+        return np.asarray(image).astype(np.int64)
+
+
+@contextmanager
+def _open_label_png(file_name: str) -> Iterator[Image.Image]:
+    """The opened file; what goes wrong with it inside the block becomes a ValueError that names it."""
     try:
         with Image.open(file_name) as image:
             if image.mode not in _LABEL_MODES:
                 raise ValueError(f"expected one channel of label ids, got mode {image.mode}")
-            # int64 at once: a narrower cast would turn the 16-bit ignore value 65535 into the class 255.
-            return np.asarray(image).astype(np.int64)
+            yield image
     except FileNotFoundError as error:
         raise ValueError(f"label map {file_name}: the file does not exist") from error
     except _DECODING_ERRORS as error:
         raise ValueError(f"label map {file_name}: cannot be read: {error}") from error
 
 
-def _read_label_png(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
-    file_name = record["sem_seg_file_name"]
+def _translated(
+    record: Mapping[str, Any], file_name: str, label_map: Mapping[int, int], ignore_label: int
+) -> np.ndarray:
+    """A label PNG of a record's size with its values replaced as ``label_map`` says: int64 [height, width]."""
     stored = read_label_png(file_name)
-    expected = (record["height"], record["width"])
+    expected = record_size(record)
     if stored.shape != expected:
         raise ValueError(
             f"label map {file_name}: height and width are {stored.shape}, "
             f"but the annotation of {record['file_name']} says {expected}"
         )
-    part_map = np.full(expected, -1, dtype=np.int64)
+    labels = np.full(expected, ignore_label, dtype=np.int64)
     for value in np.unique(stored).tolist():
-        if value in metadata.label_map:
-            part_map[stored == value] = metadata.label_map[value]
-        elif value == metadata.ignore_label:
-            part_map[stored == value] = metadata.ignore_label
-        else:
+        if value in label_map:
+            labels[stored == value] = label_map[value]
+        elif value != ignore_label:
             raise ValueError(
                 f"label map {file_name}: unknown value {value}; expected one of "
-                f"{sorted(metadata.label_map)} or {metadata.ignore_label} (ignore)"
+                f"{sorted(label_map)} or {ignore_label} (ignore)"
             )
-    return part_map
+    return labels
+
+
+def read_object_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
+    """Which object each pixel is of, at original resolution, in OV-PARTS' data sets.
+
+    Read from the record's object PNG (Pascal-Part-116), or painted from its object annotations in their order, of
+    which later ones win (ADE20K-Part-234).
+
+    Args:
+        record: with obj_sem_seg_file_name, the PNG or "NA"; with "NA", obj_annotations in COCO's form.
+        metadata: of the data set: obj_classes, the names of all objects, and ignore_label.
+
+    Returns:
+        int64 [height, width]: object ids 0..len(obj_classes)-1, ignore_label where there is no object.
+
+    Raises:
+        ValueError: names the PNG (missing, damaged, another size than the picture, or unknown values), or the
+            picture and the annotation whose mask or object id is wrong.
+    """
+    num_objects, ignore_label = len(metadata.obj_classes), metadata.ignore_label
+    file_name = record["obj_sem_seg_file_name"]
+    if file_name != "NA":
+        return _translated(record, file_name, {i: i for i in range(num_objects)}, ignore_label)
+    object_map = np.full(record_size(record), ignore_label, dtype=np.int64)
+    for annotation in record["obj_annotations"]:
+        if not 0 <= annotation["category_id"] < num_objects:
+            raise ValueError(
+                f"{record['file_name']}: annotation {annotation['id']}: category_id: expected an object "
+                f"0..{num_objects - 1}, got {annotation['category_id']}"
+            )
+        object_map[annotation_mask(record, annotation)] = annotation["category_id"]
+    return object_map
+
+
+def restrict_to_object(
+    part_map: np.ndarray, object_map: np.ndarray, category_id: int, ignore_label: int
+) -> np.ndarray:
+    """``part_map`` with ``ignore_label`` wherever ``object_map`` is not ``category_id``; all of them [H, W]."""
+    return np.where(object_map == category_id, part_map, ignore_label)
+
+
+def annotation_mask(record: Mapping[str, Any], annotation: Mapping[str, Any]) -> np.ndarray:
+    """bool [H, W]: one annotation's mask at the resolution of its record.
+
+    Raises:
+        ValueError: names the picture and the annotation whose mask cannot be read.
+    """
+    try:
+        return segmentation_to_mask(annotation["segmentation"], *record_size(record))
+    except ValueError as error:
+        raise ValueError(f"{record['file_name']}: annotation {annotation['id']}: {error}") from error
 
 
 def _paint_annotations(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
@@ -224,11 +301,7 @@ def _paint_annotations(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
             columns = slice(max(math.floor(x), 0), max(math.ceil(x + box_width), 0))
             part_map[rows, columns] = metadata.ignore_label
             continue
-        try:
-            mask = segmentation_to_mask(annotation["segmentation"], height, width)
-        except ValueError as error:
-            raise ValueError(f"{record['file_name']}: annotation {annotation['id']}: {error}") from error
-        painted.append((mask, annotation["category_id"]))
+        painted.append((annotation_mask(record, annotation), annotation["category_id"]))
     # Python's sort is stable: of two equally large parts the later annotation wins, on every machine.
     for mask, category in sorted(painted, key=lambda item: -int(item[0].sum())):
         part_map[mask] = category
