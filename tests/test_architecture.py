@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "evaluation": BASE,
     "visualization": BASE,
     "data": BASE | {"config"},
-    "modeling": BASE | {"config"},
+    "text_embeddings": {"checkpointer"},
+    "modeling": BASE | {"config", "text_embeddings"},
     "checkpointer": set(),
     "engine": BELOW_ENGINE,
     "predictor": BELOW_ENGINE,
@@ -41,6 +42,7 @@ TOOLS_MAY_IMPORT = {
     "visualization",
     "pretraining",
     "checkpoint_conversion",
+    "text_embeddings",
 }
 # Lines of code: docstrings, comments and blank lines are free.
 MAX_TOOL_LINES = 80

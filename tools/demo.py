@@ -53,11 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-file", metavar="FILE")
     parser.add_argument("--weights", metavar="FILE")
     parser.add_argument("--confidence", type=float, help="leave out parts with a lower score (0 to 1)")
+    parser.add_argument("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides: KEY VALUE ...")
     args = parser.parse_args(argv)
 
     pictures = find_pictures(args.inputs)
-    predictor = PartPredictor(args.config_file, args.weights, confidence=args.confidence, opts=args.opts)
+    predictor = PartPredictor(
+        args.config_file, args.weights, confidence=args.confidence, names=args.names, opts=args.opts
+    )
     failed = 0
     for picture, base in pictures:
         try:

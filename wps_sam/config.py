@@ -68,8 +68,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     # C, the number of part classes; checked against the data set.
     cfg.MODEL.PROMPTER.NUM_CLASSES = 40
     # linear: a score a class, learned for the C classes of the training set. text: the cosine with a text
-    # embedding of each class name, so that a model can be asked for classes that it was not trained on;
-    # NUM_CLASSES is then not used.
+    # embedding of each class name, so that a model can be asked for classes that it was not trained on; NUM_CLASSES
+    # then means nothing.
     cfg.MODEL.PROMPTER.CLASSIFIER = "linear"
     # N, the learned queries of DETRPrompter. Must be at least the largest number of parts of an image.
     cfg.MODEL.PROMPTER.NUM_QUERIES = 25
@@ -150,11 +150,17 @@ def add_wps_sam_config(cfg: CN) -> None:
 
     # Adam: coupled L2 decay, the paper's. AdamW: decoupled.
     cfg.SOLVER.OPTIMIZER = "Adam"
+    # Detectron2's schedules, and WarmupPolyLR: lr * (1 - t / T)^POLY_LR_POWER.
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
     # The paper decays every trained weight; Detectron2 would leave normalisation layers out.
     cfg.SOLVER.WEIGHT_DECAY_NORM = None
+    # Weight decay of nn.Embedding; None: as any other weight.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None
+    # Detectron2's SOLVER.CLIP_GRADIENTS.CLIP_TYPE (value | norm, of each tensor) may also be full_model: the norm
+    # over all gradients together.
     cfg.SOLVER.IMS_PER_BATCH = 8
     cfg.SOLVER.WARMUP_ITERS = 250
     cfg.SOLVER.WARMUP_FACTOR = 0.0
@@ -218,6 +224,11 @@ def check_config(cfg: CN) -> None:
             raise ValueError(
                 f"TEST.EXPECTED_RESULTS holds {expected!r}; each entry is [protocol, metric, value, tolerance]"
             )
+
+
+def is_open_vocabulary(cfg: CN) -> bool:
+    """Whether the model takes its classes by name, so that data sets may differ in them."""
+    return cfg.MODEL.META_ARCHITECTURE != "WPSSAM" or cfg.MODEL.PROMPTER.CLASSIFIER == "text"
 
 
 # SAM's published sizes work at 1024; only our own small one differs.

@@ -32,16 +32,17 @@ from detectron2.engine import (
 )
 from detectron2.engine import launch as launch_gpus
 from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
-from detectron2.solver import get_default_optimizer_params
+from detectron2.solver import LRMultiplier, WarmupParamScheduler, get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from fvcore.common.param_scheduler import ParamScheduler, PolynomialDecayParamScheduler
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from . import modeling  # noqa: F401  (registers WPSSAM)
 from .checkpointer import SafeCheckpointer, write_atomically
-from .config import read_config
+from .config import is_open_vocabulary, read_config
 from .data.dataset_mapper import PartDatasetMapper
 from .data.descriptions import register_descriptions
 from .data.part_datasets import check_part_maps_once
@@ -54,6 +55,7 @@ from .evaluation import (
     format_results_table,
     oracle_scores,
 )
+from .structures import PartVocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +109,14 @@ def _check_device(device: str) -> None:
 def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
     """Requires one list of classes in all data sets, as long as the model's.
 
+    A model that takes its classes by name may be tested on others than it is trained on; then only the training
+    sets have to agree.
+
     Raises:
         ValueError: names the data set, and the number to set or the first class that differs.
     """
     registered = DatasetCatalog.list()
+    by_name = is_open_vocabulary(cfg)
     classes: list[str] | None = None
     for name in dataset_names:
         if name not in registered:
@@ -119,7 +125,10 @@ def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
                 "A data set of your own needs its description in DATASETS.DESCRIPTIONS"
             )
         own = list(MetadataCatalog.get(name).thing_classes)
-        if len(own) != cfg.MODEL.PROMPTER.NUM_CLASSES:
+        if by_name:
+            if name not in cfg.DATASETS.TRAIN:
+                continue
+        elif len(own) != cfg.MODEL.PROMPTER.NUM_CLASSES:
             raise ValueError(
                 f"MODEL.PROMPTER.NUM_CLASSES is {cfg.MODEL.PROMPTER.NUM_CLASSES}, but data set {name} has "
                 f"{len(own)} part classes: set MODEL.PROMPTER.NUM_CLASSES {len(own)}"
@@ -133,13 +142,21 @@ def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
             )
 
 
+MAPPERS = {"weak_labels": PartDatasetMapper}
+
+
+def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """INPUT.DATASET_MAPPER_NAME: what turns a record of a data set into a model input."""
+    return MAPPERS[cfg.INPUT.DATASET_MAPPER_NAME](cfg, is_train, dataset_name)
+
+
 def check_num_queries(cfg: CfgNode, records: list[dict[str, Any]]) -> None:
     """Requires a query for every part of every training image; only DETRPrompter has a fixed number of them.
 
     Raises:
         ValueError: names the image with the most parts, and their number.
     """
-    if cfg.MODEL.PROMPTER.NAME != "DETRPrompter" or not records:
+    if cfg.MODEL.META_ARCHITECTURE != "WPSSAM" or cfg.MODEL.PROMPTER.NAME != "DETRPrompter" or not records:
         return
     fullest = max(records, key=_num_parts)
     if _num_parts(fullest) > cfg.MODEL.PROMPTER.NUM_QUERIES:
@@ -280,7 +297,8 @@ class Trainer(DefaultTrainer):
         if not cfg.DATASETS.TRAIN:
             raise ValueError("DATASETS.TRAIN is empty; expected the names of the data sets to train on")
         records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
-        kept = [record for record in records if _num_parts(record)]
+        # Loaders of data sets whose labels are maps have left the empty ones out already.
+        kept = [r for r in records if "annotations" not in r or _num_parts(r)]
         logger.info(
             "%s: %d images, of which %d without annotations are left out of training",
             ", ".join(cfg.DATASETS.TRAIN),
@@ -290,7 +308,7 @@ class Trainer(DefaultTrainer):
         check_num_queries(cfg, kept)
         order = TrainOrder(
             kept,
-            PartDatasetMapper(cfg, is_train=True),
+            build_mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True),
             seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
             batch_size=cfg.SOLVER.IMS_PER_BATCH,
         )
@@ -305,8 +323,18 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        check_part_maps_once(dataset_name)
-        return build_detection_test_loader(cfg, dataset_name, mapper=PartDatasetMapper(cfg, is_train=False))
+        if MetadataCatalog.get(dataset_name).evaluator_type == "part_seg":
+            check_part_maps_once(dataset_name)
+        mapper = build_mapper(cfg, dataset_name, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """The model, which knows the classes it will be trained on."""
+        model = super().build_model(cfg)
+        if cfg.DATASETS.TRAIN:
+            model.set_vocabulary(vocabulary_of(cfg.DATASETS.TRAIN[0]))
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -318,8 +346,27 @@ class Trainer(DefaultTrainer):
             bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
             weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         )
-        kind = maybe_add_gradient_clipping(cfg, OPTIMIZERS[cfg.SOLVER.OPTIMIZER])
+        if cfg.SOLVER.WEIGHT_DECAY_EMBED is not None:
+            params = set_embedding_decay(params, model, cfg.SOLVER.WEIGHT_DECAY_EMBED)
+        kind, clip = OPTIMIZERS[cfg.SOLVER.OPTIMIZER], cfg.SOLVER.CLIP_GRADIENTS
+        if clip.ENABLED and clip.CLIP_TYPE == "full_model":
+            kind = clip_full_model(kind, clip.CLIP_VALUE)
+        else:
+            kind = maybe_add_gradient_clipping(cfg, kind)
         return kind(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Detectron2's schedules, and WarmupPolyLR."""
+        if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
+            return super().build_lr_scheduler(cfg, optimizer)
+        schedule: ParamScheduler = PolynomialDecayParamScheduler(1.0, cfg.SOLVER.POLY_LR_POWER)
+        if cfg.SOLVER.WARMUP_ITERS:
+            length = min(cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER, 1.0)
+            schedule = WarmupParamScheduler(
+                schedule, cfg.SOLVER.WARMUP_FACTOR, length, cfg.SOLVER.WARMUP_METHOD
+            )
+        return LRMultiplier(optimizer, schedule, cfg.SOLVER.MAX_ITER)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Any:
@@ -330,6 +377,9 @@ class Trainer(DefaultTrainer):
             # As in Detectron2, and a folder for each data set: their files have the same names.
             output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
             wps_authors_null=cfg.TEST.WPS_AUTHORS_NULL,
+            ov_compat=cfg.TEST.OV_COMPAT,
+            object_predictions=cfg.TEST.OBJECT_PREDICTIONS,
+            training_family=_family(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None,
         )
 
     @classmethod
@@ -346,6 +396,7 @@ class Trainer(DefaultTrainer):
             self._last_eval_results = by_protocol(
                 evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished)
             )
+            _unwrapped(self.model).set_vocabulary(vocabulary_of(self.cfg.DATASETS.TRAIN[0]))
             return self._last_eval_results
 
         hook = _EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate_and_keep if self.cfg.DATASETS.TEST else dict)
@@ -398,6 +449,37 @@ class Trainer(DefaultTrainer):
         order.start_at(saved["seed"], saved["position"])
 
 
+def set_embedding_decay(
+    groups: list[dict[str, Any]], model: torch.nn.Module, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Optimizer groups in which the weights of nn.Embedding have a group, and a weight decay, of their own."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    split = []
+    for group in groups:
+        for chosen in (False, True):
+            members = [p for p in group["params"] if (id(p) in embeddings) == chosen]
+            if members:
+                split.append(
+                    {**group, "params": members, **({"weight_decay": weight_decay} if chosen else {})}
+                )
+    return split
+
+
+def clip_full_model(kind: type[torch.optim.Optimizer], max_norm: float) -> type[torch.optim.Optimizer]:
+    """A subclass of an optimizer whose step first scales all gradients together to at most ``max_norm``.
+
+    Detectron2's own clipping looks at one tensor at a time.
+    """
+
+    class FullModelClipping(kind):  # type: ignore[valid-type, misc]
+        def step(self, closure: Any = None) -> Any:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+            return super().step(closure)
+
+    return FullModelClipping
+
+
 def drop_metrics_from(path: str, iteration: int) -> None:
     """Drops the lines of ``metrics.json`` that a resumed run will write again, and a half-written last line.
 
@@ -433,9 +515,12 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) 
     """
     results: Results = {}
     for name in cfg.DATASETS.TEST:
+        _unwrapped(model).set_vocabulary(vocabulary_of(name))
         loader = Trainer.build_test_loader(cfg, name)
         scores = inference_on_dataset(model, loader, Trainer.build_evaluator(cfg, name))
-        if cfg.TEST.ORACLES if oracles is None else oracles:
+        # The oracles need annotated boxes, which sets whose labels are maps alone do not have.
+        has_boxes = MetadataCatalog.get(name).evaluator_type == "part_seg"
+        if has_boxes and (cfg.TEST.ORACLES if oracles is None else oracles):
             scores.update(evaluate_oracles(model, loader, name))
         if comm.is_main_process():
             results[name] = scores
@@ -461,9 +546,8 @@ def evaluate_oracles(
         {"oracle_box_prompt": {metric: percent}, "oracle_filled_box": ...} on the main process, else {}.
     """
     truth = GroundTruth(dataset_name)
-    inner: Any = model.module if isinstance(model, DistributedDataParallel) else model
     oracles = {
-        "oracle_box_prompt": BoxPromptOracle(truth, inner.prompt_boxes),
+        "oracle_box_prompt": BoxPromptOracle(truth, _unwrapped(model).prompt_boxes),
         "oracle_filled_box": FilledBoxOracle(truth),
     }
     rows = {}
@@ -491,6 +575,22 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
     if comm.is_main_process():
         verify(cfg, by_protocol(results))
     return results
+
+
+def vocabulary_of(dataset_name: str) -> PartVocabulary:
+    """The classes of a registered data set and their objects; without known objects the supercategories are these."""
+    metadata = MetadataCatalog.get(dataset_name)
+    objects = metadata.get("obj_classes") or list(dict.fromkeys(metadata.part_supercategories))
+    of_part = metadata.get("part_objects") or [objects.index(s) for s in metadata.part_supercategories]
+    return PartVocabulary(tuple(metadata.thing_classes), tuple(of_part), tuple(objects))
+
+
+def _family(dataset_name: str) -> str | None:
+    return MetadataCatalog.get(dataset_name).get("family")
+
+
+def _unwrapped(model: torch.nn.Module) -> Any:
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def by_protocol(results: Results) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 
 from . import modeling  # noqa: F401  (registers WPSSAM)
 from .checkpointer import SafeCheckpointer
-from .config import read_config
+from .config import is_open_vocabulary, read_config
 from .data.dataset_mapper import build_augmentations
 from .data.descriptions import register_descriptions
-from .masks import mask_to_rle, pil_to_rgb, read_part_map, read_rgb
+from .masks import mask_to_rle, pil_to_rgb, read_part_map, read_rgb, record_size
+from .structures import vocabulary_from_names
 from .visualization import draw_instances, side_by_side
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,9 @@ class PartPredictor:
             and there is none.
         confidence: parts with a lower score (0 to 1) are left out; None for the config's
             MODEL.INFERENCE.SCORE_THRESHOLD.
+        names: the parts to look for, "dog's ear" for one object's; only for a model that was trained with
+            MODEL.PROMPTER.CLASSIFIER text, and only names that MODEL.TEXT.EMBEDDINGS holds. None for the names
+            the model was trained on.
         opts: config overrides, key, value, key, value ...
 
     The class names are read from the weights (metadata ``class_names`` of a .safetensors, a JSON list) or, where
@@ -139,6 +143,7 @@ class PartPredictor:
         device: str | None = None,
         *,
         confidence: float | None = None,
+        names: Sequence[str] | None = None,
         opts: Sequence[Any] = (),
     ) -> None:
         cfg = read_config(_shipped_config() if config_file is None else config_file, opts)
@@ -150,11 +155,17 @@ class PartPredictor:
                 raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
             cfg.MODEL.INFERENCE.SCORE_THRESHOLD = float(confidence)
         cfg.MODEL.DEVICE = _choose_device(device, cfg.MODEL.DEVICE)
-        self.class_names = _class_names(path, cfg)
+        if names is not None and not is_open_vocabulary(cfg):
+            raise ValueError(
+                "names: this model knows only the parts it was trained on; train one with "
+                "MODEL.PROMPTER.CLASSIFIER text to ask for others"
+            )
+        self.class_names = _class_names(path, cfg) if names is None else tuple(names)
         cfg.MODEL.PROMPTER.NUM_CLASSES = len(self.class_names)
         cfg.freeze()
         self.cfg = cfg
         self.model = build_model(cfg).eval()
+        self.model.set_vocabulary(vocabulary_from_names(self.class_names))
         SafeCheckpointer(self.model, strict=True).load(path)
         self._augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
 
@@ -204,7 +215,7 @@ class PartPredictor:
                 f"{len(self.class_names)} that the model knows"
             )
         # The annotation belongs to the stored pixel grid, which may lie on its side.
-        image = read_rgb(record["file_name"], record["height"], record["width"])
+        image = read_rgb(record["file_name"], *record_size(record))
         ground_truth = read_part_map(record, metadata)
         # Ignored pixels and background are both left bare; neither is a class.
         return side_by_side(image, ground_truth, self(image).part_map, self.class_names)

@@ -6,6 +6,7 @@ T = 2 prompt tokens, D = 256 (SAM's prompt width), S side of the padded network 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,12 @@ def object_of_part(part_name: str) -> str:
     Never a substring test: "chair" is in "armchair's seat", and "door" in "cabinet's door".
     """
     return part_name.split("'s ", 1)[0]
+
+
+def vocabulary_from_names(names: Sequence[str]) -> PartVocabulary:
+    """The vocabulary of part names alone, whose objects are read off them."""
+    objects = list(dict.fromkeys(map(object_of_part, names)))
+    return PartVocabulary(tuple(names), tuple(objects.index(object_of_part(n)) for n in names), tuple(objects))
 
 
 @dataclass

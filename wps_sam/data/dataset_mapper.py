@@ -7,13 +7,18 @@ from typing import Any
 
 from wps_sam.config import image_size
 from wps_sam.data.weak_labels import LabelType, PointRule, part_point, usable_box
-from wps_sam.masks import read_rgb
+from wps_sam.masks import read_rgb, record_size
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
+
+
+# Of a record, to the model and the evaluators.
+_PASSED_ON = ("file_name", "image_id", "category_id")
 
 
 class ResizeLongestSide(T.Augmentation):
@@ -41,6 +46,11 @@ class RandomCrop(T.RandomCrop):
         return max(1, height), max(1, width)
 
 
+def is_mirrored(transforms: T.TransformList) -> bool:
+    """Whether left and right have changed places."""
+    return sum(isinstance(t, T.HFlipTransform) for t in transforms.transforms) % 2 == 1
+
+
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """What ``cfg`` does to a picture: in training INPUT.CROP and INPUT.RANDOM_FLIP, then always the resize."""
     augmentations: list[T.Augmentation] = []
@@ -60,6 +70,7 @@ class PartDatasetMapper:
         augmentations: applied in turn to the picture; labels follow them exactly.
         label_type: "box" or "point", what the model is allowed to see.
         point_rule, seed: how a point is chosen, see :func:`wps_sam.data.weak_labels.part_point`.
+        flip_map: class to class in a mirrored picture, int [C], where classes are sided ("dog's left ear").
     """
 
     @configurable
@@ -71,21 +82,26 @@ class PartDatasetMapper:
         label_type: LabelType = "box",
         point_rule: PointRule = "box_center",
         seed: int = 0,
+        flip_map: Sequence[int] | None = None,
     ) -> None:
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.label_type = label_type
         self.point_rule = point_rule
         self.seed = seed
+        self.flip_map = flip_map
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+    def from_config(
+        cls, cfg: CfgNode, is_train: bool = True, dataset_name: str | None = None
+    ) -> dict[str, Any]:
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "label_type": cfg.WEAK_LABELS.TYPE,
             "point_rule": cfg.WEAK_LABELS.POINT,
             "seed": cfg.WEAK_LABELS.SEED,
+            "flip_map": MetadataCatalog.get(dataset_name).get("flip_map") if dataset_name else None,
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +109,7 @@ class PartDatasetMapper:
 
         Returns:
             image: uint8 tensor [3, h, w], RGB, after augmentation; file_name, image_id; height, width: of the
-            original picture. In training also instances: Instances of size (h, w) with gt_classes int64 [M] and, by
+            original picture; category_id if the record asks for one object's parts only. In training also instances: Instances of size (h, w) with gt_classes int64 [M] and, by
             label type, gt_boxes Boxes [M, 4], xyxy, or gt_points float32 [M, 2], xy, pixel centres at integers.
             Parts without a usable label, outside the crop, or marked as crowd are left out; M may be 0.
 
@@ -101,13 +117,14 @@ class PartDatasetMapper:
             ValueError: names the picture, which is missing, damaged or of another size than the record says, or
                 the annotation whose mask is malformed, if its point is to be taken from it.
         """
-        height, width = dataset_dict["height"], dataset_dict["width"]
+        height, width = record_size(dataset_dict)
         aug_input = T.AugInput(read_rgb(dataset_dict["file_name"], height, width))
         transforms = self.augmentations(aug_input)
         image = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
         output = {
             "image": torch.from_numpy(image),
-            **{key: dataset_dict[key] for key in ("file_name", "image_id", "height", "width")},
+            **{key: dataset_dict[key] for key in _PASSED_ON if key in dataset_dict},
+            **{"height": height, "width": width},
         }
         if self.is_train:
             # Crowd regions are no single part, so neither their box nor their point stands for one.
@@ -115,11 +132,18 @@ class PartDatasetMapper:
             move = self._moved_box if self.label_type == "box" else self._moved_point
             size = (image.shape[1], image.shape[2])
             try:
-                labels = [(a["category_id"], move(a, height, width, transforms, size)) for a in parts]
+                classes = [self._class_of(a, transforms) for a in parts]
+                labels = [(c, move(a, height, width, transforms, size)) for c, a in zip(classes, parts)]
             except ValueError as error:
                 raise ValueError(f"{dataset_dict['file_name']}: {error}") from error
             output["instances"] = self._instances([(c, g) for c, g in labels if g is not None], size)
         return output
+
+    def _class_of(self, annotation: Mapping[str, Any], transforms: T.TransformList) -> int:
+        """The part's class, which in a mirrored picture is that of the other side."""
+        if self.flip_map is not None and is_mirrored(transforms):
+            return self.flip_map[annotation["category_id"]]
+        return annotation["category_id"]
 
     def _moved_box(
         self,

@@ -14,11 +14,12 @@ from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..structures import Frame, PartTargets, PromptPrediction
+from ..structures import Frame, PartTargets, PartVocabulary, PromptPrediction
 from .criterion import SetCriterion, build_criterion
+from .open_vocabulary import TextClassifier
 from .prompter import DensePrompter, build_prompter
 from .sam import FrozenModule, build_sam, hash_tensors
-from .semantic_merge import MASK_THRESHOLD, MERGES, keep_queries, resize_masks
+from .semantic_merge import MASK_THRESHOLD, MERGES, keep_queries, merge_within_object, resize_masks
 from .teacher import PromptTeacher
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class WPSSAM(nn.Module):
         self.prompter = prompter
         self.criterion = criterion
         self.num_classes = num_classes
+        self.vocabulary: PartVocabulary | None = None
         self.padding = padding
         self.selection: dict[str, Any] = {
             "score_threshold": score_threshold,
@@ -129,22 +131,29 @@ class WPSSAM(nn.Module):
         Args:
             batched_inputs: per image a dict with "image", uint8 RGB [3, h, w], longest side S; in training
                 "instances" with ``gt_classes`` [M] and ``gt_boxes`` [M, 4] xyxy or ``gt_points`` [M, 2] xy in
-                pixels of "image"; optionally "height" and "width", the size of the results (else h, w).
+                pixels of "image"; optionally "height" and "width", the size of the results (else h, w), and
+            "category_id", the object whose parts alone are asked for.
 
         Returns:
             In training ``{"loss_class", "loss_prompt"}``. Otherwise per image a dict with "instances"
             (pred_masks bool [K, H, W], pred_boxes, pred_classes, scores, mask_logits [K, S/4, S/4]), "sem_seg"
-            (float [C+1, H, W], background last; its argmax is the part map) and "frame".
+            (float [C+1, H, W], background last; its argmax is the part map) and "frame". With "category_id":
+            "part_classes", the classes int64 [k] of that object's parts, and their "sem_seg" float [k, H, W],
+            without background: the argmax says which part of the object each pixel would be.
         """
         images, frames = self.preprocess_image(batched_inputs)
         image_embedding = self.backbone(images)["image_embedding"]
         prediction = self.prompter(image_embedding, images)
         if self.training:
             return self.criterion(prediction, self.label(batched_inputs, frames))
-        return [
-            self.cut_out(image_embedding[i : i + 1], prediction, i, frames[i], *_output_size(batched_inputs[i]))
-            for i in range(len(batched_inputs))
-        ]
+        results = []
+        for i, record in enumerate(batched_inputs):
+            image = (image_embedding[i : i + 1], prediction, i, frames[i], *_output_size(record))
+            if "category_id" in record:
+                results.append(self.tell_apart(*image, object_id=record["category_id"]))
+            else:
+                results.append(self.cut_out(*image))
+        return results
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, list[Frame]]:
         """Normalises and pads to one square: images [B, 3, S, S], and where each lies in it."""
@@ -201,9 +210,7 @@ class WPSSAM(nn.Module):
         width: int,
     ) -> dict[str, Any]:
         """Decodes the kept queries of image ``index`` of the batch and merges their masks."""
-        boxes = prediction.geometry[index] if prediction.geometry is not None else None
-        if boxes is not None and boxes.shape[1] == 2:
-            boxes = _around(boxes, DensePrompter.STRIDE)
+        boxes = _boxes(prediction, index)
         kept, scores, classes = keep_queries(prediction.logits[index], boxes, **self.selection)
         mask_logits = self.decode(image_embedding, prediction.tokens[index, kept])
         probabilities = resize_masks(mask_logits, frame, height, width).sigmoid()
@@ -219,6 +226,51 @@ class WPSSAM(nn.Module):
             "sem_seg": self.merge(probabilities, scores, classes, self.num_classes),
             "frame": frame,
         }
+
+    @torch.no_grad()
+    def tell_apart(
+        self,
+        image_embedding: Tensor,
+        prediction: PromptPrediction,
+        index: int,
+        frame: Frame,
+        height: int,
+        width: int,
+        *,
+        object_id: int,
+    ) -> dict[str, Any]:
+        """Which part of one object each pixel would be: only this object's classes compete, nothing is background."""
+        if self.vocabulary is None:
+            raise ValueError("the model does not know which parts are of which object: call set_vocabulary first")
+        part_classes = self.vocabulary.parts_of(object_id)
+        if not part_classes:
+            raise ValueError(f"object {self.vocabulary.object_names[object_id]!r} has no parts to tell apart")
+        logits = prediction.logits[index][:, [*part_classes, -1]]
+        selection = {**self.selection, "only_parts": False}
+        kept, _, _ = keep_queries(logits, _boxes(prediction, index), **selection)
+        mask_logits = self.decode(image_embedding, prediction.tokens[index, kept])
+        probabilities = resize_masks(mask_logits, frame, height, width).sigmoid()
+        return {
+            "sem_seg": merge_within_object(probabilities, logits[kept].float().softmax(-1)[:, :-1]),
+            "part_classes": torch.tensor(part_classes, device=self.device),
+        }
+
+    def set_vocabulary(self, vocabulary: PartVocabulary) -> None:
+        """The classes of the data set at hand; a model without text embeddings has those it was trained on.
+
+        Raises:
+            ValueError: another number of classes than the model has, or names without a text embedding.
+        """
+        classifier = getattr(self.prompter, "classifier", None)
+        if isinstance(classifier, TextClassifier):
+            classifier.set_names(vocabulary.names)
+            self.num_classes = len(vocabulary)
+        elif len(vocabulary) != self.num_classes:
+            raise ValueError(
+                f"the model has {self.num_classes} classes, not {len(vocabulary)}: only with "
+                "MODEL.PROMPTER.CLASSIFIER text can it be asked for others"
+            )
+        self.vocabulary = vocabulary
 
     @torch.no_grad()
     def prompt_boxes(self, batched_inputs: list[dict[str, Any]], boxes: list[Tensor]) -> list[Tensor]:
@@ -286,6 +338,14 @@ def _pad(image: Tensor, frame: Frame) -> Tensor:
 def _output_size(record: dict[str, Any]) -> tuple[int, int]:
     height, width = record["image"].shape[-2:]
     return record.get("height", height), record.get("width", width)
+
+
+def _boxes(prediction: PromptPrediction, index: int) -> Tensor | None:
+    """[N, 4] by which an image's queries can be thinned; None where the prompter reads out no place."""
+    if prediction.geometry is None:
+        return None
+    geometry = prediction.geometry[index]
+    return geometry if geometry.shape[1] == 4 else _around(geometry, DensePrompter.STRIDE)
 
 
 def _around(points: Tensor, radius: float) -> Tensor:

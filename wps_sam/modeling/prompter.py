@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..structures import PromptPrediction
 from .companion import Companion, ContextBlock
+from .open_vocabulary import TextClassifier, build_text_classifier
 from .sam import PATCH_SIZE, PROMPT_DIM, get_arch
 from .transformer import Transformer
 
@@ -29,6 +30,9 @@ normalised images [B, 3, S, S] that it was made of, which a prompter may look at
 """
 
 EncodePrompts = Callable[[Tensor], Tensor]
+
+# Log odds of "no part" against all C parts together, at the start of a dense prompter: a probability of 0.01.
+RARE_PARTS = math.log(99)
 
 
 def build_prompter(cfg: CfgNode, encode_prompts: EncodePrompts) -> nn.Module:
@@ -48,6 +52,7 @@ class DETRPrompter(nn.Module):
         self,
         *,
         num_classes: int,
+        text_classifier: TextClassifier | None = None,
         num_queries: int,
         embedding_size: int,
         neck_strides: Sequence[int],
@@ -74,7 +79,8 @@ class DETRPrompter(nn.Module):
             num_encoder_layers=num_encoder_layers,
             num_decoder_layers=num_decoder_layers,
         )
-        self.class_head = nn.Linear(dim, num_classes + 1)
+        self.class_head = nn.Linear(dim, text_classifier.dim if text_classifier else num_classes + 1)
+        self.classifier = text_classifier or nn.Identity()
         self.prompt_head = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, 2 * dim))
 
     @classmethod
@@ -82,6 +88,7 @@ class DETRPrompter(nn.Module):
         node = cfg.MODEL.PROMPTER
         return {
             "num_classes": node.NUM_CLASSES,
+            "text_classifier": build_text_classifier(cfg) if node.CLASSIFIER == "text" else None,
             "num_queries": node.NUM_QUERIES,
             "embedding_size": get_arch(cfg.MODEL.SAM.ARCH).image_size // PATCH_SIZE,
             "neck_strides": node.NECK_STRIDES,
@@ -96,7 +103,8 @@ class DETRPrompter(nn.Module):
         position = self.position.flatten(2).transpose(1, 2)
         hidden = self.transformer(memory, position, self.queries.weight)
         return PromptPrediction(
-            logits=self.class_head(hidden), tokens=self.prompt_head(hidden).unflatten(-1, (2, PROMPT_DIM))
+            logits=self.classifier(self.class_head(hidden)),
+            tokens=self.prompt_head(hidden).unflatten(-1, (2, PROMPT_DIM)),
         )
 
 
@@ -117,6 +125,7 @@ class DensePrompter(nn.Module):
         self,
         *,
         num_classes: int,
+        text_classifier: TextClassifier | None = None,
         label_type: str,
         image_size: int,
         conv_dim: int,
@@ -142,12 +151,14 @@ class DensePrompter(nn.Module):
         self.merge = nn.Conv2d(conv_dim + companion_dim, conv_dim, 1)
         self.class_tower = self._tower(conv_dim)
         self.prompt_tower = self._tower(conv_dim)
-        self.class_head = nn.Conv2d(conv_dim, num_classes + 1, 1)
+        self.class_head = nn.Conv2d(conv_dim, text_classifier.dim if text_classifier else num_classes + 1, 1)
+        self.classifier = text_classifier or nn.Identity()
         self.prompt_head = nn.Conv2d(conv_dim, 4 if label_type == "box" else 2, 1)
         # Nearly every cell is "no part": start there, or the first steps are spent on it (RetinaNet, section 4.1).
-        start = torch.zeros(num_classes + 1)
-        start[-1] = math.log(99 * num_classes)
-        self.class_head.bias = nn.Parameter(start)
+        if text_classifier is None:
+            start = torch.zeros(num_classes + 1)
+            start[-1] = RARE_PARTS + math.log(num_classes)
+            self.class_head.bias = nn.Parameter(start)
         centres = (torch.arange(image_size // self.STRIDE) + 0.5) * self.STRIDE
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         self.register_buffer("anchors", torch.stack([x, y], dim=-1).flatten(0, 1), persistent=False)
@@ -161,6 +172,7 @@ class DensePrompter(nn.Module):
         node = cfg.MODEL.PROMPTER
         return {
             "num_classes": node.NUM_CLASSES,
+            "text_classifier": build_text_classifier(cfg, RARE_PARTS) if node.CLASSIFIER == "text" else None,
             "label_type": cfg.WEAK_LABELS.TYPE,
             "image_size": get_arch(cfg.MODEL.SAM.ARCH).image_size,
             "conv_dim": node.CONV_DIM,
@@ -173,7 +185,7 @@ class DensePrompter(nn.Module):
         seen = self.look(image_embedding, images)
         coarse = torch.cat([self.normalise(image_embedding), *(F.avg_pool2d(fine, 2) for fine in seen)], dim=1)
         memory = self.merge(torch.cat([self.upsample(self.context(coarse)), *seen], dim=1))
-        logits = self.class_head(self.class_tower(memory)).flatten(2).transpose(1, 2)
+        logits = self.classifier(self.class_head(self.class_tower(memory)).flatten(2).transpose(1, 2))
         raw = self.prompt_head(self.prompt_tower(memory)).flatten(2).transpose(1, 2)
         geometry = self.read_out(raw)
         # What is learned is the geometry; SAM's code of it is only for SAM.

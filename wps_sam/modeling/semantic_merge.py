@@ -19,6 +19,7 @@ def keep_queries(
     score_threshold: float,
     nms_threshold: float,
     max_parts: int,
+    only_parts: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The queries of one image that are parts, the surest first.
 
@@ -28,13 +29,18 @@ def keep_queries(
         score_threshold: smallest probability of the class.
         nms_threshold: box IoU above which the weaker of two queries of one class goes; 1 keeps all.
         max_parts: how many may stay.
+        only_parts: leave out queries that are most likely no part, and those below the threshold. Otherwise each
+            has its likeliest part: something has to be said of every pixel.
 
     Returns:
         indices [K], scores [K] in 0..1 and classes [K].
     """
     probability = logits.float().softmax(-1)
-    scores, classes = probability.max(-1)
-    kept = ((classes != logits.shape[1] - 1) & (scores >= score_threshold)).nonzero().squeeze(1)
+    scores, classes = (probability if only_parts else probability[:, :-1]).max(-1)
+    if only_parts:
+        kept = ((classes != logits.shape[1] - 1) & (scores >= score_threshold)).nonzero().squeeze(1)
+    else:
+        kept = torch.arange(len(scores), device=scores.device)
     kept = kept[scores[kept].argsort(descending=True, stable=True)]
     if boxes is not None and nms_threshold < 1 and len(kept):
         kept = kept[batched_nms(boxes[kept].float(), scores[kept], classes[kept], nms_threshold)]
@@ -82,6 +88,21 @@ def merge_authors(probabilities: Tensor, scores: Tensor, classes: Tensor, num_cl
     # Sums can exceed 1: an uncovered pixel has none above one half, a covered one has background 0.
     part_map[-1] = (~covered).to(part_map.dtype)
     return part_map
+
+
+def merge_within_object(probabilities: Tensor, class_probabilities: Tensor) -> Tensor:
+    """Scores [C, H, W] of the parts of one object, of which every pixel of the object gets one.
+
+    The largest ``p(class) * p(mask)`` of the queries, as in ``merge_semantic``, but without a threshold, and each
+    query speaks for every class: where no mask covers a pixel the nearest guess still says which part it is.
+
+    Args:
+        probabilities: [K, H, W] mask probabilities; class_probabilities: [K, C].
+    """
+    scores = probabilities.new_zeros(class_probabilities.shape[1], *probabilities.shape[1:])
+    for mask, of_class in zip(probabilities, class_probabilities):
+        torch.maximum(scores, of_class[:, None, None] * mask, out=scores)
+    return scores
 
 
 MERGES = {"semantic": merge_semantic, "authors": merge_authors}
