@@ -10,12 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn import functional as F
 
 from .checkpointer import write_atomically
 
@@ -24,6 +26,8 @@ RANDOM_DIM = 512
 
 _COMMAND = "python tools/embed_names.py --config-file FILE"
 _METADATA_KEY = "text_embeddings"
+# Texts that go through an encoder at once. Part of what a file's last bits depend on.
+_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,93 @@ def random_embeddings(names: Sequence[str], dim: int = RANDOM_DIM) -> Tensor:
         numbers = 2 * stream + 1
         vector[:] = numbers / np.sqrt((numbers**2).sum())
     return torch.from_numpy(vectors)
+
+
+def embed_names(names: Sequence[str], encoder: str, templates: Sequence[str]) -> TextEmbeddings:
+    """The text embeddings of ``names``: of each, the mean direction of its texts, one a template.
+
+    Args:
+        names: as the data sets spell them; "'s" stays, as in CAT-Seg ("a photo of a dog's ear.").
+        encoder: name at Hugging Face, or folder, of a CLIP (its projected text features, read at the end-of-text
+            token) or of a plain text encoder such as BERT and its kin (the mean over the tokens of its last layer).
+        templates: texts with one ``{}`` each, where the name goes.
+
+    Raises:
+        ValueError: a name is empty or there twice, a template is unfit, ``encoder`` is no such encoder or not whole,
+            or a text is longer than it can read.
+    """
+    _check_names(names)
+    _check_templates(templates)
+    texts = [template.replace("{}", name) for name in names for template in templates]
+    encode = _TextEncoder(encoder)
+    features = torch.cat([encode(texts[i : i + _BATCH_SIZE]) for i in range(0, len(texts), _BATCH_SIZE)])
+    # Of a folder its name alone: where it lies says nothing, and would make the file differ between machines.
+    label = Path(encoder).resolve().name if Path(encoder).is_dir() else encoder
+    vectors = mean_direction(features.unflatten(0, (len(names), len(templates))))
+    return TextEmbeddings(tuple(names), vectors, label, tuple(templates))
+
+
+def mean_direction(features: Tensor) -> Tensor:
+    """Features [K, T, E] of T texts each to unit vectors [K, E]: the mean of the texts' unit vectors, made unit again.
+
+    Each text counts alike: in a mean of the features themselves the longest would decide. From CLIP's zero-shot
+    classifier (arXiv 2103.00020, section 3.1.4).
+    """
+    return F.normalize(F.normalize(features, dim=-1).mean(1), dim=-1)
+
+
+def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """The mean of token features [N, L, E] over the tokens where ``mask`` [N, L] is 1, so without padding: [N, E]."""
+    weights = mask[..., None].to(tokens)
+    return (tokens * weights).sum(1) / weights.sum(1)
+
+
+class _TextEncoder:
+    """Texts to features, float32 [N, E]; see :func:`embed_names` for the kinds of encoder and the errors."""
+
+    def __init__(self, source: str) -> None:
+        # Here and not above: only who makes embeddings needs transformers, and importing it takes seconds.
+        from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer
+
+        self.source = source
+        expected = "expected a CLIP or a plain text encoder (BERT and its kin): a name at Hugging Face, or a folder"
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            self.is_clip = config.model_type == "clip"
+            if not self.is_clip and (config.is_encoder_decoder or type(config) not in MODEL_FOR_MASKED_LM_MAPPING):
+                raise ValueError(f"it is a {config.model_type}")
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            model, loading = AutoModel.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"MODEL.TEXT.ENCODER is {source!r}; {expected} ({error})") from error
+        # A plain encoder's pooler is not used; anything else missing would be random, without a word.
+        missing = sorted(key for key in loading["missing_keys"] if not key.startswith("pooler."))
+        if missing:
+            raise ValueError(f"MODEL.TEXT.ENCODER is {source!r}; its weights lack {missing[:5]}")
+        self.model = model.float().eval()
+        self.limit = min(self.tokenizer.model_max_length, config.get_text_config().max_position_embeddings)
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        inputs = self.tokenizer(list(texts), padding=True, return_tensors="pt")
+        for text, length in zip(texts, inputs["attention_mask"].sum(1).tolist()):
+            if length > self.limit:
+                raise ValueError(
+                    f"MODEL.TEXT.TEMPLATES: {text!r:.120} has {length} tokens, but {self.source} reads {self.limit}; "
+                    "shorten the template or the name"
+                )
+        if self.is_clip:
+            return self.model.get_text_features(**inputs).pooler_output
+        return masked_mean(self.model(**inputs).last_hidden_state, inputs["attention_mask"])
+
+
+def _check_templates(templates: Sequence[str]) -> None:
+    unfit = [template for template in templates if template.count("{}") != 1]
+    if unfit or not templates:
+        raise ValueError(
+            "MODEL.TEXT.TEMPLATES: expected at least one, each with one {} where the name goes, such as "
+            f"'a photo of a {{}}.'; got {unfit or list(templates)}"
+        )
 
 
 def _check_names(names: Sequence[str]) -> None:
