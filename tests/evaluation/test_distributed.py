@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wps_sam.evaluation import PROTOCOLS, build_evaluators
+from wps_sam.evaluation import PART_PROTOCOLS, build_evaluators
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def evaluate_shares(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     scene, outputs = make_scene(Path(folder))
-    evaluators = build_evaluators(PROTOCOLS, scene.name, output_dir=folder)
+    evaluators = build_evaluators(PART_PROTOCOLS, scene.name, output_dir=folder)
     found = []
     for shares in (DISJOINT, OVERLAPPING):
         share = shares[rank]
@@ -62,12 +62,12 @@ def test_two_processes_score_as_one(tmp_path: Path) -> None:
     )
     scene, outputs = make_scene(tmp_path)
     try:
-        evaluators = build_evaluators(PROTOCOLS, scene.name, output_dir=str(tmp_path / "single"))
+        evaluators = build_evaluators(PART_PROTOCOLS, scene.name, output_dir=str(tmp_path / "single"))
         single = run(evaluators, scene.records, outputs)
     finally:
         scene.remove()
     assert other == {}
-    assert list(main) == list(single) == list(PROTOCOLS)
+    assert list(main) == list(single) == list(PART_PROTOCOLS)
     for protocol, scores in single.items():
         assert main[protocol] == pytest.approx(scores, nan_ok=True), protocol
     # The numbers say something: neither everything nor nothing is right.

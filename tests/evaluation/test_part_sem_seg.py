@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wps_sam.evaluation import (
-    PROTOCOLS,
+    PART_PROTOCOLS,
     AuthorsEvaluator,
     ImagePartEvaluator,
     PooledPartEvaluator,
@@ -44,8 +44,8 @@ def test_a_perfect_prediction_is_100_everywhere(scene: Scene) -> None:
     mask = block(4, 4, 12, 12)
     record = scene.add([annotation(0, mask)])
     scene.register()
-    results = run(build_evaluators(PROTOCOLS, scene.name), [record], [scene.output(record, [(0, mask)])])
-    assert tuple(results) == PROTOCOLS
+    results = run(build_evaluators(PART_PROTOCOLS, scene.name), [record], [scene.output(record, [(0, mask)])])
+    assert tuple(results) == PART_PROTOCOLS
     for protocol, metric in [
         ("d2_semseg", "mIoU"),
         ("d2_semseg", "mACC"),
@@ -73,7 +73,7 @@ def test_an_empty_prediction_everywhere(scene: Scene) -> None:
     records = [scene.add([annotation(0, block(4, 4, 12, 12))]), scene.add([annotation(1, block(0, 0, 4, 4))])]
     scene.register()
     outputs = [scene.output(record, []) for record in records]
-    results = run(build_evaluators(PROTOCOLS, scene.name), records, outputs)
+    results = run(build_evaluators(PART_PROTOCOLS, scene.name), records, outputs)
     assert results["d2_semseg"]["mIoU"] == 0.0
     # Background: 512 - 64 - 16 of 512 pixels are right, so its IoU is 432 / 512; two parts with 0.
     assert results["pin41"]["mIoU"] == pytest.approx(100 * (432 / 512) / 3)
@@ -109,7 +109,7 @@ def test_results_do_not_depend_on_the_batch_size(scene: Scene) -> None:
     scene.register()
     outputs = [scene.output(r, [] if c == 0 else [(c, masks[c])]) for c, r in enumerate(records)]
     singly, paired, at_once = (
-        run(build_evaluators(PROTOCOLS, scene.name), records, outputs, batch_size) for batch_size in (1, 2, 3)
+        run(build_evaluators(PART_PROTOCOLS, scene.name), records, outputs, batch_size) for batch_size in (1, 2, 3)
     )
     assert singly == paired == at_once
     assert singly["wps_authors"]["mIoU"] == pytest.approx(100.0)
@@ -122,7 +122,7 @@ def test_images_without_annotation_are_scored(scene: Scene) -> None:
     records = [scene.add([annotation(0, mask)]), scene.add(NOTHING)]
     scene.register()
     outputs = [scene.output(r, [(0, mask)]) for r in records]
-    results = run(build_evaluators(PROTOCOLS, scene.name), records, outputs)
+    results = run(build_evaluators(PART_PROTOCOLS, scene.name), records, outputs)
     # 64 true pixels, 128 predicted: the false part on the empty image costs half.
     assert results["d2_semseg"]["mIoU"] == pytest.approx(50.0)
     # False parts are free in the pair protocols.
@@ -367,7 +367,7 @@ def test_results_of_another_image_are_refused(scene: Scene) -> None:
     other = scene.add([annotation(0, box_mask(16, 32, 0, 0, 8, 8))], size=(16, 32))
     scene.register()
     output = scene.output(other, [(0, box_mask(16, 32, 0, 0, 8, 8))])
-    for protocol in PROTOCOLS:
+    for protocol in PART_PROTOCOLS:
         with pytest.raises(ValueError, match="picture_0.JPEG: .*16.*32"):
             build_evaluators([protocol], scene.name).process([record], [output])
     squeezed = scene.output(record, [(0, mask)], frame=Frame(16, 8, 16))
@@ -375,7 +375,7 @@ def test_results_of_another_image_are_refused(scene: Scene) -> None:
         AuthorsEvaluator(scene.name).process([record], [squeezed])
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", PART_PROTOCOLS)
 def test_unknown_and_repeated_images_are_refused(scene: Scene, protocol: str) -> None:
     mask = block(0, 0, 8, 8)
     record = scene.add([annotation(0, mask)])

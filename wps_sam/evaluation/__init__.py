@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
+from wps_sam.evaluation.evaluator import PartEvaluator
 from wps_sam.evaluation.ground_truth import GroundTruth
+from wps_sam.evaluation.open_vocabulary import (
+    AllPartsEvaluator,
+    OracleObjectEvaluator,
+    PredictedObjectEvaluator,
+)
 from wps_sam.evaluation.oracles import BoxPromptOracle, FilledBoxOracle
 from wps_sam.evaluation.part_detection import CocoAPEvaluator, ErrorBreakdownEvaluator
-from wps_sam.evaluation.part_sem_seg import AuthorsEvaluator, ImagePartEvaluator, PooledPartEvaluator
+from wps_sam.evaluation.part_sem_seg import (
+    AuthorsEvaluator,
+    ImagePartEvaluator,
+    PascalSqEvaluator,
+    PooledPartEvaluator,
+)
 from wps_sam.evaluation.report import format_results_table
 
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 __all__ = [
+    "PART_PROTOCOLS",
     "PROTOCOLS",
+    "AllPartsEvaluator",
     "AuthorsEvaluator",
     "BoxPromptOracle",
     "CocoAPEvaluator",
@@ -22,13 +35,22 @@ __all__ = [
     "FilledBoxOracle",
     "GroundTruth",
     "ImagePartEvaluator",
+    "OracleObjectEvaluator",
+    "PascalSqEvaluator",
     "PooledPartEvaluator",
+    "PredictedObjectEvaluator",
     "build_evaluators",
     "format_results_table",
     "oracle_scores",
 ]
 
-PROTOCOLS = ("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "error_breakdown")
+# Of data sets whose part maps know a background, one record a picture.
+PART_PROTOCOLS = (
+    *("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "error_breakdown", "pascal_sq"),
+)
+PROTOCOLS = (*PART_PROTOCOLS, "ov_oracle", "pred_obj", "pred_all")
+# What "auto" stands for where the metadata does not say.
+_DEFAULT_PROTOCOLS = ("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap")
 
 
 def build_evaluators(
@@ -38,42 +60,68 @@ def build_evaluators(
     distributed: bool = True,
     *,
     wps_authors_null: Literal["drop", "zero"] = "drop",
+    ov_compat: Sequence[str] = (),
+    object_predictions: str = "",
+    training_family: str | None = None,
 ) -> DatasetEvaluators:
     """The evaluators of several protocols, which read the data set once and share it.
 
     Args:
-        protocols: names out of ``PROTOCOLS``.
+        protocols: names out of ``PROTOCOLS``, or "auto": those of the data set's metadata.
         dataset_name: as registered in Detectron2's catalogs.
         output_dir: folder for predictions and other files that explain the numbers; None writes none.
         distributed: gather from all processes.
         wps_authors_null: what an image without prediction costs in wps_authors.
+        ov_compat: see :class:`OracleObjectEvaluator`.
+        object_predictions: see :class:`PredictedObjectEvaluator`.
+        training_family: ``family`` of the training set's metadata, None if there is none; see
+            :class:`wps_sam.evaluation.open_vocabulary.OpenVocabularyEvaluator`.
 
     Raises:
-        ValueError: a protocol is unknown, or named twice; lists the valid names.
+        ValueError: a protocol is unknown, named twice, or does not fit the data set; lists the names that are valid.
     """
-    unknown = [p for p in protocols if p not in PROTOCOLS]
+    unknown = [p for p in protocols if p not in (*PROTOCOLS, "auto")]
     if unknown:
-        raise ValueError(f"unknown protocols {unknown}; expected some of {list(PROTOCOLS)}")
+        raise ValueError(f"unknown protocols {unknown}; expected some of {list(PROTOCOLS)} or 'auto'")
     if len(set(protocols)) != len(protocols):
         raise ValueError(f"protocols: each at most once, got {list(protocols)}")
     truth = GroundTruth(dataset_name)
+    fitting = _fitting_protocols(truth)
+    asked = [p for p in protocols if p != "auto"]
+    if "auto" in protocols:
+        asked += truth.metadata.get("protocols", _DEFAULT_PROTOCOLS)
+    unfit = [p for p in asked if p not in fitting]
+    if unfit:
+        raise ValueError(f"{dataset_name}: protocols {unfit} do not fit this data set; {list(fitting)} do")
     evaluators: list[DatasetEvaluator] = []
-    pooled = [p for p in PooledPartEvaluator.PROTOCOLS if p in protocols]
+    pooled = [p for p in PooledPartEvaluator.PROTOCOLS if p in asked]
     if pooled:
         evaluators.append(
             PooledPartEvaluator(dataset_name, distributed, output_dir, protocols=pooled, ground_truth=truth)
         )
-    if "wps_image_part" in protocols:
-        evaluators.append(ImagePartEvaluator(dataset_name, distributed, output_dir, ground_truth=truth))
-    if "wps_authors" in protocols:
-        evaluators.append(
-            AuthorsEvaluator(dataset_name, distributed, output_dir, null=wps_authors_null, ground_truth=truth)
-        )
-    if "coco_ap" in protocols:
-        evaluators.append(CocoAPEvaluator(dataset_name, distributed, output_dir, ground_truth=truth))
-    if "error_breakdown" in protocols:
-        evaluators.append(ErrorBreakdownEvaluator(dataset_name, distributed, output_dir, ground_truth=truth))
+    shared: dict[str, Any] = {"ground_truth": truth}
+    open_vocabulary: dict[str, Any] = shared | {"training_family": training_family}
+    singles: dict[str, tuple[type[PartEvaluator], dict[str, Any]]] = {
+        "wps_image_part": (ImagePartEvaluator, shared),
+        "wps_authors": (AuthorsEvaluator, shared | {"null": wps_authors_null}),
+        "coco_ap": (CocoAPEvaluator, shared),
+        "error_breakdown": (ErrorBreakdownEvaluator, shared),
+        "pascal_sq": (PascalSqEvaluator, shared),
+        "ov_oracle": (OracleObjectEvaluator, open_vocabulary | {"compat": ov_compat}),
+        "pred_obj": (PredictedObjectEvaluator, open_vocabulary | {"object_predictions": object_predictions}),
+        "pred_all": (AllPartsEvaluator, open_vocabulary),
+    }
+    for protocol, (evaluator, options) in singles.items():
+        if protocol in asked:
+            evaluators.append(evaluator(dataset_name, distributed, output_dir, **options))
     return DatasetEvaluators(evaluators)
+
+
+def _fitting_protocols(truth: GroundTruth) -> tuple[str, ...]:
+    """The protocols whose questions the data set can answer."""
+    if truth.is_object_conditioned:
+        return ("ov_oracle",)
+    return (*PART_PROTOCOLS, "pred_all") if truth.has_background else ("pred_obj", "pred_all")
 
 
 def oracle_scores(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

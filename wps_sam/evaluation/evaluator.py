@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from wps_sam.evaluation.ground_truth import GroundTruth, Record
+from wps_sam.masks import mask_to_rle
 
+import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +75,7 @@ class PartEvaluator(DatasetEvaluator):
             if position in self._seen:
                 raise ValueError(f"{model_input['file_name']}: scored twice in one evaluation")
             self._seen.add(position)
-            self._score(position, self.ground_truth.records[position], output)
+            self._score(position, self.ground_truth.records[position], model_input, output)
 
     def evaluate(self) -> Results:
         """Gathers and summarises.
@@ -101,7 +106,9 @@ class PartEvaluator(DatasetEvaluator):
         return self._summarise()
 
     @abstractmethod
-    def _score(self, position: int, record: Record, output: Mapping[str, Any]) -> None:
+    def _score(
+        self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
+    ) -> None:
         """Adds one picture, ``records[position]``, to the state."""
 
     @abstractmethod
@@ -114,6 +121,64 @@ class PartEvaluator(DatasetEvaluator):
             return [state]
         states = comm.gather(state, dst=0)
         return states if comm.is_main_process() else None
+
+
+def checked_sem_seg(
+    record: Record, output: Mapping[str, Any], size: tuple[int, int], *num_channels: int
+) -> torch.Tensor:
+    """The scores of every class at every pixel of one picture, on the model's device.
+
+    Args:
+        record: of the picture.
+        output: of the model, with ``sem_seg`` float [channels, H, W].
+        size: (H, W) of the picture in pixels.
+        num_channels: the numbers of channels that are possible.
+
+    Raises:
+        ValueError: names the file, for scores of another size or none.
+    """
+    expected = [[channels, *size] for channels in num_channels]
+    came = list(output["sem_seg"].shape) if "sem_seg" in output else f"only {sorted(output)}"
+    if came not in expected:
+        wanted = " or ".join(map(str, expected))
+        raise ValueError(f"{record['file_name']}: expected sem_seg {wanted}, got {came}")
+    scores: torch.Tensor = output["sem_seg"]
+    return scores
+
+
+def encode_labels(record: Record, part_map: np.ndarray, labels: Container[int]) -> list[dict[str, Any]]:
+    """What sem_seg_predictions.json says of one picture, in the form of Detectron2 and of the OV-PARTS challenge.
+
+    Args:
+        record: of the picture.
+        part_map: int [H, W], the predicted label of each pixel.
+        labels: those to write; one that no pixel has is left out.
+
+    Returns:
+        One {file_name, category_id, segmentation: run-length encoding} a label.
+    """
+    present = np.unique(part_map).tolist()
+    return [
+        {
+            "file_name": record["file_name"],
+            "category_id": label,
+            "segmentation": mask_to_rle(part_map == label),
+        }
+        for label in present
+        if label in labels
+    ]
+
+
+def write_predictions(output_dir: str, entries: Sequence[dict[str, Any]]) -> None:
+    """Writes :func:`encode_labels` of all pictures to sem_seg_predictions.json in ``output_dir``."""
+    PathManager.mkdirs(output_dir)
+    with PathManager.open(os.path.join(output_dir, "sem_seg_predictions.json"), "w") as f:
+        json.dump(list(entries), f)
+
+
+def percent(scores: Mapping[str, float]) -> dict[str, float]:
+    """Fractions 0..1 as percent."""
+    return {name: 100.0 * value for name, value in scores.items()}
 
 
 def checked_instances(record: Record, output: Mapping[str, Any], num_classes: int) -> Instances:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from wps_sam.masks import read_part_map, segmentation_to_mask, valid_polygons
+from wps_sam.masks import annotation_mask, read_object_map, read_part_map, valid_polygons
+from wps_sam.structures import PartVocabulary
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -45,6 +46,29 @@ class GroundTruth:
         """C, the part classes 0..C-1; background is label C."""
         return len(self.class_names)
 
+    @property
+    def vocabulary(self) -> PartVocabulary:
+        """The classes and the objects they are parts of, of a data set whose objects have names."""
+        return PartVocabulary(
+            tuple(self.class_names), tuple(self.metadata.part_objects), tuple(self.metadata.obj_classes)
+        )
+
+    @property
+    def unseen(self) -> list[int]:
+        """The classes that zero-shot training does not show; [] where it shows all, or nobody has divided them."""
+        seen = self.metadata.get("evaluation_set", {}).get("base", range(self.num_classes))
+        return sorted(set(range(self.num_classes)) - set(seen))
+
+    @property
+    def has_background(self) -> bool:
+        """Whether the part maps tell background from pixels of which nothing is known."""
+        return self.metadata.get("background_label") is not None
+
+    @property
+    def is_object_conditioned(self) -> bool:
+        """Whether a record is one object of a picture, whose mask and class the model is told."""
+        return bool(self.records) and "category_id" in self.records[0]
+
     def position(self, model_input: Mapping[str, Any]) -> int:
         """Where in ``records`` the picture of a model input lies.
 
@@ -68,6 +92,26 @@ class GroundTruth:
     def part_map(self, record: Record) -> np.ndarray:
         """int64 [H, W] at original resolution: 0..C-1, C for background, or the metadata's ignore_label."""
         return read_part_map(record, self.metadata)
+
+    def object_map(self, record: Record) -> np.ndarray:
+        """int64 [H, W] at original resolution: the object each pixel is of, or the metadata's ignore_label."""
+        return read_object_map(record, self.metadata)
+
+    def tested_objects(self, record: Record) -> Iterator[tuple[int, np.ndarray]]:
+        """The objects of a picture one after another, as object-conditioned records would show them.
+
+        Yields:
+            (object id, object map int64 [H, W]): every object class of an object PNG, or every object annotation
+            alone, so that of two that overlap both are tested whole.
+        """
+        if record["obj_sem_seg_file_name"] == "NA":
+            for annotation in record["obj_annotations"]:
+                yield annotation["category_id"], self.object_map({**record, "obj_annotations": [annotation]})
+            return
+        object_map = self.object_map(record)
+        for object_id in np.unique(object_map).tolist():
+            if object_id != self.metadata.ignore_label:
+                yield object_id, object_map
 
     def class_masks(
         self, record: Record, rule: Literal["strict", "wps_sam"] = "strict"
@@ -108,18 +152,6 @@ def has_mask(annotation: Record, rule: Literal["strict", "wps_sam"] = "strict") 
     if segmentation is None or (rule == "wps_sam" and annotation.get("dropped_by_wps_sam", False)):
         return False
     return isinstance(segmentation, Mapping) or bool(valid_polygons(segmentation, rule))
-
-
-def annotation_mask(record: Record, annotation: Record) -> np.ndarray:
-    """bool [H, W]: one annotation's mask at original resolution.
-
-    Raises:
-        ValueError: names the file and the annotation whose mask cannot be read.
-    """
-    try:
-        return segmentation_to_mask(annotation["segmentation"], record["height"], record["width"])
-    except ValueError as error:
-        raise ValueError(f"{record['file_name']}: annotation {annotation['id']}: {error}") from error
 
 
 def annotation_box(annotation: Record) -> tuple[float, float, float, float] | None:

@@ -169,6 +169,138 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator > 0 else float("nan")
 
 
+class OpenVocabularyMeans(NamedTuple):
+    """IoU averaged over all classes, over the seen and the unseen ones; harmonic mean of these two; fwIoU."""
+
+    all: float
+    seen: float
+    unseen: float
+    harmonic: float
+    frequency_weighted: float
+
+
+def open_vocabulary_iou(matrix: np.ndarray) -> np.ndarray:
+    """Per class, pixels pooled: IoU_c = TP_c / (gt_c + pr_c - TP_c); NaN for a class without ground truth.
+
+    gt_c counts row N, so a pixel that is predicted to be nothing is a miss of its true class. In ov_oracle no
+    such pixel is possible, and this is the reference's formula. Pixels without true class, column N, are out.
+
+    Args:
+        matrix: integer [N + 1, N + 1], M[predicted, true]; row N: predicted nothing (no object, background);
+            column N: truth unknown.
+
+    Returns:
+        float64 [N] in 0..1.
+
+    Source: OV-PARTS' evaluator; for row N its authors' definition of Pred-Obj.
+    """
+    known = _truth_known(matrix)
+    occurs = np.isfinite(pooled_accuracy(known))
+    return np.where(occurs, pooled_iou(known), np.nan)[:-1]
+
+
+def open_vocabulary_means(
+    matrix: np.ndarray, unseen: Sequence[int] = (), *, count_absent_but_predicted: bool
+) -> OpenVocabularyMeans:
+    """Means of :func:`open_vocabulary_iou` over all classes, the seen ones and the unseen ones.
+
+    The sum of IoU_c over classes with ground truth is divided by the number of classes with ground truth or
+    prediction (``count_absent_but_predicted``: OV-PARTS, which keeps an old formula of Detectron2), or of
+    those with ground truth (PartCLIPSeg). fwIoU = sum IoU_c gt_c / sum gt_c, the same for both.
+
+    Args:
+        matrix: as in :func:`open_vocabulary_iou`.
+        unseen: the classes 0..N-1 that training did not show; the others are seen.
+
+    Returns:
+        Fractions 0..1; NaN for a group in which nothing is to be averaged, and for what depends on it.
+    """
+    known = _truth_known(matrix)
+    classes = range(len(known) - 1)
+    seen = sorted(set(classes) - set(unseen))
+    scores = [_pooled_scores(known, group, count_absent_but_predicted) for group in (classes, seen, unseen)]
+    of_all, of_seen, of_unseen = (group["mIoU"] for group in scores)
+    harmonic = harmonic_mean(of_seen, of_unseen)
+    return OpenVocabularyMeans(of_all, of_seen, of_unseen, harmonic, scores[0]["fwIoU"])
+
+
+def harmonic_mean(seen: float, unseen: float) -> float:
+    """2 s u / (s + u): near the smaller of the two; 0 where both are 0, NaN where one is."""
+    return 0.0 if seen == unseen == 0 else 2 * seen * unseen / (seen + unseen)
+
+
+def _truth_known(matrix: np.ndarray) -> np.ndarray:
+    """The matrix without the pixels whose truth is unknown, column N."""
+    known = np.array(matrix)
+    known[:, -1] = 0
+    return known
+
+
+def sq_sums(matrix: np.ndarray) -> np.ndarray:
+    """What one image adds to the scores of :func:`sq_scores`; sums of several images add up.
+
+    Args:
+        matrix: integer [N, N], M[predicted, true], of ONE image.
+
+    Returns:
+        float64 [4, N]: pixels of the intersection, pixels of the union, IoU, and 1, all of them 0 for a label that
+        the image does not hold, whatever is predicted there.
+    """
+    tp, gt, pr = _tp_gt_pr(matrix)
+    union = gt + pr - tp
+    sums = np.stack([tp, union, _divide(tp, union), np.ones_like(tp)])
+    return np.where(gt > 0, sums, 0.0)
+
+
+def sq_ious(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoU of each label over the images that hold it: pixels pooled, and the mean of the images' own IoU.
+
+    Args:
+        sums: float64 [4, N], :func:`sq_sums` added up over the images.
+
+    Returns:
+        Two float64 [N] in 0..1; NaN for a label that no image holds.
+    """
+    return _divide(sums[0], sums[1]), _divide(sums[2], sums[3])
+
+
+def sq_scores(sums: np.ndarray, categories: Sequence[str]) -> dict[str, float]:
+    """The scores of Pascal-Part-58 / 108 / 201: false positives in images without the class are free.
+
+    mIOU and sqIOU: plain means of :func:`sq_ious` over labels. mAvg and sqAvg: the mean over object categories of the
+    mean over each category's labels. Labels that no image holds are left out of all of them.
+
+    Args:
+        sums: as in :func:`sq_ious`.
+        categories: N names, the object category of each label; background is one of its own.
+
+    Returns:
+        mIOU, mAvg, sqIOU, sqAvg in 0..1; NaN where no label occurs.
+
+    Source: FLOAT, CVPR 2022. It prints sqIOU with a division by the number of all images; only the number of
+    images that contain the class makes a perfect prediction 1.
+    """
+    pooled, by_image = sq_ious(sums)
+    return {
+        "mIOU": _mean_of_known(pooled),
+        "mAvg": _mean_over_categories(pooled, categories),
+        "sqIOU": _mean_of_known(by_image),
+        "sqAvg": _mean_over_categories(by_image, categories),
+    }
+
+
+def _mean_of_known(values: np.ndarray) -> float:
+    return _mean(values[np.isfinite(values)])
+
+
+def _mean_over_categories(values: np.ndarray, categories: Sequence[str]) -> float:
+    if len(categories) != len(values):
+        raise ValueError(f"categories: expected one for each of {len(values)} labels, got {len(categories)}")
+    members = np.asarray(categories)
+    means = [_mean_of_known(values[members == category]) for category in dict.fromkeys(categories)]
+    return _mean_of_known(np.asarray(means))
+
+
 class PairCounts(NamedTuple):
     """Pixels of one predicted mask against one true mask."""
 

@@ -26,6 +26,11 @@ class _BoxOracle(nn.Module):
 
     def __init__(self, ground_truth: GroundTruth) -> None:
         super().__init__()
+        if not ground_truth.has_background:
+            raise ValueError(
+                f"{ground_truth.dataset_name}: TEST.ORACLES needs a data set with boxes of its parts and a "
+                "background; this one has only part maps"
+            )
         self._ground_truth = ground_truth
 
     def _record(self, model_input: Mapping[str, Any]) -> Record:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from wps_sam.evaluation.evaluator import PartEvaluator, Results, checked_instances
-from wps_sam.evaluation.ground_truth import GroundTruth, Record, annotation_box, annotation_mask, has_mask
-from wps_sam.masks import mask_to_box, mask_to_rle
+from wps_sam.evaluation.ground_truth import GroundTruth, Record, annotation_box, has_mask
+from wps_sam.masks import annotation_mask, mask_to_box, mask_to_rle
 
 import numpy as np
 import torch
@@ -83,7 +83,9 @@ class CocoAPEvaluator(PartEvaluator):
         for evaluator in self._evaluators.values():
             evaluator.reset()
 
-    def _score(self, position: int, record: Record, output: Mapping[str, Any]) -> None:
+    def _score(
+        self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
+    ) -> None:
         found = checked_instances(record, output, self.ground_truth.num_classes).to("cpu")
         boxes = Instances(
             found.image_size,
@@ -221,7 +223,9 @@ class ErrorBreakdownEvaluator(PartEvaluator):
         super().reset()
         self._counts: Counter[str] = Counter()
 
-    def _score(self, position: int, record: Record, output: Mapping[str, Any]) -> None:
+    def _score(
+        self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
+    ) -> None:
         found = checked_instances(record, output, self.ground_truth.num_classes).to("cpu")
         pieces: list[_Piece] = []
         crowds: list[_Piece] = []

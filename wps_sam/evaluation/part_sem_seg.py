@@ -4,13 +4,12 @@ d2_semseg       per class, pixels pooled over the data set, means over the parts
 pin41           the same matrix with background as one more class
 wps_image_part  per image and true part class, the IoU of two masks, plain mean over all such pairs
 wps_authors     the same pairs with the authors' row-wise score, only to stand beside their figures
+pascal_sq       per class, over the images that hold it; background is a class
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +17,21 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from wps_sam.evaluation import metrics
-from wps_sam.evaluation.evaluator import PartEvaluator, Results, checked_instances
+from wps_sam.evaluation.evaluator import (
+    PartEvaluator,
+    Results,
+    checked_instances,
+    checked_sem_seg,
+    encode_labels,
+    percent,
+    write_predictions,
+)
 from wps_sam.evaluation.ground_truth import GroundTruth, Record
-from wps_sam.masks import mask_to_rle
 from wps_sam.structures import Frame
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.utils.file_io import PathManager
 
 logger = logging.getLogger(__name__)
 
@@ -72,25 +77,17 @@ class PooledPartEvaluator(PartEvaluator):
         self._matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
         self._predictions: list[dict[str, Any]] = []
 
-    def _score(self, position: int, record: Record, output: Mapping[str, Any]) -> None:
+    def _score(
+        self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
+    ) -> None:
         num_labels = self.ground_truth.num_classes + 1
-        expected = (num_labels, record["height"], record["width"])
-        if "sem_seg" not in output or tuple(output["sem_seg"].shape) != expected:
-            came = list(output["sem_seg"].shape) if "sem_seg" in output else f"only {sorted(output)}"
-            raise ValueError(f"{record['file_name']}: expected sem_seg {list(expected)}, got {came}")
-        pred = output["sem_seg"].argmax(dim=0).cpu().numpy()
+        scores = checked_sem_seg(record, output, (record["height"], record["width"]), num_labels)
+        pred = scores.argmax(dim=0).cpu().numpy()
         target = self.ground_truth.part_map(record)
         ignore_label = self.ground_truth.metadata.ignore_label
         self._matrix += metrics.confusion_matrix(pred, target, num_labels, ignore_label)
         if self._output_dir:
-            self._predictions.extend(
-                {
-                    "file_name": record["file_name"],
-                    "category_id": label,
-                    "segmentation": mask_to_rle(pred == label),
-                }
-                for label in np.unique(pred).tolist()
-            )
+            self._predictions.extend(encode_labels(record, pred, range(num_labels)))
 
     def _summarise(self) -> Results:
         gathered = self._gather((self._matrix, self._predictions))
@@ -98,11 +95,9 @@ class PooledPartEvaluator(PartEvaluator):
             return OrderedDict()
         matrix = sum(state[0] for state in gathered)
         if self._output_dir:
-            PathManager.mkdirs(self._output_dir)
-            with PathManager.open(os.path.join(self._output_dir, "sem_seg_predictions.json"), "w") as f:
-                json.dump([entry for state in gathered for entry in state[1]], f)
+            write_predictions(self._output_dir, [entry for state in gathered for entry in state[1]])
         report = {"d2_semseg": self._d2_semseg, "pin41": self._pin41}
-        return OrderedDict((protocol, _percent(report[protocol](matrix))) for protocol in self._protocols)
+        return OrderedDict((protocol, percent(report[protocol](matrix))) for protocol in self._protocols)
 
     def _d2_semseg(self, matrix: np.ndarray) -> dict[str, float]:
         names = self.ground_truth.class_names
@@ -125,6 +120,44 @@ class PooledPartEvaluator(PartEvaluator):
         scores["mIoU_parts"] = metrics.pooled_scores_pin41(matrix, range(background))["mIoU"]
         scores["IoU-background"] = float(metrics.pooled_iou(matrix)[background])
         return scores
+
+
+class PascalSqEvaluator(PartEvaluator):
+    """``pascal_sq``: the scores of Pascal-Part-58, 108 and 201, at original resolution, background a class like others.
+
+    mIOU: per class, pixels pooled over the images that contain it. sqIOU: per class, the mean of these images' own
+    IoU. mAvg and sqAvg: the same averaged by object category first. See :func:`metrics.sq_scores`.
+
+    Args:
+        dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
+
+    Source: BSANet, GMNet and FLOAT, as their papers define them.
+    """
+
+    def reset(self) -> None:
+        super().reset()
+        self._sums = np.zeros((4, self.ground_truth.num_classes + 1))
+
+    def _score(
+        self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
+    ) -> None:
+        num_labels = self.ground_truth.num_classes + 1
+        scores = checked_sem_seg(record, output, (record["height"], record["width"]), num_labels)
+        pred, target = scores.argmax(dim=0).cpu().numpy(), self.ground_truth.part_map(record)
+        ignore_label = self.ground_truth.metadata.ignore_label
+        self._sums += metrics.sq_sums(metrics.confusion_matrix(pred, target, num_labels, ignore_label))
+
+    def _summarise(self) -> Results:
+        gathered = self._gather(self._sums)
+        if gathered is None:
+            return OrderedDict()
+        sums = sum(gathered)
+        names = [*self.ground_truth.class_names, "background"]
+        scores = metrics.sq_scores(sums, [*self.ground_truth.metadata.part_supercategories, "background"])
+        pooled, by_image = metrics.sq_ious(sums)
+        for name, iou, sq_iou in zip(names, pooled.tolist(), by_image.tolist()):
+            scores[f"IoU-{name}"], scores[f"sqIoU-{name}"] = iou, sq_iou
+        return OrderedDict({"pascal_sq": percent(scores)})
 
 
 @dataclass
@@ -171,7 +204,9 @@ class _PairEvaluator(PartEvaluator):
     def _drops_null_images(self) -> bool:
         return False
 
-    def _score(self, position: int, record: Record, output: Mapping[str, Any]) -> None:
+    def _score(
+        self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
+    ) -> None:
         classes = checked_instances(record, output, self.ground_truth.num_classes).pred_classes
         found = set(classes.tolist())
         self._sums.images += 1
@@ -207,7 +242,7 @@ class _PairEvaluator(PartEvaluator):
         )
         scores = {"mIoU": total.iou, "mACC": total.accuracy, "mF1": total.f1}
         means = {name: value / pairs if pairs else float("nan") for name, value in scores.items()}
-        return OrderedDict({self.PROTOCOL: _percent(means)})
+        return OrderedDict({self.PROTOCOL: percent(means)})
 
 
 class ImagePartEvaluator(_PairEvaluator):
@@ -329,7 +364,3 @@ def _place_in_square(mask: torch.Tensor, frame: Frame) -> torch.Tensor:
     square = torch.zeros((frame.size, frame.size), dtype=torch.bool, device=mask.device)
     frame.crop(square)[:] = resized >= 0.5
     return square
-
-
-def _percent(scores: Mapping[str, float]) -> dict[str, float]:
-    return {name: 100.0 * value for name, value in scores.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 _NOTES = {
     "d2_semseg": "per class, pixels pooled over the data set; the headline",
@@ -12,25 +12,38 @@ _NOTES = {
     "wps_authors": "row-wise score of the authors' code, no IoU; only to compare with their 68.93 / 79.53",
     "coco_ap": "parts as detected instances",
     "error_breakdown": "share of true part pieces that ended so",
+    "pascal_sq": "per class, over the images that hold it; background is a class",
+    "ov_oracle": "the object's mask and class are given; per class, pixels pooled; OV-PARTS' Oracle-Obj",
+    "pred_obj": "the object has to be found too; OV-PARTS' Pred-Obj, which has no public code",
+    "pred_all": "all classes and background at once; PartCLIPSeg's Pred-All",
     "oracle_box_prompt": "SAM prompted with the true boxes: the ceiling",
     "oracle_filled_box": "the true boxes filled in: the floor",
 }
+# Means over a group of classes, though a hyphen otherwise marks the score of one class.
+_GROUP_MEANS = ("mIoU-base", "mIoU-unbase", "mIoU_gt-base", "mIoU_gt-unbase")
 # Heading of a column of the part table, and where its numbers come from.
 _PART_COLUMNS = (
     ("IoU", "d2_semseg", "IoU"),
     ("ACC", "d2_semseg", "ACC"),
+    ("IoU, oracle", "ov_oracle", "IoU"),
+    ("IoU, pred-obj", "pred_obj", "IoU"),
+    ("IoU, pred-all", "pred_all", "IoU"),
+    ("sq-IoU", "pascal_sq", "sqIoU"),
     ("mask AP", "coco_ap", "AP"),
     ("IoU, box prompt", "oracle_box_prompt", "IoU"),
     ("IoU, filled box", "oracle_filled_box", "IoU"),
 )
 
 
-def format_results_table(results: Mapping[str, Mapping[str, float]], class_names: Sequence[str]) -> str:
+def format_results_table(
+    results: Mapping[str, Mapping[str, float]], class_names: Sequence[str], unseen: Container[int] = ()
+) -> str:
     """The results of one data set: a row for each protocol, then a row for each part.
 
     Args:
         results: {protocol: {metric: percent}}, as the evaluators give them.
         class_names: the C part names, in the order of the rows.
+        unseen: the classes that training did not show; they are marked so.
 
     Returns:
         Text of several lines, "-" for what cannot be computed (NaN).
@@ -39,7 +52,11 @@ def format_results_table(results: Mapping[str, Mapping[str, float]], class_names
     lines = ["All numbers in percent, except counts per image."]
     for protocol, scores in results.items():
         # A hyphen marks the score of one class; those have their own table.
-        shown = [f"{name} {_number(value)}" for name, value in scores.items() if "-" not in name]
+        shown = [
+            f"{name} {_number(value)}"
+            for name, value in scores.items()
+            if "-" not in name or name in _GROUP_MEANS
+        ]
         note = _NOTES.get(protocol)
         lines.append(f"{protocol:<{width}}  " + "  ".join(shown) + (f"   ({note})" if note else ""))
     columns = [
@@ -48,11 +65,12 @@ def format_results_table(results: Mapping[str, Mapping[str, float]], class_names
         if protocol in results and any(f"{metric}-{name}" in results[protocol] for name in class_names)
     ]
     if columns:
-        name_width = max(len(name) for name in [*class_names, "part"])
+        rows = [name + " (unseen)" * (c in unseen) for c, name in enumerate(class_names)]
+        name_width = max(len(row) for row in [*rows, "part"])
         lines += ["", f"{'part':<{name_width}}" + "".join(f"  {heading:>8}" for heading, _ in columns)]
-        for row, name in enumerate(class_names):
-            cells = (f"  {_number(values[row]):>{max(len(heading), 8)}}" for heading, values in columns)
-            lines.append(f"{name:<{name_width}}" + "".join(cells))
+        for c, row in enumerate(rows):
+            cells = (f"  {_number(values[c]):>{max(len(heading), 8)}}" for heading, values in columns)
+            lines.append(f"{row:<{name_width}}" + "".join(cells))
     return "\n".join(lines)
 
 
