@@ -229,6 +229,46 @@ def test_the_optimizer_holds_all_trained_parameters_with_decay(toy_cfg, name, ki
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3}
 
 
+def test_full_model_clipping_scales_all_gradients_together(toy_cfg):
+    # Gradients (3) and (4): norm 5, clipped to 1 they are 0.6 and 0.8. Detectron2's "norm" would make both 1.
+    opts = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0)
+    for kind, expected in (("full_model", [0.6, 0.8]), ("norm", [1.0, 1.0])):
+        cfg = toy_cfg(*opts, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", kind)
+        module = nn.ParameterList([nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))])
+        optimizer = engine.Trainer.build_optimizer(cfg, module)
+        module[0].grad, module[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
+        optimizer.step()
+        assert [p.grad.item() for p in module] == pytest.approx(expected, abs=1e-5)
+
+
+def test_embeddings_have_a_weight_decay_of_their_own(toy_cfg):
+    model = nn.ModuleDict({"words": nn.Embedding(3, 2), "head": nn.Linear(2, 2)})
+    by_size = {}
+    for value in (None, 0.0):
+        optimizer = engine.Trainer.build_optimizer(toy_cfg("SOLVER.WEIGHT_DECAY_EMBED", value), model)
+        by_size[value] = {p.numel(): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert by_size[None] == {6: 1e-4, 4: 1e-4, 2: 1e-4}
+    assert by_size[0.0] == {6: 0.0, 4: 1e-4, 2: 1e-4}
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_poly_schedule(toy_cfg, warmup):
+    """lr * (1 - t / T)^0.9, after a linear warm-up if there is one."""
+    cfg = toy_cfg("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.MAX_ITER", 10, "SOLVER.WARMUP_ITERS", warmup,
+                  "SOLVER.BASE_LR", 2.0)  # fmt: skip
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = engine.Trainer.build_lr_scheduler(cfg, optimizer)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    expected = [2.0 * (1 - t / 10) ** 0.9 for t in range(10)]
+    assert rates[warmup:] == pytest.approx(expected[warmup:])
+    if warmup:
+        assert rates[:2] == pytest.approx([0.0, expected[2] / 2])
+
+
 def test_gradient_clipping_of_detectron2_applies(toy_cfg):
     model = nn.Linear(1, 1, bias=False)
     cfg = toy_cfg("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.5)

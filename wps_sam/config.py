@@ -228,7 +228,7 @@ def check_config(cfg: CN) -> None:
 
 def is_open_vocabulary(cfg: CN) -> bool:
     """Whether the model takes its classes by name, so that data sets may differ in them."""
-    return cfg.MODEL.META_ARCHITECTURE != "WPSSAM" or cfg.MODEL.PROMPTER.CLASSIFIER == "text"
+    return cfg.MODEL.META_ARCHITECTURE == "CLIPSeg" or cfg.MODEL.PROMPTER.CLASSIFIER == "text"
 
 
 # SAM's published sizes work at 1024; only our own small one differs.

@@ -46,6 +46,7 @@ from .config import is_open_vocabulary, read_config
 from .data.dataset_mapper import PartDatasetMapper
 from .data.descriptions import register_descriptions
 from .data.part_datasets import check_part_maps_once
+from .data.part_mask_mapper import PartMaskMapper
 from .data.train_order import TrainOrder, seed_everything
 from .evaluation import (
     BoxPromptOracle,
@@ -142,7 +143,7 @@ def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
             )
 
 
-MAPPERS = {"weak_labels": PartDatasetMapper}
+MAPPERS = {"weak_labels": PartDatasetMapper, "part_masks": PartMaskMapper}
 
 
 def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -156,7 +157,8 @@ def check_num_queries(cfg: CfgNode, records: list[dict[str, Any]]) -> None:
     Raises:
         ValueError: names the image with the most parts, and their number.
     """
-    if cfg.MODEL.META_ARCHITECTURE != "WPSSAM" or cfg.MODEL.PROMPTER.NAME != "DETRPrompter" or not records:
+    learns_prompts = cfg.INPUT.DATASET_MAPPER_NAME == "weak_labels"
+    if not learns_prompts or cfg.MODEL.PROMPTER.NAME != "DETRPrompter" or not records:
         return
     fullest = max(records, key=_num_parts)
     if _num_parts(fullest) > cfg.MODEL.PROMPTER.NUM_QUERIES:
@@ -333,7 +335,7 @@ class Trainer(DefaultTrainer):
         """The model, which knows the classes it will be trained on."""
         model = super().build_model(cfg)
         if cfg.DATASETS.TRAIN:
-            model.set_vocabulary(vocabulary_of(cfg.DATASETS.TRAIN[0]))
+            set_vocabulary(model, cfg.DATASETS.TRAIN[0])
         return model
 
     @classmethod
@@ -396,7 +398,7 @@ class Trainer(DefaultTrainer):
             self._last_eval_results = by_protocol(
                 evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished)
             )
-            _unwrapped(self.model).set_vocabulary(vocabulary_of(self.cfg.DATASETS.TRAIN[0]))
+            set_vocabulary(self.model, self.cfg.DATASETS.TRAIN[0])
             return self._last_eval_results
 
         hook = _EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate_and_keep if self.cfg.DATASETS.TEST else dict)
@@ -515,7 +517,7 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) 
     """
     results: Results = {}
     for name in cfg.DATASETS.TEST:
-        _unwrapped(model).set_vocabulary(vocabulary_of(name))
+        set_vocabulary(model, name)
         loader = Trainer.build_test_loader(cfg, name)
         scores = inference_on_dataset(model, loader, Trainer.build_evaluator(cfg, name))
         # The oracles need annotated boxes, which sets whose labels are maps alone do not have.
@@ -583,6 +585,13 @@ def vocabulary_of(dataset_name: str) -> PartVocabulary:
     objects = metadata.get("obj_classes") or list(dict.fromkeys(metadata.part_supercategories))
     of_part = metadata.get("part_objects") or [objects.index(s) for s in metadata.part_supercategories]
     return PartVocabulary(tuple(metadata.thing_classes), tuple(of_part), tuple(objects))
+
+
+def set_vocabulary(model: torch.nn.Module, dataset_name: str) -> None:
+    """Tells the model the classes of a data set. A model of somebody else's may have no use for them."""
+    inner = _unwrapped(model)
+    if hasattr(inner, "set_vocabulary"):
+        inner.set_vocabulary(vocabulary_of(dataset_name))
 
 
 def _family(dataset_name: str) -> str | None:

@@ -273,3 +273,26 @@ def test_malformed_mask_names_picture_and_annotation_where_a_point_needs_it(seg)
     # Boxes, and the point that the authors use, do without it.
     for opts in ((), ("WEAK_LABELS.TYPE", "point")):
         assert len(PartDatasetMapper(our_cfg(*opts), is_train=True)(record)["instances"]) == 4
+
+
+def test_sides_change_places_in_a_mirrored_picture(tmp_path):
+    """The left ear of a mirrored dog is its right one; classes without a side stay."""
+    masks = [np.zeros((20, 30), bool) for _ in range(3)]
+    masks[0][2:6, 2:6] = masks[1][2:6, 20:26] = masks[2][10:18, 5:25] = True
+    record = record_of(tmp_path, masks)
+    options = {"is_train": True, "flip_map": [1, 0, 2]}
+    mirrored = PartDatasetMapper(augmentations=[T.RandomFlip(prob=1.0)], **options)(record)["instances"]
+    assert mirrored.gt_classes.tolist() == [1, 0, 2]
+    # The ear at the left edge, class 0, is now class 1 at the right edge.
+    assert mirrored.gt_boxes.tensor[0].tolist() == [24, 2, 28, 6]
+    twice = PartDatasetMapper(augmentations=[T.RandomFlip(prob=1.0)] * 2, **options)(record)["instances"]
+    assert twice.gt_classes.tolist() == [0, 1, 2]
+    upside_down = T.RandomFlip(prob=1.0, horizontal=False, vertical=True)
+    assert PartDatasetMapper(augmentations=[upside_down], **options)(record)["instances"].gt_classes.tolist() == [0, 1, 2]
+    without = PartDatasetMapper(is_train=True, augmentations=[T.RandomFlip(prob=1.0)])(record)["instances"]
+    assert without.gt_classes.tolist() == [0, 1, 2]
+
+
+def test_an_object_conditioned_record_says_so_to_the_model(tmp_path):
+    record = {**record_of(tmp_path, [np.ones((20, 30), bool)]), "category_id": 3}
+    assert PartDatasetMapper(is_train=False, augmentations=[])(record)["category_id"] == 3

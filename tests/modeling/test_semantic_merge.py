@@ -1,6 +1,12 @@
 """Which queries become parts, and how masks become one part map."""
 
-from wps_sam.modeling.semantic_merge import keep_queries, merge_authors, merge_semantic, resize_masks
+from wps_sam.modeling.semantic_merge import (
+    keep_queries,
+    merge_authors,
+    merge_semantic,
+    merge_within_object,
+    resize_masks,
+)
 from wps_sam.structures import Frame
 
 import pytest
@@ -74,3 +80,21 @@ def test_masks_return_to_the_image_without_the_padding():
 def test_frame_refuses_another_square():
     with pytest.raises(ValueError, match="64, 64"):
         Frame(64, 64, 32).crop(torch.zeros(1, 32, 32))
+
+
+def test_within_an_object_every_query_has_its_likeliest_part():
+    # Query 1 is most likely no part at all, query 0 below the threshold: both stay, by their best part.
+    logits = _logits([0.3, 0.3, 0.4], [0.2, 0.1, 0.7])
+    kept, scores, classes = keep_queries(logits, **{**KEEP_ALL, "score_threshold": 0.9}, only_parts=False)
+    assert kept.tolist() == [0, 1] and classes.tolist() == [0, 0]
+    assert scores.tolist() == pytest.approx([0.3, 0.2])
+
+
+def test_merge_within_an_object_by_hand():
+    # Two pixels, two queries, two classes. Pixel 0: class 0 from query 0, 0.6 * 0.4 = 0.24, or query 1,
+    # 0.1 * 0.2 = 0.02; class 1: 0.3 * 0.4 = 0.12 or 0.8 * 0.2 = 0.16. Pixel 1: 0.06, 0.09; 0.03, 0.72.
+    masks = torch.tensor([[[0.4, 0.1]], [[0.2, 0.9]]])
+    scores = merge_within_object(masks, torch.tensor([[0.6, 0.3], [0.1, 0.8]]))
+    assert torch.allclose(scores[:, 0], torch.tensor([[0.24, 0.09], [0.16, 0.72]]))
+    # With a mask threshold of one half pixel 0 would have had no part.
+    assert scores.argmax(0).tolist() == [[0, 1]]
