@@ -4,10 +4,12 @@ from . import builtin  # noqa: F401  (registers the published data sets)
 from .dataset_mapper import PartDatasetMapper
 from .descriptions import register_descriptions
 from .part_datasets import check_part_map_ids, load_coco_parts, load_partimagenet
+from .part_mask_mapper import PartMaskMapper
 from .weak_labels import part_point, usable_box
 
 __all__ = [
     "PartDatasetMapper",
+    "PartMaskMapper",
     "check_part_map_ids",
     "load_coco_parts",
     "load_partimagenet",
