@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from wps_sam import PartPredictor, predictor
+from wps_sam.config import read_config
 from wps_sam.masks import mask_to_box, segmentation_to_mask
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -257,3 +259,41 @@ def test_a_config_for_gpus_runs_on_the_cpu_where_there_is_none(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     find = PartPredictor(tiny_model.config_file, tiny_model.safetensors, opts=("MODEL.DEVICE", "cuda"))
     assert find.model.device.type == "cpu"
+
+
+# ---------------------------------------------------------------- classes by name
+
+
+@pytest.fixture(scope="module")
+def by_name(tiny_model: Any, tiny_parts: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A config and weights of a model that takes its classes by name and has learned nothing."""
+    folder = tmp_path_factory.mktemp("by_name")
+    cfg = read_config(tiny_model.config_file, ["MODEL.PROMPTER.CLASSIFIER", "text"])
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    model.prompter.classifier.no_part_bias.data.fill_(-5)
+    (folder / "config.yaml").write_text(cfg.dump())
+    weights = folder / "weights.safetensors"
+    save_file(model.state_dict(), weights, {"class_names": json.dumps(tiny_parts.classes)})
+    return folder / "config.yaml", weights
+
+
+def test_names_can_be_asked_for(by_name: tuple[Path, Path], tiny_parts: Any, photo: Path) -> None:
+    assert PartPredictor(*by_name)(photo).class_names == tiny_parts.classes
+    names = ("Animal Head", "zebra's stripe", "zebra's hoof", "zebra's mane")
+    asked = PartPredictor(*by_name, names=names)
+    found = asked(photo)
+    assert found.class_names == names and len(found) and set(found.names) <= set(names)
+    assert asked.model.vocabulary.object_names == ("Animal Head", "zebra")
+
+
+def test_a_model_of_numbered_classes_can_not_be_asked_for_names(tiny_model: Any) -> None:
+    with pytest.raises(ValueError, match="CLASSIFIER text"):
+        PartPredictor(tiny_model.config_file, tiny_model.safetensors, names=["zebra's stripe"])
+
+
+def test_compare_asks_for_the_data_sets_names(by_name: tuple[Path, Path], tiny_parts: Any) -> None:
+    predictor_ = PartPredictor(*by_name, names=["zebra's stripe"])
+    name = tiny_parts.split("val")
+    predictor_.compare(DatasetCatalog.get(name)[0], MetadataCatalog.get(name))
+    assert predictor_.class_names == tiny_parts.classes

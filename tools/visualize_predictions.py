@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         count = min(args.num_images, len(records))
         # Spread over the set: the first pictures of a data set are often all of one kind.
         for index in (i * len(records) // count for i in range(count)):
-            target = output / name / f"{Path(records[index]['file_name']).stem}.png"
+            # Of records about one object there may be several to a picture.
+            about_one = "category_id" in records[index]
+            stem = records[index]["image_id"] if about_one else Path(records[index]["file_name"]).stem
+            target = output / name / f"{stem}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             picture = predictor.compare(records[index], metadata)
             Image.fromarray(picture).save(target)

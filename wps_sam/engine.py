@@ -56,7 +56,7 @@ from .evaluation import (
     format_results_table,
     oracle_scores,
 )
-from .structures import PartVocabulary
+from .structures import vocabulary_of
 
 logger = logging.getLogger(__name__)
 
@@ -579,19 +579,11 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
     return results
 
 
-def vocabulary_of(dataset_name: str) -> PartVocabulary:
-    """The classes of a registered data set and their objects; without known objects the supercategories are these."""
-    metadata = MetadataCatalog.get(dataset_name)
-    objects = metadata.get("obj_classes") or list(dict.fromkeys(metadata.part_supercategories))
-    of_part = metadata.get("part_objects") or [objects.index(s) for s in metadata.part_supercategories]
-    return PartVocabulary(tuple(metadata.thing_classes), tuple(of_part), tuple(objects))
-
-
 def set_vocabulary(model: torch.nn.Module, dataset_name: str) -> None:
     """Tells the model the classes of a data set. A model of somebody else's may have no use for them."""
     inner = _unwrapped(model)
     if hasattr(inner, "set_vocabulary"):
-        inner.set_vocabulary(vocabulary_of(dataset_name))
+        inner.set_vocabulary(vocabulary_of(MetadataCatalog.get(dataset_name)))
 
 
 def _family(dataset_name: str) -> str | None:

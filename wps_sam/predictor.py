@@ -23,8 +23,16 @@ from .checkpointer import SafeCheckpointer
 from .config import is_open_vocabulary, read_config
 from .data.dataset_mapper import build_augmentations
 from .data.descriptions import register_descriptions
-from .masks import mask_to_rle, pil_to_rgb, read_part_map, read_rgb, record_size
-from .structures import vocabulary_from_names
+from .masks import (
+    mask_to_rle,
+    pil_to_rgb,
+    read_object_map,
+    read_part_map,
+    read_rgb,
+    record_size,
+    restrict_to_object,
+)
+from .structures import vocabulary_from_names, vocabulary_of
 from .visualization import draw_instances, side_by_side
 
 logger = logging.getLogger(__name__)
@@ -203,33 +211,58 @@ class PartPredictor:
     def compare(self, record: Mapping[str, Any], metadata: Any) -> np.ndarray:
         """Picture, ground truth and prediction of one data-set record side by side: uint8 [H', W', 3], RGB.
 
+        A model that takes its classes by name is asked for the data set's from here on. Of a record about one object
+        the parts of that object are shown, as in the protocol ov_oracle.
+
         Args:
             record, metadata: from DatasetCatalog and MetadataCatalog.
 
         Raises:
             ValueError: the data set's classes are not the model's, or a file of the record can't be read.
         """
-        if tuple(metadata.thing_classes) != self.class_names:
-            raise ValueError(
-                f"data set {metadata.name}: its {len(metadata.thing_classes)} classes are not the "
-                f"{len(self.class_names)} that the model knows"
-            )
+        self._take_classes_of(metadata)
         # The annotation belongs to the stored pixel grid, which may lie on its side.
         image = read_rgb(record["file_name"], *record_size(record))
         ground_truth = read_part_map(record, metadata)
+        if "category_id" in record:
+            objects = read_object_map(record, metadata)
+            ground_truth = restrict_to_object(
+                ground_truth, objects, record["category_id"], metadata.ignore_label
+            )
+            predicted = self._tell_apart(image, record, objects == record["category_id"])
+        else:
+            predicted = self(image).part_map
         # Ignored pixels and background are both left bare; neither is a class.
-        return side_by_side(image, ground_truth, self(image).part_map, self.class_names)
+        return side_by_side(image, ground_truth, predicted, self.class_names)
+
+    def _take_classes_of(self, metadata: Any) -> None:
+        names = tuple(metadata.thing_classes)
+        if names != self.class_names and not is_open_vocabulary(self.cfg):
+            raise ValueError(
+                f"data set {metadata.name}: its {len(names)} classes are not the "
+                f"{len(self.class_names)} that the model knows"
+            )
+        self.class_names = names
+        self.model.set_vocabulary(vocabulary_of(metadata))
+
+    @torch.inference_mode()
+    def _tell_apart(self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray) -> np.ndarray:
+        """int64 [H, W]: which part of the record's object each of its pixels is; C elsewhere."""
+        asked = {**self._to_input(image, record["file_name"]), "category_id": record["category_id"]}
+        output = self.model([asked])[0]
+        parts = output["part_classes"][output["sem_seg"].argmax(dim=0)].cpu().numpy()
+        return np.where(of_object, parts, len(self.class_names))
+
+    def _to_input(self, image: np.ndarray, file_name: str) -> dict[str, Any]:
+        aug_input = T.AugInput(image)
+        self._augmentations(aug_input)
+        resized = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
+        height, width = image.shape[:2]
+        return {"image": resized, "height": height, "width": width, "file_name": file_name}
 
     @torch.inference_mode()
     def _predict(self, batch: list[tuple[np.ndarray, str]]) -> list[PartPrediction]:
-        records = []
-        for image, file_name in batch:
-            aug_input = T.AugInput(image)
-            self._augmentations(aug_input)
-            resized = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
-            height, width = image.shape[:2]
-            records.append({"image": resized, "height": height, "width": width, "file_name": file_name})
-        outputs = self.model(records)
+        outputs = self.model([self._to_input(*given) for given in batch])
         return [self._to_prediction(*given, output) for given, output in zip(batch, outputs)]
 
     def _to_prediction(self, image: np.ndarray, file_name: str, output: dict[str, Any]) -> PartPrediction:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -64,6 +65,13 @@ def object_of_part(part_name: str) -> str:
     Never a substring test: "chair" is in "armchair's seat", and "door" in "cabinet's door".
     """
     return part_name.split("'s ", 1)[0]
+
+
+def vocabulary_of(metadata: Any) -> PartVocabulary:
+    """The classes of a data set, from its metadata; where no objects are known, the supercategories are them."""
+    objects = metadata.get("obj_classes") or list(dict.fromkeys(metadata.part_supercategories))
+    of_part = metadata.get("part_objects") or [objects.index(s) for s in metadata.part_supercategories]
+    return PartVocabulary(tuple(metadata.thing_classes), tuple(of_part), tuple(objects))
 
 
 def vocabulary_from_names(names: Sequence[str]) -> PartVocabulary:
