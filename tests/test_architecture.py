@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "config": BASE,
     "evaluation": BASE,
     "visualization": BASE,
-    "data": BASE | {"config"},
+    "data": BASE | {"config", "checkpointer"},
     "text_embeddings": {"checkpointer"},
     "modeling": BASE | {"config", "text_embeddings"},
     "checkpointer": set(),
