@@ -247,7 +247,8 @@ def read_object_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
 
     Args:
         record: with obj_sem_seg_file_name, the PNG or "NA"; with "NA", obj_annotations in COCO's form.
-        metadata: of the data set: obj_classes, the names of all objects, and ignore_label.
+        metadata: of the data set: obj_classes, the names of all objects, ignore_label and, where the PNG also has
+            other values than the objects' ids, obj_label_map (PNG value to object id or ignore_label).
 
     Returns:
         int64 [height, width]: object ids 0..len(obj_classes)-1, ignore_label where there is no object.
@@ -259,7 +260,8 @@ def read_object_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     num_objects, ignore_label = len(metadata.obj_classes), metadata.ignore_label
     file_name = record["obj_sem_seg_file_name"]
     if file_name != "NA":
-        return _translated(record, file_name, {i: i for i in range(num_objects)}, ignore_label)
+        label_map = getattr(metadata, "obj_label_map", {i: i for i in range(num_objects)})
+        return _translated(record, file_name, label_map, ignore_label)
     object_map = np.full(record_size(record), ignore_label, dtype=np.int64)
     for annotation in record["obj_annotations"]:
         if not 0 <= annotation["category_id"] < num_objects:

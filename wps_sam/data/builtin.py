@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from wps_sam.data import pascal_part
+from wps_sam.data.ov_parts import ADE20K_PART_234, PASCAL_PART_116, Benchmark, OVSet, register_ov_set
 from wps_sam.data.part_datasets import load_vocabulary, register_part_dataset
 
 # Split name -> (folder of the images, COCO json), below the root.
@@ -19,14 +21,72 @@ PARTIMAGENET_SPLITS: dict[str, tuple[str, str]] = {
     "partimagenet_ood_test": ("PartImageNet_OOD/test", "PartImageNet_OOD/test.json"),
 }
 
+# What the literature measures on each variant of Pascal-Part.
+PASCAL_PART_PROTOCOLS: dict[str, tuple[str, ...]] = {
+    "58": ("d2_semseg", "pascal_sq", "wps_image_part", "coco_ap"),
+    "93": ("coco_ap", "d2_semseg", "wps_image_part"),
+    "108": ("d2_semseg", "pascal_sq", "wps_image_part", "coco_ap"),
+    "116": ("d2_semseg", "wps_image_part", "coco_ap"),
+    "201": ("d2_semseg", "pascal_sq", "wps_image_part", "coco_ap"),
+}
+
+# OV-PARTS' ten, by their own names; and ADE's test set image by image, which the protocols without a given object need.
+OV_PARTS_SETS: dict[str, tuple[Benchmark, OVSet]] = {
+    "voc_obj_part_sem_seg_train": (PASCAL_PART_116, OVSet("train", "image", "seen")),
+    "voc_obj_part_sem_seg_val": (PASCAL_PART_116, OVSet("val", "image", "all")),
+    "voc_obj_part_sem_seg_train_obj_condition": (PASCAL_PART_116, OVSet("train", "object", "seen")),
+    "voc_obj_part_sem_seg_val_obj_condition": (PASCAL_PART_116, OVSet("val", "object", "all")),
+    "voc_obj_part_sem_seg_train_few_shot": (PASCAL_PART_116, OVSet("train", "image", "all", few_shot=True)),
+    "ade_obj_part_sem_seg_train": (ADE20K_PART_234, OVSet("train", "image", "seen")),
+    "ade_obj_part_sem_seg_train_obj_condition": (ADE20K_PART_234, OVSet("train", "object", "seen")),
+    "ade_obj_part_sem_seg_train_few_shot": (ADE20K_PART_234, OVSet("train", "object", "all", few_shot=True)),
+    "ade_obj_part_sem_seg_val_obj_condition": (ADE20K_PART_234, OVSet("val", "object", "all")),
+    "ade_obj_part_sem_seg_val_few_shot": (ADE20K_PART_234, OVSet("val", "object", "all", few_shot=True)),
+    "ade_obj_part_sem_seg_val": (ADE20K_PART_234, OVSet("val", "image", "all")),
+}
+
 
 def register_all_partimagenet(root: str) -> None:
     """Registers every split of PartImageNet, in both packagings, below the folder ``root``."""
     classes = load_vocabulary("partimagenet")
     for name, (images, json_file) in PARTIMAGENET_SPLITS.items():
         register_part_dataset(
-            name, "partimagenet", os.path.join(root, images), os.path.join(root, json_file), classes
+            name,
+            "partimagenet",
+            os.path.join(root, images),
+            os.path.join(root, json_file),
+            classes,
+            family="partimagenet",
         )
 
 
-register_all_partimagenet(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets")))
+def register_all_pascal_part(root: str) -> None:
+    """Registers train and val of every variant of Pascal-Part below the folder ``root``."""
+    for name, (images, json_file) in pascal_part.SPLITS.items():
+        variant = name.split("_")[2]
+        classes, flip_map = pascal_part.load_pascal_vocabulary(variant), pascal_part.flip_map(variant)
+        objects = list(dict.fromkeys(classes.supercategories))
+        register_part_dataset(
+            name,
+            "partimagenet",
+            os.path.join(root, images),
+            os.path.join(root, json_file),
+            classes,
+            family=f"pascal_part_{variant}",
+            protocols=PASCAL_PART_PROTOCOLS[variant],
+            obj_classes=objects,
+            part_objects=[objects.index(name) for name in classes.supercategories],
+            **({"flip_map": flip_map} if flip_map is not None else {}),
+        )
+
+
+def register_all_ov_parts(root: str, prefix: str = "") -> None:
+    """Registers the data sets of OV-PARTS below the folder ``root``; ``prefix`` keeps those of two roots apart."""
+    for name, (benchmark, ov_set) in OV_PARTS_SETS.items():
+        register_ov_set(prefix + name, root, benchmark, ov_set)
+
+
+_ROOT = os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+register_all_partimagenet(_ROOT)
+register_all_pascal_part(_ROOT)
+register_all_ov_parts(_ROOT)
