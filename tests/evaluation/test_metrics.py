@@ -246,3 +246,127 @@ def test_bad_matrices_are_refused(matrix: np.ndarray, message: str) -> None:
 def test_labels_outside_the_matrix_are_refused() -> None:
     with pytest.raises(ValueError, match=r"labels: expected numbers in 0..2, got \[0, 3\]"):
         metrics.pooled_scores_d2(MATRIX, [0, 3])
+
+
+# ------------------------------------------------------------------ seen and unseen classes
+
+# Three classes; the last row are pixels predicted to be nothing, the last column pixels without a label.
+#                     gt 0  1  2  unknown
+OPEN = np.array([[6, 1, 0, 5], [2, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 9]])
+
+
+def test_open_vocabulary_means_by_hand() -> None:
+    # TP = 6, 2, 0; gt = 8, 4, 0; predicted where the truth is known = 7, 4, 1.
+    # IoU_0 = 6/(8+7-6) = 2/3, IoU_1 = 2/(4+4-2) = 1/3; class 2 is predicted (1 pixel) and absent.
+    assert metrics.open_vocabulary_iou(OPEN) == pytest.approx([2 / 3, 1 / 3, math.nan], nan_ok=True)
+    reference = metrics.open_vocabulary_means(OPEN, [1, 2], count_absent_but_predicted=True)
+    # Three classes with ground truth or prediction, two of them unseen; h = 2 (2/3)(1/6) / (5/6).
+    assert reference == pytest.approx((1 / 3, 2 / 3, 1 / 6, 4 / 15, (2 / 3 * 8 + 1 / 3 * 4) / 12))
+    # The other denominator is another number for all but the seen classes, so either check can fail.
+    by_truth = metrics.open_vocabulary_means(OPEN, [1, 2], count_absent_but_predicted=False)
+    assert by_truth == pytest.approx((1 / 2, 2 / 3, 1 / 3, 4 / 9, (2 / 3 * 8 + 1 / 3 * 4) / 12))
+    # Counting predictions on unlabelled pixels as false positives: 6/(8+12-6), 2/(4+4-2).
+    assert metrics.pooled_iou(OPEN)[:2] == pytest.approx([6 / 14, 1 / 3])
+    # The matrix is the caller's.
+    assert OPEN[0, 3] == 5
+
+
+def test_an_unseen_class_that_does_not_occur_counts_only_if_predicted() -> None:
+    never_named = OPEN.copy()
+    never_named[1, 1] += never_named[2, 1]
+    never_named[2] = 0
+    means = metrics.open_vocabulary_means(never_named, [1, 2], count_absent_but_predicted=True)
+    # TP_1 = 3 of gt 4, predicted 5: 3/6; of the unseen classes only class 1 is in the denominator.
+    assert means.unseen == pytest.approx(1 / 2)
+    # Named on unlabelled pixels alone is not named.
+    never_named[2, 3] = 7
+    assert metrics.open_vocabulary_means(never_named, [1, 2], count_absent_but_predicted=True) == means
+
+
+def test_nothing_predicted_is_a_miss() -> None:
+    #                   gt 0  unknown
+    matrix = np.array([[4, 0], [4, 0]])
+    assert metrics.open_vocabulary_iou(matrix) == pytest.approx([4 / 8])
+    # With the oracle's formula, which leaves row N out, half a class not found would be free.
+    assert metrics.pooled_iou(matrix[:1, :1]) == pytest.approx([1.0])
+
+
+def test_groups_without_classes_and_harmonic_means() -> None:
+    means = metrics.open_vocabulary_means(OPEN, [], count_absent_but_predicted=True)
+    assert means.all == means.seen == pytest.approx(1 / 3)
+    assert math.isnan(means.unseen) and math.isnan(means.harmonic)
+    empty = metrics.open_vocabulary_means(np.zeros((4, 4), int), [2], count_absent_but_predicted=True)
+    assert all(math.isnan(value) for value in empty)
+    assert metrics.harmonic_mean(0.6, 0.2) == pytest.approx(0.3)
+    assert metrics.harmonic_mean(0.6, 0.0) == metrics.harmonic_mean(0.0, 0.0) == 0.0
+    assert math.isnan(metrics.harmonic_mean(0.0, math.nan))
+
+
+def test_open_vocabulary_means_against_a_count_of_their_own() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        n = int(rng.integers(1, 6))
+        matrix = rng.integers(0, 4, (n + 1, n + 1)) * (rng.random((n + 1, n + 1)) < 0.4)
+        unseen = [c for c in range(n) if rng.random() < 0.5]
+        sums = {True: [0.0, 0], False: [0.0, 0]}  # is unseen -> sum of IoU, classes in the denominator
+        by_truth = {True: [0.0, 0], False: [0.0, 0]}
+        for c in range(n):
+            true = sum(int(matrix[p, c]) for p in range(n + 1))
+            predicted = sum(int(matrix[c, g]) for g in range(n))
+            if true:
+                iou = int(matrix[c, c]) / (true + predicted - int(matrix[c, c]))
+                for group in (sums, by_truth):
+                    group[c in unseen][0] += iou
+                by_truth[c in unseen][1] += 1
+            if true or predicted:
+                sums[c in unseen][1] += 1
+        for flag, group in ((True, sums), (False, by_truth)):
+            means = metrics.open_vocabulary_means(matrix, unseen, count_absent_but_predicted=flag)
+            seen_mean, unseen_mean = (
+                total / count if count else math.nan for total, count in (group[False], group[True])
+            )
+            count = group[False][1] + group[True][1]
+            over_all = (group[False][0] + group[True][0]) / count if count else math.nan
+            expected = (over_all, seen_mean, unseen_mean)
+            assert means[:3] == pytest.approx(expected, nan_ok=True)
+
+
+# ------------------------------------------------------------------ over the images that contain the class
+
+# Labels 0, 1 and background 2 in three images.
+SQ_IMAGES = [
+    np.array([[2, 0, 2], [0, 0, 0], [2, 0, 10]]),  # 0: 2 of a union of 6; background: 10 of 14
+    np.array([[0, 0, 8], [0, 3, 1], [0, 1, 3]]),  # 0 predicted, not there; 1: 3 of 5; background: 3 of 13
+    np.array([[8, 0, 0], [0, 0, 0], [0, 0, 8]]),  # 0: 8 of 8; background: 8 of 8
+]
+
+
+def test_sq_scores_by_hand() -> None:
+    sums = sum(metrics.sq_sums(matrix) for matrix in SQ_IMAGES)
+    pooled, by_image = metrics.sq_ious(sums)
+    # The 8 false pixels of class 0 in the second image are free.
+    assert pooled == pytest.approx([10 / 14, 3 / 5, 21 / 35])
+    assert by_image == pytest.approx([(1 / 3 + 1) / 2, 3 / 5, (10 / 14 + 3 / 13 + 1) / 3])
+    scores = metrics.sq_scores(sums, ["dog", "dog", "background"])
+    assert scores == pytest.approx(
+        {
+            "mIOU": (5 / 7 + 3 / 5 + 3 / 5) / 3,
+            "mAvg": ((5 / 7 + 3 / 5) / 2 + 3 / 5) / 2,
+            "sqIOU": (2 / 3 + 3 / 5 + by_image[2]) / 3,
+            "sqAvg": ((2 / 3 + 3 / 5) / 2 + by_image[2]) / 2,
+        }
+    )
+    # Pooled over all images, as d2_semseg does, class 0 has 10 of 22.
+    assert metrics.pooled_iou(sum(SQ_IMAGES))[0] == pytest.approx(10 / 22)
+
+
+def test_sq_divides_by_the_images_that_contain_the_class() -> None:
+    perfect = [np.diag([4, 0, 12]), np.diag([0, 0, 16])]
+    sums = sum(metrics.sq_sums(matrix) for matrix in perfect)
+    scores = metrics.sq_scores(sums, ["dog", "cat", "background"])
+    # Class 1 is in no image, and so is its category: neither has a score.
+    assert scores == {"mIOU": 1.0, "mAvg": 1.0, "sqIOU": 1.0, "sqAvg": 1.0}
+    # FLOAT's printed formula divides by both images: a perfect prediction of class 0 would have 1/2.
+    assert sums[2, 0] / len(perfect) == 0.5
+    with pytest.raises(ValueError, match="categories: expected one for each of 3 labels, got 2"):
+        metrics.sq_scores(sums, ["dog", "background"])

@@ -109,7 +109,8 @@ def test_results_do_not_depend_on_the_batch_size(scene: Scene) -> None:
     scene.register()
     outputs = [scene.output(r, [] if c == 0 else [(c, masks[c])]) for c, r in enumerate(records)]
     singly, paired, at_once = (
-        run(build_evaluators(PART_PROTOCOLS, scene.name), records, outputs, batch_size) for batch_size in (1, 2, 3)
+        run(build_evaluators(PART_PROTOCOLS, scene.name), records, outputs, batch_size)
+        for batch_size in (1, 2, 3)
     )
     assert singly == paired == at_once
     assert singly["wps_authors"]["mIoU"] == pytest.approx(100.0)

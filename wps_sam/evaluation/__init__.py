@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from wps_sam.evaluation.evaluator import PartEvaluator
-from wps_sam.evaluation.ground_truth import GroundTruth
+from wps_sam.evaluation.ground_truth import GroundTruth, unseen_classes
 from wps_sam.evaluation.open_vocabulary import (
     AllPartsEvaluator,
     OracleObjectEvaluator,
@@ -42,6 +42,7 @@ __all__ = [
     "build_evaluators",
     "format_results_table",
     "oracle_scores",
+    "unseen_classes",
 ]
 
 # Of data sets whose part maps know a background, one record a picture.

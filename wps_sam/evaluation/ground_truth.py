@@ -55,9 +55,8 @@ class GroundTruth:
 
     @property
     def unseen(self) -> list[int]:
-        """The classes that zero-shot training does not show; [] where it shows all, or nobody has divided them."""
-        seen = self.metadata.get("evaluation_set", {}).get("base", range(self.num_classes))
-        return sorted(set(range(self.num_classes)) - set(seen))
+        """See :func:`unseen_classes`."""
+        return unseen_classes(self.metadata)
 
     @property
     def has_background(self) -> bool:
@@ -143,6 +142,13 @@ class GroundTruth:
             # Slivers between pixel centres cover none: no prediction could ever find them.
             if rule == "wps_sam" or union.any():
                 yield category, union
+
+
+def unseen_classes(metadata: Any) -> list[int]:
+    """The classes that zero-shot training does not show, by a data set's metadata; [] where nobody divides them."""
+    classes = range(len(metadata.thing_classes))
+    seen = metadata.get("evaluation_set", {}).get("base", classes)
+    return sorted(set(classes) - set(seen))
 
 
 def has_mask(annotation: Record, rule: Literal["strict", "wps_sam"] = "strict") -> bool:

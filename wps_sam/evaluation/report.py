@@ -43,7 +43,7 @@ def format_results_table(
     Args:
         results: {protocol: {metric: percent}}, as the evaluators give them.
         class_names: the C part names, in the order of the rows.
-        unseen: the classes that training did not show; they are marked so.
+        unseen: the classes that training did not show; marked so where a protocol averages over them.
 
     Returns:
         Text of several lines, "-" for what cannot be computed (NaN).
@@ -65,7 +65,8 @@ def format_results_table(
         if protocol in results and any(f"{metric}-{name}" in results[protocol] for name in class_names)
     ]
     if columns:
-        rows = [name + " (unseen)" * (c in unseen) for c, name in enumerate(class_names)]
+        marked = unseen if any("mIoU-unbase" in scores for scores in results.values()) else ()
+        rows = [name + " (unseen)" * (c in marked) for c, name in enumerate(class_names)]
         name_width = max(len(row) for row in [*rows, "part"])
         lines += ["", f"{'part':<{name_width}}" + "".join(f"  {heading:>8}" for heading, _ in columns)]
         for c, row in enumerate(rows):
