@@ -152,7 +152,7 @@ def test_plain_encoder_embeddings_are_those_of_each_text_alone(bert: str) -> Non
     got = embed_names(NAMES, bert, TEMPLATES)
     expected = torch.stack([template_mean_by_hand(bert_by_hand, bert, name) for name in NAMES])
     torch.testing.assert_close(got.vectors, expected, rtol=0, atol=1e-5)
-    assert got.dim == 16 and not got.vectors.is_inference()
+    assert got.dim == 16
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -166,8 +166,11 @@ def test_a_folder_is_remembered_by_its_name(clip: str) -> None:
     assert embed_names(NAMES, clip, TEMPLATES).encoder == Path(clip).name
 
 
-def test_braces_in_a_name_are_no_template(bert: str) -> None:
-    embed_names(["{0}", "{}"], bert, ["a {}"])
+def test_only_the_place_of_the_name_is_filled(bert: str) -> None:
+    """Braces of another kind are text, in a template and in a name."""
+    got = embed_names(["{}", "{x}"], bert, ["a {} {x}"])
+    expected = torch.stack([bert_by_hand(bert, "a {} {x}"), bert_by_hand(bert, "a {x} {x}")])
+    torch.testing.assert_close(got.vectors, F.normalize(expected, dim=-1), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
