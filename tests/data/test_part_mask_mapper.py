@@ -6,8 +6,16 @@ from types import SimpleNamespace
 
 from wps_sam.config import add_wps_sam_config
 from wps_sam.data.dataset_mapper import RandomCrop
+from wps_sam.data.ov_parts import (
+    OVSet,
+    load_ade20k_part_234,
+    load_ov_vocabulary,
+    load_pascal_part_116,
+    ov_metadata,
+)
 from wps_sam.data.part_mask_mapper import PartMaskMapper, build_augmentations, move_labels
 from wps_sam.masks import mask_to_rle
+from wps_sam.structures import object_of_part
 
 import numpy as np
 import pytest
@@ -15,6 +23,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from ov_layouts import class_colour, write_ade20k_part_234, write_pascal_part_116
 from PIL import Image
 
 # As ADE20K-Part-234 has it: 16 bits, and the ids 254 and 255 are as ordinary as any.
@@ -297,3 +306,40 @@ def test_the_same_seed_gives_the_same_sample(tmp_path):
     for key in ("image", "sem_seg", "obj_sem_seg"):
         assert torch.equal(first[key], again[key])
     assert not torch.equal(first["image"], other["image"])
+
+
+BENCHMARKS = {
+    "pascal_part_116": (write_pascal_part_116, load_pascal_part_116),
+    "ade20k_part_234": (write_ade20k_part_234, load_ade20k_part_234),
+}
+
+
+@pytest.mark.parametrize("family", BENCHMARKS)
+@pytest.mark.parametrize(
+    "ov_set",
+    [OVSet("train", "image", "seen"), OVSet("train", "object", "seen"), OVSet("train", "object", "all")],
+)
+def test_every_label_of_the_benchmarks_lies_on_its_colour(tmp_path, family, ov_set):
+    write, load = BENCHMARKS[family]
+    write(tmp_path)
+    vocabulary = load_ov_vocabulary(family)
+    metadata = SimpleNamespace(**ov_metadata(vocabulary, ov_set))
+    seen_objects = [name for name, seen in zip(vocabulary.object_names, vocabulary.object_seen) if seen]
+    found = set()
+    for record in load(str(tmp_path), ov_set):
+        output = map_records(record, [T.RandomFlip()], metadata, seed=len(found))
+        classes = output["instances"].gt_classes.tolist()
+        found.update(metadata.thing_classes[c] for c in classes)
+        for c in classes:
+            pixels = output["image"][:, output["sem_seg"] == c]
+            # JPEG blurs the rims of a part, but not most of it.
+            assert (
+                pixels.float().median(1).values - torch.tensor(class_colour(metadata.thing_classes[c]))
+            ).abs().max() < 9
+        if ov_set.record == "object":
+            name = vocabulary.object_names[output["category_id"]]
+            assert classes and {object_of_part(metadata.thing_classes[c]) for c in classes} == {name}
+            numbered = seen_objects if ov_set.classes == "seen" else vocabulary.object_names
+            assert [numbered[i] for i in output["obj_instances"].gt_classes] == [name]
+    unseen = {name for name in found if object_of_part(name) not in seen_objects}
+    assert len(found) >= 8 and bool(unseen) == (ov_set.classes == "all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wps_sam.data.dataset_mapper import RandomCrop
+from wps_sam.data.dataset_mapper import RandomCrop, is_mirrored
 from wps_sam.masks import read_object_map, read_part_map, read_rgb, record_size, restrict_to_object
 
 import numpy as np
@@ -120,8 +120,7 @@ class PartMaskMapper:
             moved = self._object_labels[move_labels(object_map, transforms)]
             labels["obj_sem_seg"] = torch.from_numpy(moved)
             labels["obj_instances"] = _class_masks(moved, ignore_label)
-        mirrored = sum(isinstance(t, T.HFlipTransform) for t in transforms.transforms) % 2 == 1
-        part_labels = self._mirrored_part_labels if mirrored else self._part_labels
+        part_labels = self._mirrored_part_labels if is_mirrored(transforms) else self._part_labels
         moved = part_labels[move_labels(part_map, transforms)]
         labels["sem_seg"] = torch.from_numpy(moved)
         labels["instances"] = _class_masks(moved, ignore_label)
