@@ -22,7 +22,8 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
 
     A reader, or a run resumed after a power cut, sees the old content or the new, never a part of it.
     """
-    temporary = f"{path}.tmp"
+    # Several processes may make the same file at once, each a whole one.
+    temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             write(file)

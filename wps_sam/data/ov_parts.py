@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from wps_sam.checkpointer import write_atomically
 from wps_sam.data.part_datasets import (
     PartClasses,
     base_name,
@@ -513,29 +514,24 @@ class _Derived(dict[str, Any]):
 
 
 def _write_json(path: Path, make: Callable[[], Any]) -> None:
-    """Writes what ``make`` returns: the whole file or none, as several processes may do so at once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes what ``make`` returns; it is not called if the file cannot be written."""
     try:
-        # Opened first, so that a folder that cannot be written to is noticed before minutes of work.
-        file = open(temporary, "w", encoding="utf-8")
+        write_atomically(path, lambda file: file.write(json.dumps(make()).encode()))
     except OSError as error:
         raise ValueError(
-            f"{path}: cannot be written ({error.strerror}). Let somebody who may write there run "
+            f"{path}: cannot be written ({error}); let somebody who may write there run "
             "datasets/prepare_ov_parts.py once"
         ) from error
-    try:
-        with file:
-            json.dump(make(), file)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink()
-        raise
 
 
 def _log_loaded(
     folder: Path, ov_set: OVSet, records: Sequence[Record], empty: Sequence[Record], vocabulary: OVVocabulary
 ) -> None:
-    logger.info("%s: %d records of %s", folder, len(records), ov_set)
+    logger.info(
+        "%s: %d records of %s, one %s each, %s classes%s",
+        *(folder, len(records), ov_set.split, ov_set.record, ov_set.classes),
+        ", few-shot" if ov_set.few_shot else "",
+    )
     if not empty:
         return
     by_object = Counter(vocabulary.object_names[r["category_id"]] for r in empty if "category_id" in r)
