@@ -148,6 +148,16 @@ def test_clip_embeddings_are_those_of_each_text_alone(clip: str) -> None:
     assert not torch.allclose(without, expected[0], atol=1e-2)
 
 
+def test_clip_with_the_published_config(clip: str, tmp_path: Path) -> None:
+    """OpenAI's own configs give 2 as end-of-text, which their tokenizer does not: then it is the highest token."""
+    shutil.copytree(clip, tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 2
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    got = embed_names(NAMES, str(tmp_path / "old"), TEMPLATES).vectors
+    torch.testing.assert_close(got, embed_names(NAMES, clip, TEMPLATES).vectors)
+
+
 def test_plain_encoder_embeddings_are_those_of_each_text_alone(bert: str) -> None:
     got = embed_names(NAMES, bert, TEMPLATES)
     expected = torch.stack([template_mean_by_hand(bert_by_hand, bert, name) for name in NAMES])

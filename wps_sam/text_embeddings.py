@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _METADATA_KEY = "text_embeddings"
 _BATCH_SIZE = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextEmbeddings:
     """The text embedding of each of K names.
 
@@ -45,7 +45,7 @@ class TextEmbeddings:
     vectors: Tensor
     encoder: str
     templates: tuple[str, ...]
-    source: str = field(default="text embeddings", compare=False)
+    source: str = "text embeddings"
 
     def __post_init__(self) -> None:
         _check_names(self.names)
