@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from wps_sam.data import PartDatasetMapper, check_part_map_ids, load_partimagenet
-from wps_sam.data.descriptions import read_description
+from wps_sam.data.descriptions import read_description, register_descriptions
 from wps_sam.data.part_datasets import read_part_classes
 from wps_sam.data.weak_labels import usable_box
-from wps_sam.masks import mask_to_box, read_part_map, segmentation_to_mask
+from wps_sam.masks import mask_to_box, read_object_map, read_part_map, segmentation_to_mask
 
 import numpy as np
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = Path(os.environ.get("WPS_SAM_CCP_PARTS", ROOT.parent / "shared" / "data" / "ccp_parts"))
@@ -27,10 +27,10 @@ def val():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WPS_SAM_CCP_PARTS", str(PHOTOS))
         description = read_description(str(ROOT / "datasets" / "ccp_parts.yaml"))
-    (_, _, train_json), (_, images, val_json) = description.splits
-    classes = read_part_classes(train_json)
+    train, val = description.splits
+    classes = read_part_classes(train.json_file)
     metadata = MetadataCatalog.get("ccp_parts_val_of_the_data_tests").set(**classes.metadata())
-    return load_partimagenet(images, val_json, classes), metadata
+    return load_partimagenet(val.images, val.json_file, classes), metadata
 
 
 def test_split_is_complete(val):
@@ -67,3 +67,20 @@ def test_photos_become_inputs(val, tiny_cfg):
         output = mapper(record)
         assert max(output["image"].shape) == 256 and output["image"].float().std() > 10
         assert len(output["instances"]) == len(record["annotations"])
+
+
+def test_zero_shot_split_asks_for_each_person(monkeypatch):
+    monkeypatch.setenv("WPS_SAM_CCP_PARTS", str(PHOTOS))
+    names = register_descriptions([str(ROOT / "datasets" / "ccp_parts_zero_shot.yaml")])
+    assert set(names) >= {"ccp_parts_zs_train_seen", "ccp_parts_zs_val", "ccp_parts_zs_val_obj_condition"}
+    assert len(MetadataCatalog.get("ccp_parts_zs_train_seen").thing_classes) == 12
+    records = DatasetCatalog.get("ccp_parts_zs_val_obj_condition")
+    metadata = MetadataCatalog.get("ccp_parts_zs_val_obj_condition")
+    assert len(records) == 120 and {r["category_id"] for r in records} == {0}
+    unseen = set(range(16)) - set(metadata.evaluation_set["base"])
+    assert {metadata.thing_classes[c] for c in unseen} == {"skirt", "headwear", "bag", "legwear"}
+    for record in records[:3]:
+        part_map, object_map = read_part_map(record, metadata), read_object_map(record, metadata)
+        # 16, the background of the part maps, and 1, of the object maps, both read as ignore.
+        assert set(np.unique(part_map)) <= {*range(16), 255} and set(np.unique(object_map)) <= {0, 255}
+        assert (object_map[part_map < 16] == 0).mean() > 0.95

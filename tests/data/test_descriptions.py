@@ -110,7 +110,7 @@ SPLIT = {"images": "pictures", "annotations": "train.json"}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clases": ["a"]}, r"unknown keys \['clases'\].*expected \('name', .*perhaps \('classes',\)"),
+        ({"clases": ["a"]}, r"unknown keys \['clases'\].*expected \('name', .*perhaps \('classes', "),
         ({"root": ...}, r"missing keys \['root'\]"),
         ({"layout": "voc"}, r"layout: expected one of \('partimagenet', 'coco'\), got 'voc'"),
         ({"name": "my parts"}, r"name: expected letters, digits"),
@@ -156,4 +156,4 @@ def test_shipped_descriptions_are_well_formed(name, tmp_path, monkeypatch):
         labels.mkdir(parents=True)
         (labels / f"{split}.json").write_text("{}")
     description = read_description(str(copy))
-    assert description.name == name and [split for split, _, _ in description.splits] == ["train", "val"]
+    assert description.name == name and [paths.split for paths in description.splits] == ["train", "val"]

@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -514,9 +514,7 @@ def check_part_map_ids(records: Sequence[Mapping[str, Any]], metadata: Any, max_
         if covered[found][value] > covered[class_id][value]:
             share = 100 * covered[found][value] / present[value]
             name = metadata.thing_classes[found]
-            wrong.append(
-                f"{name} (class {found}): expected {value_of[found]}, found {value} ({share:.0f}%)"
-            )
+            wrong.append(f"{name} (class {found}): expected {value_of[found]}, found {value} ({share:.0f}%)")
     if wrong:
         raise ValueError(
             f"the label maps in {os.path.dirname(usable[0]['sem_seg_file_name'])} number the parts differently from "
@@ -558,14 +556,22 @@ def check_part_maps_once(name: str) -> None:
 
 
 def register_part_dataset(
-    name: str, layout: Layout, image_root: str, json_file: str, classes: PartClasses, **metadata: Any
+    name: str,
+    layout: Layout,
+    image_root: str,
+    json_file: str,
+    classes: PartClasses,
+    load: Callable[[], list[dict[str, Any]]] | None = None,
+    **metadata: Any,
 ) -> None:
     """Registers one split with Detectron2's catalogs under ``name``; files are read when it is first used.
 
-    ``metadata`` is added to what every part data set has, or takes its place.
+    Args:
+        load: makes the records, where they are not simply those of the json.
+        metadata: added to what every part data set has, or in its place.
     """
     loader = load_partimagenet if layout == "partimagenet" else load_coco_parts
-    DatasetCatalog.register(name, lambda: loader(image_root, json_file, classes))
+    DatasetCatalog.register(name, load or (lambda: loader(image_root, json_file, classes)))
     fields: dict[str, Any] = {
         "image_root": image_root,
         "json_file": json_file,
