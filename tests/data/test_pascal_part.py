@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from wps_sam.data.part_datasets import VOCABULARIES, check_part_map_ids, load_partimagenet
+from wps_sam.data.part_datasets import check_part_map_ids, load_partimagenet, read_vocabulary
 from wps_sam.data.pascal_part import (
     SPLITS,
     UNLABELED,
@@ -32,7 +31,6 @@ from wps_sam.masks import read_part_map, segmentation_to_mask
 import numpy as np
 import pascal_layout as layout
 import pytest
-import yaml
 from PIL import Image
 from scipy.io import savemat
 
@@ -40,9 +38,8 @@ SIZE = (layout.HEIGHT, layout.WIDTH)
 COUNTS = {"58": 57, "93": 93, "108": 107, "116": 116, "201": 200}
 
 
-@lru_cache
 def classes(variant: str) -> list[dict[str, Any]]:
-    return yaml.safe_load((VOCABULARIES / f"pascal_part_{variant}.yaml").read_text())["classes"]
+    return read_vocabulary(f"pascal_part_{variant}")["classes"]
 
 
 def ids(variant: str) -> dict[str, int]:

@@ -23,16 +23,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from wps_sam.checkpointer import write_atomically
-from wps_sam.data.part_datasets import VOCABULARIES, PartClasses, load_vocabulary
+from wps_sam.data.part_datasets import PartClasses, load_vocabulary, read_vocabulary
 from wps_sam.masks import mask_to_box, mask_to_rle
 
 import numpy as np
-import yaml
 from PIL import Image
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
@@ -79,7 +78,7 @@ def flip_map(variant: str) -> list[int] | None:
     Raises:
         ValueError: there is no such variant.
     """
-    classes = _read_vocabulary(variant)["classes"]
+    classes = read_vocabulary(_vocabulary_name(variant))["classes"]
     if not any("flip" in c for c in classes):
         return None
     position = {c["id"]: i for i, c in enumerate(classes)}
@@ -90,12 +89,6 @@ def _vocabulary_name(variant: str) -> str:
     if variant not in VARIANTS:
         raise ValueError(f"Pascal-Part: expected a variant among {VARIANTS}, got {variant!r}")
     return f"pascal_part_{variant}"
-
-
-@lru_cache
-def _read_vocabulary(variant: str) -> Any:
-    with open(VOCABULARIES / f"{_vocabulary_name(variant)}.yaml", encoding="utf-8") as file:
-        return yaml.safe_load(file)
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ def load_merge(variant: str) -> Merge:
     Raises:
         ValueError: there is no such variant.
     """
-    vocabulary = _read_vocabulary(variant)
+    vocabulary = read_vocabulary(_vocabulary_name(variant))
     instances: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for entry in vocabulary["classes"]:
         groups = instances.setdefault(_object_in_mat(entry["supercategory"]), [])
@@ -166,6 +159,7 @@ class ObjectMask:
     mask: np.ndarray
     parts: tuple[PartMask, ...]
 
+    @cached_property
     def with_unlabelled(self) -> tuple[PartMask, ...]:
         """All parts, behind one of the kind ``UNLABELED``: the silhouette where no part covers it."""
         rest = self.mask.copy()
@@ -278,7 +272,7 @@ def part_map(objects: Iterable[ObjectMask], variant: str, height: int, width: in
     painted = np.full((height, width), merge.background, np.uint8)
     for annotated in objects:
         painted[annotated.mask] = merge.ignore_label
-        for part in paint_order(annotated.with_unlabelled()):
+        for part in paint_order(annotated.with_unlabelled):
             class_id = merge.class_id(annotated.name, part.kind)
             if class_id is not None:
                 painted[part.mask] = class_id
@@ -294,7 +288,7 @@ def part_instances(objects: Iterable[ObjectMask], variant: str) -> list[tuple[in
     merge = load_merge(variant)
     instances = []
     for annotated in objects:
-        parts = annotated.with_unlabelled()
+        parts = annotated.with_unlabelled
         for class_id, kinds in merge.instances.get(annotated.name, ()):
             numbered = all(kind.endswith("_%d") for kind in kinds)
             masks: dict[int | None, np.ndarray] = {}
@@ -444,5 +438,5 @@ def _coco_annotation(class_id: int, mask: np.ndarray) -> dict[str, Any]:
 def _categories(variant: str) -> list[dict[str, Any]]:
     return [
         {key: entry[key] for key in ("id", "name", "supercategory")}
-        for entry in _read_vocabulary(variant)["classes"]
+        for entry in read_vocabulary(_vocabulary_name(variant))["classes"]
     ]
