@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from wps_sam.checkpointer import write_atomically
 from wps_sam.data.part_datasets import PartClasses, load_vocabulary, read_vocabulary
@@ -121,15 +121,11 @@ def load_merge(variant: str) -> Merge:
     vocabulary = read_vocabulary(_vocabulary_name(variant))
     instances: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for entry in vocabulary["classes"]:
-        groups = instances.setdefault(_object_in_mat(entry["supercategory"]), [])
+        groups = instances.setdefault(_OBJECT_IN_MAT.get(entry["supercategory"], entry["supercategory"]), [])
         groups += [(entry["id"], tuple(kinds)) for kinds in entry["members"]]
     ignore_label = vocabulary["ignore_label"]
     # 116 has no id for background: there it is one with what is ignored, as in the released maps.
     return Merge(vocabulary.get("background", ignore_label), ignore_label, instances)
-
-
-def _object_in_mat(name: str) -> str:
-    return _OBJECT_IN_MAT.get(name, name)
 
 
 @lru_cache
@@ -200,8 +196,8 @@ def read_annotation(mat_file: str | Path) -> list[ObjectMask]:
 
 
 def _read_object(entry: Any, where: str, before: Sequence[ObjectMask]) -> ObjectMask:
-    name = _object_in_mat(_text(entry, "class", where))
-    known = original_parts()
+    name, known = _text(entry, "class", where), original_parts()
+    name = _OBJECT_IN_MAT.get(name, name)
     if name not in known:
         raise ValueError(f"{where}.class: unknown object {name!r}; expected one of {sorted(known)}")
     mask = _mask(entry, f"{where} ({name})", before[0].mask.shape if before else None)
@@ -367,9 +363,13 @@ def _prepare_split(
     if num_empty:
         logger.warning("%s: %d parts with an empty mask left out", split, num_empty)
     for variant, coco in cocos.items():
-        path, content = folders[variant] / f"{split}.json", json.dumps(coco).encode()
-        write_atomically(path, lambda file, content=content: file.write(content))
+        path = folders[variant] / f"{split}.json"
+        write_atomically(path, partial(_write_json, content=coco))
         logger.info("%s: %d pictures, %d part instances", path, len(names), len(coco["annotations"]))
+
+
+def _write_json(file: BinaryIO, content: dict[str, Any]) -> None:
+    file.write(json.dumps(content).encode())
 
 
 def _annotated_names(list_file: Path, annotations: Path) -> list[str]:
