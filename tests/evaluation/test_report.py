@@ -28,3 +28,27 @@ def test_every_protocol_and_every_part_has_a_row() -> None:
 
 def test_protocols_without_parts_give_no_part_table() -> None:
     assert "part " not in format_results_table({"wps_authors": {"mIoU": 1.0}}, ["Animal Head"])
+
+
+def test_means_of_seen_and_unseen_classes_are_shown_and_unseen_classes_marked() -> None:
+    scores = {
+        "mIoU": 30.0,
+        "mIoU-base": 40.0,
+        "mIoU_gt-unbase": 20.0,
+        "IoU-dog's ear": 20.0,
+        "IoU-cat's ear": 40.0,
+    }
+    unseen = {"mIoU-unbase": 20.0, "hIoU": 26.67}
+    results = {"ov_oracle": scores | unseen, "pascal_sq": {"mIOU": 1.0, "sqIoU-dog's ear": 2.0}}
+    lines = format_results_table(results, ["cat's ear", "dog's ear"], unseen=[1]).splitlines()
+    protocol = next(line for line in lines if line.startswith("ov_oracle"))
+    for shown in ("mIoU-base 40.00", "mIoU-unbase 20.00", "mIoU_gt-unbase 20.00", "hIoU 26.67"):
+        assert shown in protocol
+    assert "ear" not in protocol
+    *_, header, cat, dog = lines
+    assert header.split() == ["part", "IoU,", "oracle", "sq-IoU"]
+    assert cat.split() == ["cat's", "ear", "40.00", "-"]
+    assert dog.split() == ["dog's", "ear", "(unseen)", "20.00", "2.00"]
+    # Where no protocol averages over them, the division says nothing about the model.
+    plain = format_results_table({"ov_oracle": scores}, ["cat's ear", "dog's ear"], unseen=[1])
+    assert "(unseen)" not in plain
