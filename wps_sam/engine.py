@@ -570,7 +570,9 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
     """
     model = Trainer.build_model(cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
-    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+    has_weights = cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())
+    # A model of which nothing is trained, such as CLIPSeg as downloaded, needs none.
+    if not has_weights and any(p.requires_grad for p in model.parameters()):
         logger.warning("MODEL.WEIGHTS is empty: these are the scores of a model that learned nothing")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = evaluate(cfg, model)
