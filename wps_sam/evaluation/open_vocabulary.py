@@ -302,7 +302,8 @@ class AllPartsEvaluator(OpenVocabularyEvaluator):
     """``pred_all``, PartCLIPSeg's Pred-All: the best of all N classes and the model's own background, whole pictures.
 
     Only pixels with a part label are scored; background predicted there is a miss. Means are over the classes with
-    ground truth, so mIoU is what the other two protocols call mIoU_gt.
+    ground truth, so mIoU is what the other two protocols call mIoU_gt. ADE20K-Part-234's test set takes in training
+    images for the sake of their unseen objects; here the seen parts of those images count as well.
 
     Arguments as in :class:`OpenVocabularyEvaluator`.
 

@@ -94,9 +94,9 @@ class CocoAPEvaluator(PartEvaluator):
             pred_classes=found.pred_classes,
         )
         masks = Instances(found.image_size, pred_masks=found.pred_masks, **boxes.get_fields())
-        model_input = [{"image_id": position + 1}]
-        self._evaluators["mask"].process(model_input, [{"instances": masks}])
-        self._evaluators["box"].process(model_input, [{"instances": boxes}])
+        inputs = [{"image_id": position + 1}]
+        self._evaluators["mask"].process(inputs, [{"instances": masks}])
+        self._evaluators["box"].process(inputs, [{"instances": boxes}])
 
     def _summarise(self) -> Results:
         results = {kind: evaluator.evaluate() for kind, evaluator in self._evaluators.items()}
