@@ -55,6 +55,7 @@ from .evaluation import (
     build_evaluators,
     format_results_table,
     oracle_scores,
+    unseen_classes,
 )
 from .structures import vocabulary_of
 
@@ -350,7 +351,8 @@ class Trainer(DefaultTrainer):
         )
         if cfg.SOLVER.WEIGHT_DECAY_EMBED is not None:
             params = set_embedding_decay(params, model, cfg.SOLVER.WEIGHT_DECAY_EMBED)
-        kind, clip = OPTIMIZERS[cfg.SOLVER.OPTIMIZER], cfg.SOLVER.CLIP_GRADIENTS
+        kind: type[torch.optim.Optimizer] = OPTIMIZERS[cfg.SOLVER.OPTIMIZER]
+        clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE == "full_model":
             kind = clip_full_model(kind, clip.CLIP_VALUE)
         else:
@@ -534,7 +536,8 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) 
             os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), lambda file: file.write(text.encode())
         )
         for name, scores in results.items():
-            table = format_results_table(scores, MetadataCatalog.get(name).thing_classes)
+            metadata = MetadataCatalog.get(name)
+            table = format_results_table(scores, metadata.thing_classes, unseen_classes(metadata))
             logger.info("Results on %s:\n%s", name, table)
     return results
 

@@ -290,6 +290,26 @@ def test_all_parts_of_a_data_set_that_knows_background(scene: Scene) -> None:
     assert (scores["mIoU-base"], scores["mIoU-unbase"], scores["hIoU"]) == pytest.approx((100, 0, 0))
 
 
+def test_seen_and_unseen_parts_of_a_data_set_that_knows_background(scene: Scene) -> None:
+    """d2_semseg and coco_ap by group: here a part painted over background is a false positive."""
+    head, body = box_mask(16, 16, 0, 0, 8, 8), box_mask(16, 16, 8, 8, 16, 16)
+    record = scene.add([annotation(0, head), annotation(1, body)])
+    scene.register()
+    GroundTruth(scene.name).metadata.set(evaluation_set={"base": [0, 2]}, family="scene")
+    twice = box_mask(16, 16, 0, 0, 16, 8)
+    outputs = [scene.output(record, [(0, twice), (1, body)])]
+    scores = run(build_evaluators(["d2_semseg", "coco_ap"], scene.name), [record], outputs)
+    # Class 0: TP 64, predicted 128: 1/2. Class 1: 1. Class 2 is seen, but does not occur: it is in no mean.
+    pooled = scores["d2_semseg"]
+    assert (pooled["mIoU-base"], pooled["mIoU-unbase"]) == pytest.approx((50, 100))
+    assert pooled["hIoU"] == pytest.approx(100 * 2 * 0.5 / 1.5)
+    # An IoU of 0.5 passes the first of COCO's ten thresholds.
+    assert (scores["coco_ap"]["AP-base"], scores["coco_ap"]["AP-unbase"]) == pytest.approx((10, 100))
+    elsewhere = build_evaluators(["d2_semseg", "coco_ap"], scene.name, training_family="another")
+    for of_protocol in run(elsewhere, [record], outputs).values():
+        assert not [key for key in of_protocol if key.endswith("base") or key == "hIoU"]
+
+
 # ------------------------------------------------------------------ all of them
 
 
@@ -338,7 +358,9 @@ def test_against_a_count_pixel_by_pixel(ov_scene: OVScene, tmp_path: Path, proto
         predicted_objects = rng.choice([CAT, WILDCAT, BUS, BOAT, 99], size)
         Image.fromarray(predicted_objects.astype(np.uint8)).save(tmp_path / f"picture_{number}.png")
         if protocol == "pred_all":
-            tested = [(None, np.ones(size, bool))]
+            # Once, and of pictures that are there for some of their objects only, no more than these.
+            whole = np.ones(size, bool) if kind == "png" else np.any([mask for _, mask in tested], axis=0)
+            tested = [(None, whole)]
         for tested_object, mask in tested:
             for y, x in zip(*np.nonzero(mask)):
                 if parts[y, x] == ignore:

@@ -76,7 +76,7 @@ def build_evaluators(
         ov_compat: see :class:`OracleObjectEvaluator`.
         object_predictions: see :class:`PredictedObjectEvaluator`.
         training_family: ``family`` of the training set's metadata, None if there is none; see
-            :class:`wps_sam.evaluation.open_vocabulary.OpenVocabularyEvaluator`.
+            :meth:`GroundTruth.unseen_by`.
 
     Raises:
         ValueError: a protocol is unknown, named twice, or does not fit the data set; lists the names that are valid.
@@ -95,22 +95,22 @@ def build_evaluators(
     if unfit:
         raise ValueError(f"{dataset_name}: protocols {unfit} do not fit this data set; {list(fitting)} do")
     evaluators: list[DatasetEvaluator] = []
+    shared: dict[str, Any] = {"ground_truth": truth}
+    grouped: dict[str, Any] = shared | {"training_family": training_family}
     pooled = [p for p in PooledPartEvaluator.PROTOCOLS if p in asked]
     if pooled:
         evaluators.append(
-            PooledPartEvaluator(dataset_name, distributed, output_dir, protocols=pooled, ground_truth=truth)
+            PooledPartEvaluator(dataset_name, distributed, output_dir, protocols=pooled, **grouped)
         )
-    shared: dict[str, Any] = {"ground_truth": truth}
-    open_vocabulary: dict[str, Any] = shared | {"training_family": training_family}
     singles: dict[str, tuple[type[PartEvaluator], dict[str, Any]]] = {
         "wps_image_part": (ImagePartEvaluator, shared),
         "wps_authors": (AuthorsEvaluator, shared | {"null": wps_authors_null}),
-        "coco_ap": (CocoAPEvaluator, shared),
+        "coco_ap": (CocoAPEvaluator, grouped),
         "error_breakdown": (ErrorBreakdownEvaluator, shared),
         "pascal_sq": (PascalSqEvaluator, shared),
-        "ov_oracle": (OracleObjectEvaluator, open_vocabulary | {"compat": ov_compat}),
-        "pred_obj": (PredictedObjectEvaluator, open_vocabulary | {"object_predictions": object_predictions}),
-        "pred_all": (AllPartsEvaluator, open_vocabulary),
+        "ov_oracle": (OracleObjectEvaluator, grouped | {"compat": ov_compat}),
+        "pred_obj": (PredictedObjectEvaluator, grouped | {"object_predictions": object_predictions}),
+        "pred_all": (AllPartsEvaluator, grouped),
     }
     for protocol, (evaluator, options) in singles.items():
         if protocol in asked:

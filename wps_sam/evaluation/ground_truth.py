@@ -53,10 +53,15 @@ class GroundTruth:
             tuple(self.class_names), tuple(self.metadata.part_objects), tuple(self.metadata.obj_classes)
         )
 
-    @property
-    def unseen(self) -> list[int]:
-        """See :func:`unseen_classes`."""
-        return unseen_classes(self.metadata)
+    def unseen_by(self, training_family: str | None) -> list[int]:
+        """The classes that zero-shot training did not show; see :func:`unseen_classes`.
+
+        Args:
+            training_family: ``family`` of the training set's metadata. Where it is another than this data set's, its
+                division into seen and unseen says nothing about the model: []. None: the same.
+        """
+        same_family = training_family in (None, self.metadata.get("family"))
+        return unseen_classes(self.metadata) if same_family else []
 
     @property
     def has_background(self) -> bool:

@@ -46,8 +46,7 @@ class OpenVocabularyEvaluator(PartEvaluator):
 
     Args:
         dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
-        training_family: ``family`` of the training set's metadata. Where it is not the one of this data set, its
-            division into seen and unseen classes says nothing about the model, and is left out. None: the same.
+        training_family: see :meth:`GroundTruth.unseen_by`.
     """
 
     PROTOCOL: str
@@ -62,8 +61,7 @@ class OpenVocabularyEvaluator(PartEvaluator):
         ground_truth: GroundTruth | None = None,
     ) -> None:
         super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
-        same_family = training_family in (None, self.ground_truth.metadata.get("family"))
-        self._unseen = self.ground_truth.unseen if same_family else []
+        self._unseen = self.ground_truth.unseen_by(training_family)
 
     def reset(self) -> None:
         super().reset()
@@ -303,7 +301,7 @@ class AllPartsEvaluator(OpenVocabularyEvaluator):
 
     Only pixels with a part label are scored; background predicted there is a miss. Means are over the classes with
     ground truth, so mIoU is what the other two protocols call mIoU_gt. ADE20K-Part-234's test set takes in training
-    images for the sake of their unseen objects; here the seen parts of those images count as well.
+    images for the sake of their unseen objects: there only the pixels of the tested objects are scored.
 
     Arguments as in :class:`OpenVocabularyEvaluator`.
 
@@ -318,8 +316,11 @@ class AllPartsEvaluator(OpenVocabularyEvaluator):
         truth = self.ground_truth
         part_map = truth.part_map(record)
         scores = checked_sem_seg(record, output, part_map.shape, truth.num_classes + 1)
+        ignore_label = truth.metadata.ignore_label
         # Data sets that know background (label N) have no part there to be found.
-        target = np.where(part_map == truth.num_classes, truth.metadata.ignore_label, part_map)
+        target = np.where(part_map == truth.num_classes, ignore_label, part_map)
+        if record.get("obj_annotations"):
+            target[truth.object_map(record) == ignore_label] = ignore_label
         self._count(scores.argmax(dim=0).cpu().numpy(), target)
 
     def _means(self, matrix: np.ndarray) -> dict[str, float]:

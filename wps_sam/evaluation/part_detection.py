@@ -37,7 +37,8 @@ class CocoAPEvaluator(PartEvaluator):
     AP is the mean over classes with ground truth of the area under the precision-recall curve, IoU 0.50 to 0.95
     in steps of 0.05, 101 recall points, at most 100 parts an image; AP-<name> is mask AP of one class. One
     annotation is one instance; crowd annotations neither reward nor punish. Without predictions AP is 0, without
-    ground truth NaN. Computed by Detectron2's COCOEvaluator.
+    ground truth NaN. Where some classes are unseen in training (VLPart's "novel"), AP-base and AP-unbase are the mean
+    mask APs of the others and of these. Computed by Detectron2's COCOEvaluator.
 
     What COCO's code would misread is cleaned first: an annotation without usable mask takes no part in mask
     AP, one without box area none in box AP, and both are counted in the log. ``output_dir`` gets the cleaned
@@ -53,11 +54,13 @@ class CocoAPEvaluator(PartEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         *,
+        training_family: str | None = None,
         ground_truth: GroundTruth | None = None,
     ) -> None:
         self._evaluators: dict[str, COCOEvaluator] = {}
         self._true_classes: dict[str, Counter[int]] = {}
         super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
+        self._unseen = self.ground_truth.unseen_by(training_family)
         for kind, truth in _coco_jsons(self.ground_truth).items():
             self._true_classes[kind] = Counter(
                 a["category_id"] for a in truth["annotations"] if not a["iscrowd"]
@@ -113,6 +116,12 @@ class CocoAPEvaluator(PartEvaluator):
             # With a single class Detectron2 gives no AP per class: it is the AP.
             value = found.get(f"AP-{name}", found.get("AP", math.nan) if len(names) == 1 else math.nan)
             scores[f"AP-{name}"] = _ap(value, self._true_classes["mask"][category] > 0)
+        if self._unseen:
+            seen = sorted(set(range(len(names))) - set(self._unseen))
+            for group, members in (("base", seen), ("unbase", self._unseen)):
+                # A class that the data set lacks has no AP, and must not make the mean of the others one.
+                known = [v for v in (scores[f"AP-{names[c]}"] for c in members) if not math.isnan(v)]
+                scores[f"AP-{group}"] = sum(known) / len(known) if known else math.nan
         return OrderedDict(coco_ap=scores)
 
 

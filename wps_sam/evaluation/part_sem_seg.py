@@ -41,14 +41,15 @@ class PooledPartEvaluator(PartEvaluator):
 
     The matrix has C + 1 labels, background last. d2_semseg averages over the C parts that occur; background is
     then no class of the mean but still a row and a column, so a part predicted on background is a false
-    positive. It also gives IoU and accuracy of every part and mIoU of every supercategory. pin41 averages
-    over all C + 1 labels that occur or are predicted, and gives the mean without background as mIoU_parts.
+    positive. It also gives IoU and accuracy of every part and mIoU of every supercategory, and, where some classes
+    are unseen in training, mIoU-base (the seen ones), mIoU-unbase and hIoU, their harmonic mean. pin41 averages over all C + 1 labels that occur or are predicted, and gives the mean without background as mIoU_parts.
 
     Given an ``output_dir``, writes every predicted part map to sem_seg_predictions.json, one entry
     {file_name, category_id, segmentation: run-length encoding} for each label and image, background included.
 
     Args:
         protocols: which of "d2_semseg" and "pin41" to report.
+        training_family: see :meth:`GroundTruth.unseen_by`.
         dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
 
     Source: protocols of Detectron2's main branch and of Compositor's PartImageNet baselines.
@@ -63,6 +64,7 @@ class PooledPartEvaluator(PartEvaluator):
         output_dir: str | None = None,
         *,
         protocols: Sequence[str] = PROTOCOLS,
+        training_family: str | None = None,
         ground_truth: GroundTruth | None = None,
     ) -> None:
         unknown = [p for p in protocols if p not in self.PROTOCOLS]
@@ -70,6 +72,7 @@ class PooledPartEvaluator(PartEvaluator):
             raise ValueError(f"protocols: expected some of {self.PROTOCOLS}, got {list(protocols)}")
         self._protocols = tuple(protocols)
         super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
+        self._unseen = self.ground_truth.unseen_by(training_family)
 
     def reset(self) -> None:
         super().reset()
@@ -103,6 +106,11 @@ class PooledPartEvaluator(PartEvaluator):
         names = self.ground_truth.class_names
         parts = range(len(names))
         scores = metrics.pooled_scores_d2(matrix, parts)
+        if self._unseen:
+            groups = {"base": sorted(set(parts) - set(self._unseen)), "unbase": self._unseen}
+            means = {name: metrics.pooled_scores_d2(matrix, group)["mIoU"] for name, group in groups.items()}
+            scores.update({f"mIoU-{name}": mean for name, mean in means.items()})
+            scores["hIoU"] = metrics.harmonic_mean(means["base"], means["unbase"])
         supercategories = self.ground_truth.metadata.get("part_supercategories", [])
         for supercategory in dict.fromkeys(supercategories):
             members = [c for c in parts if supercategories[c] == supercategory]

@@ -20,7 +20,7 @@ _NOTES = {
     "oracle_filled_box": "the true boxes filled in: the floor",
 }
 # Means over a group of classes, though a hyphen otherwise marks the score of one class.
-_GROUP_MEANS = ("mIoU-base", "mIoU-unbase", "mIoU_gt-base", "mIoU_gt-unbase")
+_GROUP_MEANS = tuple(f"{mean}-{group}" for mean in ("mIoU", "mIoU_gt", "AP") for group in ("base", "unbase"))
 # Heading of a column of the part table, and where its numbers come from.
 _PART_COLUMNS = (
     ("IoU", "d2_semseg", "IoU"),
