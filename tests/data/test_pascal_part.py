@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,15 +59,6 @@ def map_of(objects: list[ObjectMask], variant: str) -> np.ndarray:
 
 
 # --- vocabularies
-
-
-@pytest.fixture(scope="module")
-def specs() -> dict[str, Any]:
-    folder = os.environ.get("WPS_SAM_SPECS") or Path(__file__).resolve().parents[3] / "shared" / "specs"
-    path = Path(folder) / "classes.json"
-    if not path.is_file():
-        pytest.skip(f"no class lists at {path}; $WPS_SAM_SPECS names their folder")
-    return json.loads(path.read_text())
 
 
 def flat(entry: dict[str, Any]) -> list[str]:

@@ -64,7 +64,7 @@ def register_all_pascal_part(root: str) -> None:
     """Registers train and val of every variant of Pascal-Part below the folder ``root``."""
     for name, (images, json_file) in pascal_part.SPLITS.items():
         variant = name.split("_")[2]
-        classes, flip_map = pascal_part.load_pascal_vocabulary(variant), pascal_part.flip_map(variant)
+        classes = pascal_part.load_pascal_vocabulary(variant)
         objects = list(dict.fromkeys(classes.supercategories))
         register_part_dataset(
             name,
@@ -75,8 +75,8 @@ def register_all_pascal_part(root: str) -> None:
             family=f"pascal_part_{variant}",
             protocols=PASCAL_PART_PROTOCOLS[variant],
             obj_classes=objects,
-            part_objects=[objects.index(name) for name in classes.supercategories],
-            **({"flip_map": flip_map} if flip_map is not None else {}),
+            part_objects=[objects.index(owner) for owner in classes.supercategories],
+            flip_map=pascal_part.flip_map(variant),
         )
 
 

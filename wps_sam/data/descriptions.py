@@ -237,50 +237,69 @@ def _register_split(
     description: Description, paths: SplitPaths, vocabulary: OVVocabulary, flip_map: list[int] | None
 ) -> None:
     """Registers the data sets of one split; those beside the first are made of its records."""
-    name, classes = f"{description.name}_{paths.split}", vocabulary.classes
-    fields = ov_metadata(vocabulary, OVSet("val", "object", "all"))
+    name, fields = f"{description.name}_{paths.split}", ov_metadata(vocabulary, OVSet("val", "object", "all"))
     register_part_dataset(
         name,
         description.layout,
         paths.images,
         paths.json_file,
-        classes,
+        vocabulary.classes,
         protocols=(*PROTOCOLS, "pred_all") if description.unseen else PROTOCOLS,
+        flip_map=flip_map,
         **{key: fields[key] for key in _OBJECT_FIELDS},
-        **({} if flip_map is None else {"flip_map": flip_map}),
     )
-    ignore_label = vocabulary.ignore_label
     if description.unseen:
-        seen_fields = ov_metadata(vocabulary, OVSet("train", "image", "seen"))
-        class_ids = seen_fields["obj_part_map"]
-        # The label maps keep their values: of the seen classes, of the background, and of what is ignored now.
-        to_seen = {**class_ids, len(classes.names): len(class_ids)}
-        label_map = {value: to_seen.get(c, ignore_label) for value, c in classes.label_map.items()}
-        register_part_dataset(
-            f"{name}_seen",
-            description.layout,
-            paths.images,
-            paths.json_file,
-            _subset(classes, class_ids),
-            load=lambda: _only_seen(name, class_ids),
-            label_map=label_map,
-            ignore_label=ignore_label,
-            **{key: seen_fields[key] for key in _SEEN_FIELDS},
-            **({} if flip_map is None else {"flip_map": [class_ids[flip_map[c]] for c in class_ids]}),
-        )
+        _register_seen(name, description, paths, vocabulary, flip_map)
     if paths.objects is not None:
-        objects = paths.objects
-        num_objects = len(vocabulary.object_names)
-        DatasetCatalog.register(f"{name}_obj_condition", lambda: _one_object_each(name, objects))
-        fields["label_map"] = {
-            value: c if c < len(classes.names) else ignore_label for value, c in classes.label_map.items()
-        }
-        MetadataCatalog.get(f"{name}_obj_condition").set(
-            image_root=paths.images,
-            sem_seg_root=os.path.dirname(paths.json_file),
-            obj_label_map={value: value if value < num_objects else ignore_label for value in range(256)},
-            **fields,
-        )
+        _register_objects(name, paths, paths.objects, vocabulary, flip_map)
+
+
+def _register_seen(
+    name: str,
+    description: Description,
+    paths: SplitPaths,
+    vocabulary: OVVocabulary,
+    flip_map: list[int] | None,
+) -> None:
+    """Registers ``{name}_seen``, the data set ``name`` as zero-shot training may see it."""
+    classes, fields = vocabulary.classes, ov_metadata(vocabulary, OVSet("train", "image", "seen"))
+    class_ids = fields["obj_part_map"]
+    # The label maps keep their values: those of seen classes, of the background, and of what is ignored now.
+    to_seen = {**class_ids, len(classes.names): len(class_ids)}
+    register_part_dataset(
+        f"{name}_seen",
+        description.layout,
+        paths.images,
+        paths.json_file,
+        _subset(classes, class_ids),
+        load=lambda: _only_seen(name, class_ids),
+        label_map={v: to_seen.get(c, vocabulary.ignore_label) for v, c in classes.label_map.items()},
+        ignore_label=vocabulary.ignore_label,
+        flip_map=None if flip_map is None else [class_ids[flip_map[c]] for c in class_ids],
+        **{key: fields[key] for key in _SEEN_FIELDS},
+    )
+
+
+def _register_objects(
+    name: str, paths: SplitPaths, objects: str, vocabulary: OVVocabulary, flip_map: list[int] | None
+) -> None:
+    """Registers ``{name}_obj_condition``: which part of a given object is each of its pixels?"""
+    num_classes, num_objects = len(vocabulary.classes.names), len(vocabulary.object_names)
+    ignore_label = vocabulary.ignore_label
+    DatasetCatalog.register(f"{name}_obj_condition", lambda: _one_object_each(name, objects))
+    fields = ov_metadata(vocabulary, OVSet("val", "object", "all"))
+    # There is no background inside an object, and any other value of an object map means none.
+    fields["label_map"] = {
+        value: c if c < num_classes else ignore_label for value, c in vocabulary.classes.label_map.items()
+    }
+    if flip_map is not None:
+        fields["flip_map"] = flip_map
+    MetadataCatalog.get(f"{name}_obj_condition").set(
+        image_root=paths.images,
+        sem_seg_root=os.path.dirname(paths.json_file),
+        obj_label_map={value: value if value < num_objects else ignore_label for value in range(256)},
+        **fields,
+    )
 
 
 def _subset(classes: PartClasses, kept: Iterable[int]) -> PartClasses:

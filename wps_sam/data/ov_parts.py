@@ -146,7 +146,8 @@ def load_pascal_part_116(root: str, ov_set: OVSet) -> list[Record]:
         images, _ = _split_by_few_shot(folder, images)
     kept = set(_kept_classes(vocabulary, ov_set))
     part_labels, object_labels = (_pascal_label_count(folder, ov_set.split, kind) for kind in ("part", "obj"))
-    records, empty = [], []
+    records: list[Record] = []
+    empty: list[Record] = []
     for image in images:
         key = os.path.basename(image["sem_seg_file_name"])
         labels = kept & set(part_labels[key])
@@ -181,22 +182,22 @@ def load_ade20k_part_234(root: str, ov_set: OVSet) -> list[Record]:
     elif ov_set.few_shot:
         images = listed
     kept = set(_kept_classes(vocabulary, ov_set))
-    records, empty = [], []
+    records: list[Record] = []
+    empty: list[Record] = []
     for image in images:
-        instances = image["obj_annotations"]
-        with_parts = [a for a in instances if not kept.isdisjoint(a["part_labels"])]
         if ov_set.record == "object":
-            for instance in instances:
+            for instance in image["obj_annotations"]:
                 record = {
                     **image,
                     "image_id": f"{image['image_id']}_{instance['id']}",
                     "category_id": instance["category_id"],
                     "obj_annotations": [instance],
                 }
-                (records if instance in with_parts else empty).append(record)
+                (empty if kept.isdisjoint(instance["part_labels"]) else records).append(record)
         elif ov_set.split == "train":
             (records if image["annotations"] else empty).append(image)
         else:
+            with_parts = [a for a in image["obj_annotations"] if not kept.isdisjoint(a["part_labels"])]
             (records if with_parts else empty).append({**image, "obj_annotations": with_parts})
     _log_loaded(folder, ov_set, records, empty, vocabulary)
     return records
@@ -463,7 +464,8 @@ def _split_by_few_shot(folder: Path, images: Iterable[Record]) -> tuple[list[Rec
         raise ValueError(f"{path}: the file does not exist; {_HOW_TO_DRAW}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: expected a list of entries with file_name: {error!r}") from error
-    listed, others = [], []
+    listed: list[Record] = []
+    others: list[Record] = []
     for image in images:
         (listed if os.path.basename(image["file_name"]) in names else others).append(image)
     if not listed:

@@ -568,7 +568,7 @@ def register_part_dataset(
 
     Args:
         load: makes the records, where they are not simply those of the json.
-        metadata: added to what every part data set has, or in its place.
+        metadata: added to what every part data set has, or in its place; None is left out.
     """
     loader = load_partimagenet if layout == "partimagenet" else load_coco_parts
     DatasetCatalog.register(name, load or (lambda: loader(image_root, json_file, classes)))
@@ -581,4 +581,4 @@ def register_part_dataset(
         **classes.metadata(),
         **metadata,
     }
-    MetadataCatalog.get(name).set(**fields)
+    MetadataCatalog.get(name).set(**{key: value for key, value in fields.items() if value is not None})
