@@ -16,7 +16,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
-
 # Of a record, to the model and the evaluators.
 _PASSED_ON = ("file_name", "image_id", "category_id")
 
@@ -109,8 +108,9 @@ class PartDatasetMapper:
 
         Returns:
             image: uint8 tensor [3, h, w], RGB, after augmentation; file_name, image_id; height, width: of the
-            original picture; category_id if the record asks for one object's parts only. In training also instances: Instances of size (h, w) with gt_classes int64 [M] and, by
-            label type, gt_boxes Boxes [M, 4], xyxy, or gt_points float32 [M, 2], xy, pixel centres at integers.
+            original picture; category_id if the record asks for one object's parts only. In training also instances:
+            Instances of size (h, w) with gt_classes int64 [M] and, by label type, gt_boxes Boxes [M, 4], xyxy, or
+            gt_points float32 [M, 2], xy, pixel centres at integers.
             Parts without a usable label, outside the crop, or marked as crowd are left out; M may be 0.
 
         Raises:

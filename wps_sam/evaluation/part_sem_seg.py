@@ -41,8 +41,9 @@ class PooledPartEvaluator(PartEvaluator):
 
     The matrix has C + 1 labels, background last. d2_semseg averages over the C parts that occur; background is
     then no class of the mean but still a row and a column, so a part predicted on background is a false
-    positive. It also gives IoU and accuracy of every part and mIoU of every supercategory, and, where some classes
-    are unseen in training, mIoU-base (the seen ones), mIoU-unbase and hIoU, their harmonic mean. pin41 averages over all C + 1 labels that occur or are predicted, and gives the mean without background as mIoU_parts.
+    positive. It also gives IoU and accuracy of every part and mIoU of every supercategory, and, where some classes are
+    unseen in training, mIoU-base (the seen ones), mIoU-unbase and hIoU, their harmonic mean. pin41 averages over all
+    C + 1 labels that occur or are predicted, and gives the mean without background as mIoU_parts.
 
     Given an ``output_dir``, writes every predicted part map to sem_seg_predictions.json, one entry
     {file_name, category_id, segmentation: run-length encoding} for each label and image, background included.
