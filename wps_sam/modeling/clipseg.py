@@ -57,7 +57,7 @@ ARCHS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-def build_clipseg(arch: str, weights: str = "") -> tuple[nn.Module, Any, int]:
+def build_clipseg(arch: str, weights: str = "") -> tuple[Any, Any, int]:
     """transformers' CLIPSegForImageSegmentation in eval mode, its tokenizer, and the side S of its input in pixels.
 
     Args:
@@ -70,45 +70,49 @@ def build_clipseg(arch: str, weights: str = "") -> tuple[nn.Module, Any, int]:
         ValueError: ``weights`` is missing, incomplete, or no CLIPSeg.
     """
     try:
-        # Here and not above: the import takes seconds, and nothing else of the package needs it.
+        # Here and not above: the import takes seconds, and nothing else of the models needs it.
         import transformers
-        from transformers.convert_slow_tokenizer import bytes_to_unicode
     except ImportError as error:
         raise ImportError(
             "MODEL.META_ARCHITECTURE CLIPSeg needs Hugging Face's transformers: pip install transformers"
         ) from error
+    return _read_clipseg(transformers, weights) if weights else _random_clipseg(transformers, arch)
 
-    if weights:
-        try:
-            tokenizer = transformers.CLIPTokenizer.from_pretrained(weights)
-            processor = transformers.ViTImageProcessor.from_pretrained(weights)
-            model, report = transformers.CLIPSegForImageSegmentation.from_pretrained(
-                weights, dtype=torch.float32, output_loading_info=True
-            )
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"MODEL.CLIPSEG.WEIGHTS {weights!r}: no CLIPSeg could be read: {error}"
-            ) from error
-        if report["missing_keys"]:
-            # transformers would go on with random numbers in their place.
-            raise ValueError(f"MODEL.CLIPSEG.WEIGHTS {weights!r}: lacks {sorted(report['missing_keys'])}")
-        if len(tokenizer) > model.config.text_config.vocab_size or tokenizer.vocab_size < BYTE_TOKENS:
-            raise ValueError(
-                f"MODEL.CLIPSEG.WEIGHTS {weights!r}: {len(tokenizer)} tokens in the tokenizer, which is missing or "
-                f"another model's; expected {model.config.text_config.vocab_size}"
-            )
-        return model.eval(), tokenizer, processor.size["height"]
+
+def _read_clipseg(transformers: Any, weights: str) -> tuple[Any, Any, int]:
+    try:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(weights)
+        processor = transformers.ViTImageProcessor.from_pretrained(weights)
+        model, report = transformers.CLIPSegForImageSegmentation.from_pretrained(
+            weights, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"MODEL.CLIPSEG.WEIGHTS {weights!r}: no CLIPSeg could be read: {error}") from error
+    if report["missing_keys"]:
+        # transformers would go on with random numbers in their place.
+        raise ValueError(f"MODEL.CLIPSEG.WEIGHTS {weights!r}: lacks {sorted(report['missing_keys'])}")
+    # Without its files, transformers makes a tokenizer that knows no letter.
+    if not BYTE_TOKENS <= len(tokenizer) <= model.config.text_config.vocab_size:
+        raise ValueError(
+            f"MODEL.CLIPSEG.WEIGHTS {weights!r}: the tokenizer is missing or another model's: it has "
+            f"{len(tokenizer)} tokens, expected {model.config.text_config.vocab_size}"
+        )
+    return model.eval(), tokenizer, processor.size["height"]
+
+
+def _random_clipseg(transformers: Any, arch: str) -> tuple[Any, Any, int]:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = list(bytes_to_unicode().values())
     # "</w>" marks the end of a word, as in CLIP's own vocabulary.
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokenizer = transformers.CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
-    image_size, differences = ARCHS[arch]
+    image_size, sizes = ARCHS[arch]
     # The end of a text is where its meaning is read out.
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text_config = {**differences.get("text_config", {}), **ends}
     config = transformers.CLIPSegConfig(
-        **{**differences, "text_config": text_config}, use_complex_transposed_convolution=True
+        **{**sizes, "text_config": {**sizes.get("text_config", {}), **ends}},
+        use_complex_transposed_convolution=True,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
@@ -184,7 +188,7 @@ class CLIPSeg(nn.Module):
     def __init__(
         self,
         *,
-        clipseg: nn.Module,
+        clipseg: Any,
         tokenizer: Any,
         image_size: int,
         trained: Sequence[str],
@@ -193,7 +197,7 @@ class CLIPSeg(nn.Module):
         pixel_std: Sequence[float],
     ) -> None:
         super().__init__()
-        self.clipseg: Any = clipseg
+        self.clipseg = clipseg
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.trained = tuple(trained)
