@@ -8,13 +8,12 @@ from pathlib import Path
 
 from wps_sam import engine
 from wps_sam.config import read_config
-from wps_sam.data.builtin import register_all_ov_parts
+from wps_sam.data.ov_parts import PASCAL_PART_116, OVSet, register_ov_set
 
-import ov_layouts
 import pytest
 import torch
 from detectron2.config import CfgNode
-from ov_layouts import BIRD, BUS, CAT, DOG, PERSON
+from ov_layouts import BIRD, BUS, CAT, DOG, PERSON, write_pascal_part_116
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENES = [[CAT, PERSON], [BUS], [DOG], [CAT, DOG], [BIRD, PERSON], [BUS, PERSON], [BIRD], [BUS, DOG]]
@@ -22,21 +21,21 @@ SMALL = ("MODEL.PROMPTER.COMPANION_DIM", 32, "MODEL.PROMPTER.CONV_DIM", 64, "MOD
 
 
 @pytest.fixture
-def eight_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CfgNode]:
+def eight_pictures(tmp_path: Path) -> Callable[..., CfgNode]:
     """Pascal-Part-116's layout with the same eight pictures to train, all classes labelled, and to test."""
     pictures = {f"2008_{i:06d}": things for i, things in enumerate(SCENES)}
-    monkeypatch.setattr(ov_layouts, "PASCAL_16_SHOT", tuple(pictures))
-    ov_layouts.write_pascal_part_116(tmp_path, train=pictures, val=pictures)
-    prefix = f"{tmp_path.name}_"
-    register_all_ov_parts(str(tmp_path), prefix)
+    write_pascal_part_116(tmp_path, train=pictures, val=pictures)
+    train, test = (f"{tmp_path.name}_{kind}" for kind in ("train", "test"))
+    register_ov_set(train, str(tmp_path), PASCAL_PART_116, OVSet("train", "image", "all"))
+    register_ov_set(test, str(tmp_path), PASCAL_PART_116, OVSet("val", "object", "all"))
 
     def build(*opts: object) -> CfgNode:
         return read_config(
             ROOT / "configs" / "Base-tiny.yaml",
             [
                 *("MODEL.DEVICE", "cpu", "MODEL.PROMPTER.CLASSIFIER", "text", *SMALL),
-                *("DATASETS.TRAIN", (f"{prefix}voc_obj_part_sem_seg_train_few_shot",)),
-                *("DATASETS.TEST", (f"{prefix}voc_obj_part_sem_seg_val_obj_condition",)),
+                *("DATASETS.TRAIN", (train,)),
+                *("DATASETS.TEST", (test,)),
                 *("INPUT.RANDOM_FLIP", "none", "DATALOADER.NUM_WORKERS", 0, "TEST.EVAL_PERIOD", 0),
                 *("SOLVER.WARMUP_ITERS", 5, "SOLVER.IMS_PER_BATCH", 8),
                 *("OUTPUT_DIR", str(tmp_path / "output"), *opts),

@@ -443,6 +443,14 @@ def test_order_of_the_categories_does_not_matter_but_their_ids_do(tmp_path):
     assert load_ade20k_part_234(str(tmp_path), ADE_VAL) == expected
 
 
+def test_ade20ks_full_names_are_understood(tmp_path):
+    folder = write_ade20k_part_234(tmp_path)
+    expected = load_ade20k_part_234(str(tmp_path), ADE_VAL)
+    path = folder / "ade20k_instance_val.json"
+    rewrite(path, lambda coco: coco["categories"][0].update(name="airplane, aeroplane, plane"))
+    assert load_ade20k_part_234(str(tmp_path), ADE_VAL) == expected
+
+
 def test_duplicate_annotations_and_images_are_refused(tmp_path):
     folder = write_ade20k_part_234(tmp_path)
     path = folder / "ade20k_instance_val.json"
@@ -538,3 +546,11 @@ def test_prepare_makes_everything_there_is_to_make(benchmark, tmp_path):
     assert {path: path.read_bytes() for path in folder.rglob("*.json")} == made
     with pytest.raises(ValueError, match=r"train_16shot\.json: exists already"):
         prepare(str(tmp_path), benchmark, draw_seed=1)
+
+
+def test_a_few_shot_task_has_no_unseen_classes_to_report():
+    """Its test set is the zero-shot task's on Pascal: only the family tells that the model has seen everything."""
+    few_shot = MetadataCatalog.get("voc_obj_part_sem_seg_train_few_shot").family
+    assert few_shot != MetadataCatalog.get("voc_obj_part_sem_seg_val_obj_condition").family
+    ade = [MetadataCatalog.get(f"ade_obj_part_sem_seg_{split}_few_shot").family for split in ("train", "val")]
+    assert ade[0] == ade[1] != MetadataCatalog.get("ade_obj_part_sem_seg_val_obj_condition").family

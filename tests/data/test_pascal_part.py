@@ -30,6 +30,7 @@ from wps_sam.masks import read_part_map, segmentation_to_mask
 import numpy as np
 import pascal_layout as layout
 import pytest
+from detectron2.data import MetadataCatalog
 from PIL import Image
 from scipy.io import savemat
 
@@ -633,3 +634,14 @@ def test_prepare_says_what_is_wrong(tmp_path):
         prepare(tmp_path / "nowhere", written.mats, written.output, ["58"])
     with pytest.raises(ValueError, match="expected a variant among"):
         prepare(written.voc, written.mats, written.output, ["59"])
+
+
+def test_base_and_novel_classes_are_in_the_metadata() -> None:
+    """VLPart trains on 77 of 93 classes; the parts of buses and dogs are novel."""
+    metadata = MetadataCatalog.get("pascal_part_93_val")
+    base = metadata.evaluation_set["base"]
+    novel = [name for c, name in enumerate(metadata.thing_classes) if c not in base]
+    assert (len(base), len(novel)) == (77, 16)
+    assert {name.split("'s ")[0] for name in novel} == {"bus", "dog"}
+    assert len(MetadataCatalog.get("pascal_part_116_val").evaluation_set["base"]) == 74
+    assert MetadataCatalog.get("pascal_part_58_val").get("evaluation_set") is None

@@ -77,6 +77,7 @@ def register_all_pascal_part(root: str) -> None:
             obj_classes=objects,
             part_objects=[objects.index(owner) for owner in classes.supercategories],
             flip_map=pascal_part.flip_map(variant),
+            evaluation_set=pascal_part.evaluation_set(variant),
         )
 
 

@@ -118,7 +118,8 @@ def ov_metadata(vocabulary: OVVocabulary, ov_set: OVSet) -> dict[str, Any]:
         "evaluator_type": "sem_seg",
         "evaluation_set": {"base": [c for c, seen in enumerate(flags) if seen]},
         "trainable_flag": [int(seen) for seen in flags],
-        "family": vocabulary.family,
+        # A task of its own: what the zero-shot split calls unseen has been seen in few-shot training.
+        "family": f"{vocabulary.family}_few_shot" if ov_set.few_shot else vocabulary.family,
         "protocols": ("ov_oracle",) if ov_set.record == "object" else ("pred_obj", "pred_all"),
     }
     if ov_set.classes == "seen":

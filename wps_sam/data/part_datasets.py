@@ -421,7 +421,8 @@ def _match_categories(coco: Mapping[str, Any], json_file: str, classes: PartClas
         if _is_background(name):
             class_ids[category_id] = None
             continue
-        class_id = expected.get(_fold(name))
+        # ADE20K names a class by all its synonyms ("airplane, aeroplane, plane"), lists of classes by the first.
+        class_id = expected.get(_fold(name), expected.get(_fold(name.split(",")[0])))
         if class_id is None:
             raise ValueError(
                 f"{json_file}: categories: unknown class {name!r}; expected {list(classes.names)}"

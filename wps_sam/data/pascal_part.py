@@ -85,6 +85,13 @@ def flip_map(variant: str) -> list[int] | None:
     return [position[c.get("flip", c["id"])] for c in classes]
 
 
+def evaluation_set(variant: str) -> dict[str, list[int]] | None:
+    """{"base": class ids 0..C-1 that zero-shot training sees}; None where nobody divides the variant's classes."""
+    classes = read_vocabulary(_vocabulary_name(variant))["classes"]
+    base = [i for i, c in enumerate(classes) if c.get("seen", False)]
+    return {"base": base} if base else None
+
+
 def _vocabulary_name(variant: str) -> str:
     if variant not in VARIANTS:
         raise ValueError(f"Pascal-Part: expected a variant among {VARIANTS}, got {variant!r}")
