@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,12 +150,23 @@ def load_config(path: Path, **options: Any) -> CfgNode:
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda p: p.relative_to(ROOT / "configs").as_posix())
 def test_config_file_builds_its_model(path: Path) -> None:
     """On the meta device: sizes are checked at no cost, whatever the SAM. Weights are another test's matter."""
-    cfg = load_config(path, MODEL__SAM__WEIGHTS="", MODEL__DEVICE="meta")
+    files = {"MODEL__SAM__WEIGHTS": "", "MODEL__CLIPSEG__WEIGHTS": "", "MODEL__TEXT__EMBEDDINGS": ""}
+    cfg = load_config(path, MODEL__DEVICE="meta", **files)
     with torch.device("meta"):
         model = build_model(cfg)
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert trained
-    assert all(name.startswith("prompter.") for name in trained)
+    trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if cfg.MODEL.META_ARCHITECTURE == "CLIPSeg":
+        assert trained == ({"adapter", "clipseg"} if cfg.MODEL.CLIPSEG.TRAIN else set())
+    else:
+        assert trained == {"prompter"}
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda p: p.relative_to(ROOT / "configs").as_posix())
+def test_config_file_names_registered_data_sets(path: Path) -> None:
+    """Those of a description are registered when its folder is there; the others must exist by now."""
+    cfg = load_config(path)
+    if not cfg.DATASETS.DESCRIPTIONS:
+        assert set(cfg.DATASETS.TRAIN) | set(cfg.DATASETS.TEST) <= set(DatasetCatalog.list())
 
 
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda p: p.relative_to(ROOT / "configs").as_posix())

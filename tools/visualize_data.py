@@ -15,7 +15,7 @@ from pathlib import Path
 from wps_sam.config import read_config
 from wps_sam.data import register_descriptions
 from wps_sam.engine import Trainer, check_classes
-from wps_sam.visualization import draw_weak_labels
+from wps_sam.visualization import draw_instances, draw_weak_labels
 
 from detectron2.data import MetadataCatalog
 from PIL import Image
@@ -41,9 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for number, record in enumerate(itertools.islice(inputs, args.num_images)):
         image = record["image"].permute(1, 2, 0).numpy()
         labels = record["instances"]
-        boxes = labels.gt_boxes.tensor.numpy() if labels.has("gt_boxes") else None
-        points = labels.gt_points.numpy() if labels.has("gt_points") else None
-        picture = draw_weak_labels(image, labels.gt_classes.numpy(), names, boxes=boxes, points=points)
+        classes = labels.gt_classes.numpy()
+        if labels.has("gt_masks"):
+            picture = draw_instances(image, labels.gt_masks.tensor.numpy(), classes, names)
+        else:
+            boxes = labels.gt_boxes.tensor.numpy() if labels.has("gt_boxes") else None
+            points = labels.gt_points.numpy() if labels.has("gt_points") else None
+            picture = draw_weak_labels(image, classes, names, boxes=boxes, points=points)
         target = output / f"{number:04d}_{Path(record['file_name']).stem}.png"
         Image.fromarray(picture).save(target)
         print(f"{record['file_name']}: {len(labels)} parts -> {target}")

@@ -15,13 +15,14 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Instances
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from . import modeling  # noqa: F401  (registers WPSSAM)
 from .checkpointer import SafeCheckpointer
 from .config import is_open_vocabulary, read_config
-from .data.dataset_mapper import build_augmentations
+from .data import dataset_mapper, part_mask_mapper
 from .data.descriptions import register_descriptions
 from .masks import (
     mask_to_rle,
@@ -38,6 +39,12 @@ from .visualization import draw_instances, side_by_side
 logger = logging.getLogger(__name__)
 
 ImageLike = str | Path | np.ndarray | Image.Image
+
+# What evaluation does to a picture, by INPUT.DATASET_MAPPER_NAME.
+AUGMENTATIONS = {
+    "weak_labels": dataset_mapper.build_augmentations,
+    "part_masks": part_mask_mapper.build_augmentations,
+}
 
 PACKAGE = Path(__file__).resolve().parent
 # People in street photos: 16 parts of clothing and body.
@@ -175,6 +182,7 @@ class PartPredictor:
         self.model = build_model(cfg).eval()
         self.model.set_vocabulary(vocabulary_from_names(self.class_names))
         SafeCheckpointer(self.model, strict=True).load(path)
+        build_augmentations = AUGMENTATIONS[cfg.INPUT.DATASET_MAPPER_NAME]
         self._augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
 
     def __call__(self, image: ImageLike) -> PartPrediction:
@@ -266,7 +274,7 @@ class PartPredictor:
         return [self._to_prediction(*given, output) for given, output in zip(batch, outputs)]
 
     def _to_prediction(self, image: np.ndarray, file_name: str, output: dict[str, Any]) -> PartPrediction:
-        instances = output["instances"].to("cpu")
+        instances = (output["instances"] if "instances" in output else _regions(output["sem_seg"])).to("cpu")
         masks = instances.pred_masks.numpy()
         # A prompt that SAM answers with nothing is no part that could be shown.
         kept = np.flatnonzero(masks.any(axis=(1, 2)))
@@ -282,6 +290,24 @@ class PartPredictor:
             part_map=output["sem_seg"].argmax(dim=0).cpu().numpy(),
             file_name=file_name,
         )
+
+
+def _regions(sem_seg: torch.Tensor) -> Instances:
+    """The classes of a part map as parts, for models that give no instances: each pixel is of one, surely as on average.
+
+    Args:
+        sem_seg: float [C+1, H, W], background last.
+    """
+    part_map = sem_seg.argmax(dim=0)
+    classes = [c for c in part_map.unique().tolist() if c < len(sem_seg) - 1]
+    masks = torch.stack([part_map == c for c in classes]) if classes else part_map.new_zeros(0, *part_map.shape).bool()
+    return Instances(
+        tuple(part_map.shape),
+        pred_masks=masks,
+        pred_boxes=BitMasks(masks).get_bounding_boxes(),
+        pred_classes=torch.tensor(classes, dtype=torch.int64),
+        scores=torch.tensor([float(sem_seg[c][mask].mean()) for c, mask in zip(classes, masks)]),
+    )
 
 
 def _shipped_config() -> Path:
