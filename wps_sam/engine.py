@@ -351,10 +351,10 @@ class Trainer(DefaultTrainer):
         )
         if cfg.SOLVER.WEIGHT_DECAY_EMBED is not None:
             params = set_embedding_decay(params, model, cfg.SOLVER.WEIGHT_DECAY_EMBED)
-        kind: type[torch.optim.Optimizer] = OPTIMIZERS[cfg.SOLVER.OPTIMIZER]
+        kind: Callable[..., torch.optim.Optimizer] = OPTIMIZERS[cfg.SOLVER.OPTIMIZER]
         clip = cfg.SOLVER.CLIP_GRADIENTS
         if clip.ENABLED and clip.CLIP_TYPE == "full_model":
-            kind = clip_full_model(kind, clip.CLIP_VALUE)
+            kind = clip_full_model(OPTIMIZERS[cfg.SOLVER.OPTIMIZER], clip.CLIP_VALUE)
         else:
             kind = maybe_add_gradient_clipping(cfg, kind)
         return kind(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
