@@ -351,13 +351,10 @@ class Trainer(DefaultTrainer):
         )
         if cfg.SOLVER.WEIGHT_DECAY_EMBED is not None:
             params = set_embedding_decay(params, model, cfg.SOLVER.WEIGHT_DECAY_EMBED)
-        kind: Callable[..., torch.optim.Optimizer] = OPTIMIZERS[cfg.SOLVER.OPTIMIZER]
-        clip = cfg.SOLVER.CLIP_GRADIENTS
-        if clip.ENABLED and clip.CLIP_TYPE == "full_model":
-            kind = clip_full_model(OPTIMIZERS[cfg.SOLVER.OPTIMIZER], clip.CLIP_VALUE)
-        else:
-            kind = maybe_add_gradient_clipping(cfg, kind)
-        return kind(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+        kind, clip = OPTIMIZERS[cfg.SOLVER.OPTIMIZER], cfg.SOLVER.CLIP_GRADIENTS
+        whole_model = clip.ENABLED and clip.CLIP_TYPE == "full_model"
+        clipped = clip_full_model(kind, clip.CLIP_VALUE) if whole_model else maybe_add_gradient_clipping(cfg, kind)
+        return clipped(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
@@ -469,7 +466,7 @@ def set_embedding_decay(
     return split
 
 
-def clip_full_model(kind: type[torch.optim.Optimizer], max_norm: float) -> type[torch.optim.Optimizer]:
+def clip_full_model(kind: type[torch.optim.Optimizer], max_norm: float) -> Callable[..., torch.optim.Optimizer]:
     """A subclass of an optimizer whose step first scales all gradients together to at most ``max_norm``.
 
     Detectron2's own clipping looks at one tensor at a time.
