@@ -293,7 +293,7 @@ class PartPredictor:
 
 
 def _regions(sem_seg: torch.Tensor) -> Instances:
-    """The classes of a part map as parts, for models that give no instances: each pixel is of one, surely as on average.
+    """The classes of a part map as parts, for models that give no instances; a score is the mean over its pixels.
 
     Args:
         sem_seg: float [C+1, H, W], background last.
