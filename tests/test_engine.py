@@ -231,6 +231,11 @@ def test_the_optimizer_holds_all_trained_parameters_with_decay(toy_cfg, name, ki
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3}
 
 
+def test_a_model_without_anything_to_train_is_refused(toy_cfg):
+    with pytest.raises(ValueError, match="nothing of Linear is trained by this config: evaluate it, --eval-only"):
+        engine.Trainer.build_optimizer(toy_cfg(), nn.Linear(2, 2).requires_grad_(False))
+
+
 def test_full_model_clipping_scales_all_gradients_together(toy_cfg):
     # Gradients (3) and (4): norm 5, clipped to 1 they are 0.6 and 0.8. Detectron2's "norm" would make both 1.
     opts = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0)

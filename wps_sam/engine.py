@@ -341,7 +341,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """SOLVER.OPTIMIZER on the parameters that are trained, with Detectron2's weight decay and clipping keys."""
+        """SOLVER.OPTIMIZER on the parameters that are trained, with Detectron2's weight decay and clipping keys.
+
+        Raises:
+            ValueError: nothing of the model is trained, as of CLIPSeg with an empty MODEL.CLIPSEG.TRAIN.
+        """
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError(f"nothing of {type(model).__name__} is trained by this config: evaluate it, --eval-only")
         params = get_default_optimizer_params(
             model,
             base_lr=cfg.SOLVER.BASE_LR,
