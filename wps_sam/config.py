@@ -130,6 +130,10 @@ def add_wps_sam_config(cfg: CN) -> None:
     # mask probabilities, cut at 0.5; where several classes pass, the largest sum wins the part map.
     cfg.MODEL.INFERENCE.MERGE = "semantic"
 
+    # Added to the scores of names that training did not show (calibrated stacking, arXiv 1605.04253): a model trained
+    # on some names finds the others too unlikely. For CLASSIFIER text; in units of its scores, cosine times scale.
+    cfg.MODEL.INFERENCE.UNSEEN_BIAS = 0.0
+
     # What the labels of the training set are reduced to before the model sees them.
     cfg.WEAK_LABELS = CN()
     # box | point

@@ -336,7 +336,7 @@ class Trainer(DefaultTrainer):
         """The model, which knows the classes it will be trained on."""
         model = super().build_model(cfg)
         if cfg.DATASETS.TRAIN:
-            set_vocabulary(model, cfg.DATASETS.TRAIN[0])
+            set_vocabulary(model, cfg.DATASETS.TRAIN[0], cfg)
         return model
 
     @classmethod
@@ -403,7 +403,7 @@ class Trainer(DefaultTrainer):
             self._last_eval_results = by_protocol(
                 evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished)
             )
-            set_vocabulary(self.model, self.cfg.DATASETS.TRAIN[0])
+            set_vocabulary(self.model, self.cfg.DATASETS.TRAIN[0], self.cfg)
             return self._last_eval_results
 
         hook = _EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate_and_keep if self.cfg.DATASETS.TEST else dict)
@@ -522,7 +522,7 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) 
     """
     results: Results = {}
     for name in cfg.DATASETS.TEST:
-        set_vocabulary(model, name)
+        set_vocabulary(model, name, cfg)
         loader = Trainer.build_test_loader(cfg, name)
         scores = inference_on_dataset(model, loader, Trainer.build_evaluator(cfg, name))
         # The oracles need annotated boxes, which sets whose labels are maps alone do not have.
@@ -587,11 +587,17 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
     return results
 
 
-def set_vocabulary(model: torch.nn.Module, dataset_name: str) -> None:
-    """Tells the model the classes of a data set. A model of somebody else's may have no use for them."""
+def set_vocabulary(model: torch.nn.Module, dataset_name: str, cfg: CfgNode) -> None:
+    """Tells the model the classes of a data set, and which of them DATASETS.TRAIN shows.
+
+    A model of somebody else's may have no use for them.
+    """
     inner = _unwrapped(model)
     if hasattr(inner, "set_vocabulary"):
-        inner.set_vocabulary(vocabulary_of(MetadataCatalog.get(dataset_name)))
+        vocabulary = vocabulary_of(MetadataCatalog.get(dataset_name))
+        if cfg.DATASETS.TRAIN:
+            vocabulary = vocabulary.after_training_on(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+        inner.set_vocabulary(vocabulary)
 
 
 def _family(dataset_name: str) -> str | None:

@@ -33,7 +33,7 @@ from .masks import (
     record_size,
     restrict_to_object,
 )
-from .structures import vocabulary_from_names, vocabulary_of
+from .structures import PartVocabulary, vocabulary_from_names, vocabulary_of
 from .visualization import draw_instances, side_by_side
 
 logger = logging.getLogger(__name__)
@@ -175,12 +175,13 @@ class PartPredictor:
                 "names: this model knows only the parts it was trained on; train one with "
                 "MODEL.PROMPTER.CLASSIFIER text to ask for others"
             )
-        self.class_names = _class_names(path, cfg) if names is None else tuple(names)
+        self._trained_names = _class_names(path, cfg)
+        self.class_names = self._trained_names if names is None else tuple(names)
         cfg.MODEL.PROMPTER.NUM_CLASSES = len(self.class_names)
         cfg.freeze()
         self.cfg = cfg
         self.model = build_model(cfg).eval()
-        self.model.set_vocabulary(vocabulary_from_names(self.class_names))
+        self._set_vocabulary(vocabulary_from_names(self.class_names))
         SafeCheckpointer(self.model, strict=True).load(path)
         build_augmentations = AUGMENTATIONS[cfg.INPUT.DATASET_MAPPER_NAME]
         self._augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
@@ -251,7 +252,10 @@ class PartPredictor:
                 f"{len(self.class_names)} that the model knows"
             )
         self.class_names = names
-        self.model.set_vocabulary(vocabulary_of(metadata))
+        self._set_vocabulary(vocabulary_of(metadata))
+
+    def _set_vocabulary(self, vocabulary: PartVocabulary) -> None:
+        self.model.set_vocabulary(vocabulary.after_training_on(self._trained_names))
 
     @torch.inference_mode()
     def _tell_apart(self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ T = 2 prompt tokens, D = 256 (SAM's prompt width), S side of the padded network 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,12 +38,14 @@ class PartVocabulary:
     """The part classes a model is asked for, and the objects they belong to.
 
     ``names`` of the C part classes, in the order of their ids; ``part_objects`` int [C], which object each part
-    is of; ``object_names`` of all objects, those without parts too.
+    is of; ``object_names`` of all objects, those without parts too; ``unseen`` classes, whose names were not there
+    in training.
     """
 
     names: tuple[str, ...]
     part_objects: tuple[int, ...]
     object_names: tuple[str, ...]
+    unseen: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.part_objects):
@@ -51,6 +53,11 @@ class PartVocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def after_training_on(self, trained_names: Sequence[str]) -> PartVocabulary:
+        """The same vocabulary for a model that was trained on these names: the others are unseen."""
+        trained = set(trained_names)
+        return replace(self, unseen=frozenset(c for c, name in enumerate(self.names) if name not in trained))
 
     def parts_of(self, object_id: int) -> list[int]:
         """The classes of the parts of one object, ascending; [] for an object without parts."""

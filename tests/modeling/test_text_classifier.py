@@ -180,3 +180,26 @@ def test_cosines_agree_with_torch():
     classifier.set_names(names)
     expected = F.cosine_similarity(features[:, None], random_embeddings(names)[None], dim=-1) / 0.07
     assert torch.allclose(classifier(features)[:, :-1], expected, atol=1e-4)
+
+
+def test_a_bias_helps_the_names_that_training_did_not_show(model):
+    """Calibrated stacking: the same amount for each of them, nothing for the others."""
+    torch.manual_seed(0)
+    helped = build_model(
+        tiny_config("MODEL.PROMPTER.NAME", type(model.prompter).__name__, *TEXT, "MODEL.INFERENCE.UNSEEN_BIAS", 3.0)
+    )
+    inputs = make_inputs()
+    logits = []
+    for one in (model, helped):
+        one.eval().set_vocabulary(ALL.after_training_on(SEEN.names))
+        images, _ = one.preprocess_image(inputs)
+        with torch.no_grad():
+            logits.append(one.prompter(one.backbone(images)["image_embedding"], images).logits)
+    gained = (logits[1] - logits[0]).flatten(0, 1)
+    assert torch.allclose(gained, torch.tensor([0.0] * 4 + [3.0] * 3 + [0.0]).expand_as(gained), atol=1e-4)
+
+
+def test_which_names_are_unseen():
+    assert ALL.unseen == frozenset()
+    assert ALL.after_training_on(SEEN.names).unseen == {4, 5, 6}
+    assert SEEN.after_training_on(ALL.names).unseen == frozenset()

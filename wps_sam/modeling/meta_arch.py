@@ -77,6 +77,7 @@ class WPSSAM(nn.Module):
         nms_threshold: float = 1.0,
         max_parts: int = 100,
         merge: str = "semantic",
+        unseen_bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -85,6 +86,7 @@ class WPSSAM(nn.Module):
         self.prompter = prompter
         self.criterion = criterion
         self.num_classes = num_classes
+        self.unseen_bias = unseen_bias
         self.vocabulary: PartVocabulary | None = None
         self.padding = padding
         self.selection: dict[str, Any] = {
@@ -119,6 +121,7 @@ class WPSSAM(nn.Module):
             "nms_threshold": cfg.MODEL.INFERENCE.NMS_THRESHOLD,
             "max_parts": cfg.MODEL.INFERENCE.MAX_PARTS,
             "merge": cfg.MODEL.INFERENCE.MERGE,
+            "unseen_bias": cfg.MODEL.INFERENCE.UNSEEN_BIAS,
         }
 
     @property
@@ -263,7 +266,8 @@ class WPSSAM(nn.Module):
         """
         classifier = getattr(self.prompter, "classifier", None)
         if isinstance(classifier, TextClassifier):
-            classifier.set_names(vocabulary.names)
+            bias = [self.unseen_bias * (c in vocabulary.unseen) for c in range(len(vocabulary))]
+            classifier.set_names(vocabulary.names, bias)
             self.num_classes = len(vocabulary)
         elif len(vocabulary) != self.num_classes:
             raise ValueError(

@@ -34,6 +34,7 @@ class TextClassifier(nn.Module):
     """
 
     text: Tensor
+    bias: Tensor
 
     def __init__(self, lookup: Lookup, dim: int, no_part_bias: float = 0.0) -> None:
         super().__init__()
@@ -43,10 +44,16 @@ class TextClassifier(nn.Module):
         self.no_part = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.no_part_bias = nn.Parameter(torch.tensor(float(no_part_bias)))
         self.register_buffer("text", torch.empty(0, dim), persistent=False)
+        self.register_buffer("bias", torch.empty(0), persistent=False)
 
-    def set_names(self, names: Sequence[str]) -> None:
-        """From now on scores are for these classes; ValueError names those without an embedding."""
+    def set_names(self, names: Sequence[str], bias: Sequence[float] | None = None) -> None:
+        """From now on scores are for these classes; ``bias`` [C] is added to them.
+
+        Raises:
+            ValueError: lists the names without an embedding.
+        """
         self.text = self.lookup(names).to(self.no_part)
+        self.bias = self.no_part.new_tensor([0.0] * len(names) if bias is None else bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [..., E] to logits [..., C+1], last = no part."""
@@ -55,7 +62,7 @@ class TextClassifier(nn.Module):
         names = torch.cat([self.text, F.normalize(self.no_part, dim=0)[None]])
         logits = self.log_scale.exp().clamp(max=MAX_SCALE) * F.normalize(features, dim=-1) @ names.T
         no_part = logits[..., -1:] + self.no_part_bias + math.log(len(self.text))
-        return torch.cat([logits[..., :-1], no_part], dim=-1)
+        return torch.cat([logits[..., :-1] + self.bias, no_part], dim=-1)
 
 
 def build_text_classifier(cfg: CfgNode, no_part_bias: float = 0.0) -> TextClassifier:
