@@ -91,8 +91,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.TEXT = CN()
     # A .safetensors of names and embeddings. Empty: a random vector a name, the same everywhere, for tests.
     cfg.MODEL.TEXT.EMBEDDINGS = ""
-    # What tools/embed_names.py makes that file with: a CLIP or a plain text encoder of Hugging Face (or its folder), and the
-    # sentences that a name is put in; the embedding of a name is the mean over them.
+    # What tools/embed_names.py makes that file with: a CLIP or a plain text encoder of Hugging Face (or its folder),
+    # and the sentences that a name is put in; the embedding of a name is the mean over them.
     cfg.MODEL.TEXT.ENCODER = "openai/clip-vit-base-patch16"
     cfg.MODEL.TEXT.TEMPLATES = ["a photo of a {}."]
 
