@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     cfg = read_config(args.config_file, args.opts)
     cfg.DATALOADER.NUM_WORKERS = 0
+    # Inputs from the feature cache may come without pixels.
+    cfg.MODEL.SAM.FEATURES = "live"
     register_descriptions(cfg.DATASETS.DESCRIPTIONS)
     check_classes(cfg, cfg.DATASETS.TRAIN)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes

@@ -13,6 +13,7 @@ from detectron2.config import get_cfg
 CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.SAM.ARCH": ("vit_tiny", "vit_b", "vit_l", "vit_h"),
     "MODEL.SAM.PADDING": ("bottom_right", "center"),
+    "MODEL.SAM.FEATURES": ("live", "cache"),
     "MODEL.PROMPTER.NAME": ("DETRPrompter", "DensePrompter"),
     "MODEL.PROMPTER.CLASSIFIER": ("linear", "text"),
     "MODEL.CLIPSEG.ARCH": ("rd64", "tiny"),
@@ -58,6 +59,10 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.SAM.WEIGHTS = ""
     # bottom_right: SAM's own, after normalisation. center: on all sides and before it, as the authors' code does.
     cfg.MODEL.SAM.PADDING = "bottom_right"
+    # live: the encoder looks at every picture in every epoch. cache: its features are read from CACHE_DIR, a folder for
+    # each data set, where tools/cache_features.py has put them; the encoder is then not loaded at all.
+    cfg.MODEL.SAM.FEATURES = "live"
+    cfg.MODEL.SAM.CACHE_DIR = "output/features"
 
     # The trained part: image embedding to class scores and prompt tokens.
     cfg.MODEL.PROMPTER = CN()
@@ -223,11 +228,36 @@ def check_config(cfg: CN) -> None:
         )
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ValueError(f"SOLVER.AMP.ENABLED needs MODEL.DEVICE cuda, not {cfg.MODEL.DEVICE!r}")
+    if cfg.MODEL.SAM.FEATURES == "cache":
+        check_cacheable(cfg)
     for expected in cfg.TEST.EXPECTED_RESULTS:
         if len(expected) != 4:
             raise ValueError(
                 f"TEST.EXPECTED_RESULTS holds {expected!r}; each entry is [protocol, metric, value, tolerance]"
             )
+
+
+def check_cacheable(cfg: CN) -> None:
+    """Refuses configs whose models see more views of a picture than can be kept, or none through SAM.
+
+    Raises:
+        ValueError: names the key.
+    """
+    if cfg.INPUT.DATASET_MAPPER_NAME != "weak_labels":
+        raise ValueError(
+            f"INPUT.DATASET_MAPPER_NAME is {cfg.INPUT.DATASET_MAPPER_NAME!r}: only inputs of 'weak_labels' have "
+            "features of SAM that could be cached"
+        )
+    if cfg.INPUT.CROP.ENABLED:
+        raise ValueError(
+            "INPUT.CROP.ENABLED is True: every crop is another picture, so its features can't be cached; "
+            "set INPUT.CROP.ENABLED False, or MODEL.SAM.FEATURES live"
+        )
+
+
+def needs_pixels(cfg: CN) -> bool:
+    """Whether a part of the model beside SAM's encoder looks at the pictures."""
+    return cfg.MODEL.PROMPTER.NAME == "DensePrompter" and cfg.MODEL.PROMPTER.COMPANION_DIM > 0
 
 
 def is_open_vocabulary(cfg: CN) -> bool:

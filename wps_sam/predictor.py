@@ -170,6 +170,8 @@ class PartPredictor:
                 raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
             cfg.MODEL.INFERENCE.SCORE_THRESHOLD = float(confidence)
         cfg.MODEL.DEVICE = _choose_device(device, cfg.MODEL.DEVICE)
+        # Any picture may come, and most are in no cache.
+        cfg.MODEL.SAM.FEATURES = "live"
         if names is not None and not is_open_vocabulary(cfg):
             raise ValueError(
                 "names: this model knows only the parts it was trained on; train one with "

@@ -6,7 +6,7 @@ T = 2 prompt tokens, D = 256 (SAM's prompt width), S side of the padded network 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,18 @@ class Frame:
         if square.shape[-2:] != (self.size, self.size):
             raise ValueError(f"expected a [..., {self.size}, {self.size}] tensor, got {tuple(square.shape)}")
         return square[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def input_size(model_input: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) in pixels of a model input's picture after augmentation.
+
+    Read off "image" [3, h, w], or "image_size", which stands in its place where nobody needs the pixels.
+    """
+    if "image" in model_input:
+        height, width = model_input["image"].shape[-2:]
+    else:
+        height, width = model_input["image_size"]
+    return height, width
 
 
 @dataclass(frozen=True)

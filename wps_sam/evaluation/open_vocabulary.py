@@ -26,6 +26,7 @@ from wps_sam.evaluation.evaluator import (
 )
 from wps_sam.evaluation.ground_truth import GroundTruth, Record
 from wps_sam.masks import read_label_png, restrict_to_object
+from wps_sam.structures import input_size
 
 import numpy as np
 import torch
@@ -160,7 +161,7 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
         object_map = truth.object_map(record)
         target = restrict_to_object(truth.part_map(record), object_map, object_id, ignore_label)
         if "resized_labels" in self._compat:
-            size = tuple(model_input["image"].shape[-2:])
+            size = input_size(model_input)
             object_map, target = _there_and_back(object_map, size), _there_and_back(target, size)
         pred = self._best_of_own(record, output, target.shape)
         self._count(pred, target)

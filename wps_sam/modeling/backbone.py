@@ -8,23 +8,36 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from segment_anything.modeling import ImageEncoderViT
 
-from .sam import PATCH_SIZE, PROMPT_DIM, FrozenModule, build_sam
+from .sam import PATCH_SIZE, PROMPT_DIM, FrozenModule, build_sam, get_arch
 
 
 @BACKBONE_REGISTRY.register()
 class SAMImageEncoder(FrozenModule, Backbone):
-    """Frozen image encoder: normalised images [B, 3, S, S] to ``{"image_embedding": [B, 256, S/16, S/16]}``."""
+    """Frozen image encoder: normalised images [B, 3, S, S] to ``{"image_embedding": [B, 256, S/16, S/16]}``.
+
+    With MODEL.SAM.FEATURES cache there is no encoder in it: nothing is left to encode.
+    """
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
         super().__init__()
-        sam = build_sam(cfg.MODEL.SAM.ARCH, cfg.MODEL.SAM.WEIGHTS, components=("image_encoder",))
-        self.image_encoder: ImageEncoderViT = sam.image_encoder
+        self.arch, self.weights = cfg.MODEL.SAM.ARCH, cfg.MODEL.SAM.WEIGHTS
+        self.image_encoder: ImageEncoderViT | None = None
+        if cfg.MODEL.SAM.FEATURES == "live":
+            self.image_encoder = self._build()
         self.freeze()
+
+    def _build(self) -> ImageEncoderViT:
+        return build_sam(self.arch, self.weights, components=("image_encoder",)).image_encoder
+
+    def frozen_state(self) -> dict[str, torch.Tensor]:
+        """The encoder's state dict; read again, for this once, where the encoder is not kept."""
+        encoder = self._build() if self.image_encoder is None else self.image_encoder
+        return encoder.state_dict(prefix="image_encoder.")
 
     @property
     def image_size(self) -> int:
         """S, the side of the square input in pixels."""
-        return self.image_encoder.img_size
+        return get_arch(self.arch).image_size
 
     @property
     def size_divisibility(self) -> int:
@@ -40,6 +53,11 @@ class SAMImageEncoder(FrozenModule, Backbone):
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """See the class; a ValueError tells of images of another size."""
+        if self.image_encoder is None:
+            raise ValueError(
+                "MODEL.SAM.FEATURES is 'cache': no encoder was built, and this input has no image_embedding; "
+                "set MODEL.SAM.FEATURES live for pictures that are in no cache"
+            )
         if images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(
                 f"SAM's image encoder takes [B, 3, {self.image_size}, {self.image_size}], got {tuple(images.shape)}"

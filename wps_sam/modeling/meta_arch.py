@@ -14,7 +14,7 @@ from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..structures import Frame, PartTargets, PartVocabulary, PromptPrediction
+from ..structures import Frame, PartTargets, PartVocabulary, PromptPrediction, input_size
 from .criterion import SetCriterion, build_criterion
 from .open_vocabulary import TextClassifier
 from .prompter import DensePrompter, build_prompter
@@ -132,10 +132,11 @@ class WPSSAM(nn.Module):
         """Losses in training, parts otherwise.
 
         Args:
-            batched_inputs: per image a dict with "image", uint8 RGB [3, h, w], longest side S; in training
-                "instances" with ``gt_classes`` [M] and ``gt_boxes`` [M, 4] xyxy or ``gt_points`` [M, 2] xy in
-                pixels of "image"; optionally "height" and "width", the size of the results (else h, w), and
-            "category_id", the object whose parts alone are asked for.
+            batched_inputs: per image a dict with "image", uint8 RGB [3, h, w], longest side S, or in its place what
+                the feature cache has, see :meth:`embed`; in training "instances" with ``gt_classes`` [M] and
+                ``gt_boxes`` [M, 4] xyxy or ``gt_points`` [M, 2] xy in pixels of "image"; optionally "height" and
+                "width", the size of the results (else h, w), and "category_id", the object whose parts alone are
+                asked for.
 
         Returns:
             In training ``{"loss_class", "loss_prompt"}``. Otherwise per image a dict with "instances"
@@ -144,8 +145,7 @@ class WPSSAM(nn.Module):
             "part_classes", the classes int64 [k] of that object's parts, and their "sem_seg" float [k, H, W],
             without background: the argmax says which part of the object each pixel would be.
         """
-        images, frames = self.preprocess_image(batched_inputs)
-        image_embedding = self.backbone(images)["image_embedding"]
+        image_embedding, images, frames = self.embed(batched_inputs)
         prediction = self.prompter(image_embedding, images)
         if self.training:
             return self.criterion(prediction, self.label(batched_inputs, frames))
@@ -158,27 +158,44 @@ class WPSSAM(nn.Module):
                 results.append(self.cut_out(*image))
         return results
 
+    def embed(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor | None, list[Frame]]:
+        """What SAM sees in the pictures: embeddings [B, 256, S/16, S/16], images [B, 3, S, S], and where each lies.
+
+        An "image_embedding" that an input brings along, from the feature cache, is taken as it is. Such inputs may
+        hold "image_size" (h, w) in place of "image"; there are no images then, but None.
+        """
+        images, frames = None, [self._frame(record) for record in batched_inputs]
+        if "image" in batched_inputs[0]:
+            images, _ = self.preprocess_image(batched_inputs)
+        if "image_embedding" in batched_inputs[0]:
+            cached = [record["image_embedding"].to(self.device) for record in batched_inputs]
+            return torch.stack(cached).float(), images, frames
+        return self.backbone(images)["image_embedding"], images, frames
+
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, list[Frame]]:
         """Normalises and pads to one square: images [B, 3, S, S], and where each lies in it."""
-        size = self.backbone.padding_constraints["square_size"]
         squares, frames = [], []
         for record in batched_inputs:
-            image = record["image"].to(self.device)
-            height, width = image.shape[-2:]
-            if max(height, width) > size:
-                raise ValueError(
-                    f"{record.get('file_name', 'image')}: {width}x{height} does not fit the {size}x{size} square; "
-                    f"resize the longest side to {size} first"
-                )
+            image, frame = record["image"].to(self.device), self._frame(record)
             if self.padding == "center":
                 # The authors' way: black borders on all sides, normalised with the image.
-                frame = Frame(size, height, width, top=(size - height) // 2, left=(size - width) // 2)
                 squares.append((_pad(image.float(), frame) - self.pixel_mean) / self.pixel_std)
             else:
-                frame = Frame(size, height, width)
                 squares.append(_pad((image.float() - self.pixel_mean) / self.pixel_std, frame))
             frames.append(frame)
         return torch.stack(squares), frames
+
+    def _frame(self, record: dict[str, Any]) -> Frame:
+        size = self.backbone.padding_constraints["square_size"]
+        height, width = input_size(record)
+        if max(height, width) > size:
+            raise ValueError(
+                f"{record.get('file_name', 'image')}: {width}x{height} does not fit the {size}x{size} square; "
+                f"resize the longest side to {size} first"
+            )
+        if self.padding == "center":
+            return Frame(size, height, width, top=(size - height) // 2, left=(size - width) // 2)
+        return Frame(size, height, width)
 
     def label(self, batched_inputs: list[dict[str, Any]], frames: list[Frame]) -> list[PartTargets]:
         """The weak labels as classes, coordinates in the padded square, and the teacher's tokens."""
@@ -287,8 +304,7 @@ class WPSSAM(nn.Module):
         Returns:
             Per image mask logits [M, height, width].
         """
-        images, frames = self.preprocess_image(batched_inputs)
-        image_embedding = self.backbone(images)["image_embedding"]
+        image_embedding, _, frames = self.embed(batched_inputs)
         masks = []
         for i, (record, frame) in enumerate(zip(batched_inputs, frames)):
             height, width = _output_size(record)
@@ -301,11 +317,15 @@ class WPSSAM(nn.Module):
     def frozen_hash(self) -> str:
         """SHA-256 of SAM's weights; a checkpoint only fits the SAM it was trained on."""
         if self._frozen_hash is None:
-            modules = {"backbone": self.backbone, "teacher": self.teacher, "decoder": self.decoder}
+            states = {
+                "backbone": self.backbone.frozen_state(),
+                "teacher": self.teacher.state_dict(),
+                "decoder": self.decoder.state_dict(),
+            }
             self._frozen_hash = hash_tensors(
                 (f"{name}.{key}", value)
-                for name, module in modules.items()
-                for key, value in sorted(module.state_dict().items())
+                for name, state in states.items()
+                for key, value in sorted(state.items())
             )
         return self._frozen_hash
 
@@ -340,7 +360,7 @@ def _pad(image: Tensor, frame: Frame) -> Tensor:
 
 
 def _output_size(record: dict[str, Any]) -> tuple[int, int]:
-    height, width = record["image"].shape[-2:]
+    height, width = input_size(record)
     return record.get("height", height), record.get("width", width)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import pickle
 from collections.abc import Iterable, Mapping
@@ -208,6 +209,23 @@ class FrozenModule(nn.Module):
         """Stays in eval mode, whatever ``mode`` is."""
         super().train(False)
         return self
+
+
+def image_encoder_hash(arch: str, weights: str) -> str:
+    """SHA-256 of SAM's image encoder alone, which is all that image embeddings depend on.
+
+    Args:
+        arch, weights: as for :func:`build_sam`. A file is read anew only when it has changed.
+    """
+    path = SHIPPED_WEIGHTS if weights == "shipped" else Path(weights)
+    stat = path.stat() if path.is_file() else None
+    return _image_encoder_hash(arch, weights, stat and (stat.st_size, stat.st_mtime_ns))
+
+
+@functools.lru_cache
+def _image_encoder_hash(arch: str, weights: str, _: tuple[int, int] | None) -> str:
+    encoder = build_sam(arch, weights, components=("image_encoder",)).image_encoder
+    return hash_tensors(sorted(encoder.state_dict().items()))
 
 
 def hash_tensors(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
