@@ -54,6 +54,7 @@ setup(
         "termcolor",
         "torch>=2.4",
         "torchvision",
+        "tqdm",
         "transformers>=5.20",
     ],
     extras_require={

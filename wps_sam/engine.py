@@ -41,10 +41,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from . import modeling  # noqa: F401  (registers WPSSAM)
+from .cached_features import open_features
 from .checkpointer import SafeCheckpointer, write_atomically
 from .config import is_open_vocabulary, read_config
 from .data.dataset_mapper import PartDatasetMapper
 from .data.descriptions import register_descriptions
+from .data.feature_cache import FeatureReaders
 from .data.part_datasets import check_part_maps_once
 from .data.part_mask_mapper import PartMaskMapper
 from .data.train_order import TrainOrder, seed_everything
@@ -89,7 +91,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ValueError: names the key, its value and what the data or the machine asks for.
     """
     cfg = read_config(args.config_file, args.opts)
-    _check_device(cfg.MODEL.DEVICE)
+    check_device(cfg.MODEL.DEVICE)
     # default_setup opens Detectron2's own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="wps_sam")
     default_setup(cfg, args)
@@ -99,7 +101,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Requires the device of MODEL.DEVICE, and processes that were started for it.
+
+    Raises:
+        ValueError: says what to set.
+    """
     on_gpu = device.startswith("cuda")
     if on_gpu and not torch.cuda.is_available():
         raise ValueError(f"MODEL.DEVICE is {device!r}, but torch finds no CUDA device: add MODEL.DEVICE cpu")
@@ -147,9 +154,26 @@ def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
 MAPPERS = {"weak_labels": PartDatasetMapper, "part_masks": PartMaskMapper}
 
 
-def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """INPUT.DATASET_MAPPER_NAME: what turns a record of a data set into a model input."""
-    return MAPPERS[cfg.INPUT.DATASET_MAPPER_NAME](cfg, is_train, dataset_name)
+def build_mapper(
+    cfg: CfgNode, dataset_name: str, is_train: bool, features: FeatureReaders | None = None
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """INPUT.DATASET_MAPPER_NAME: what turns a record of a data set into a model input.
+
+    ``features``, of :func:`open_features`, are for the mapper "weak_labels" only, as check_config has made sure.
+    """
+    more = {} if features is None else {"features": features}
+    return MAPPERS[cfg.INPUT.DATASET_MAPPER_NAME](cfg, is_train, dataset_name, **more)
+
+
+def open_test_features(cfg: CfgNode, dataset_name: str) -> FeatureReaders | None:
+    """The feature cache of a data set to evaluate on; None with MODEL.SAM.FEATURES live.
+
+    Raises:
+        ValueError: see :func:`open_features`.
+    """
+    if cfg.MODEL.SAM.FEATURES == "live":
+        return None
+    return open_features(cfg, {dataset_name: DatasetCatalog.get(dataset_name)}, is_train=False)
 
 
 def check_num_queries(cfg: CfgNode, records: list[dict[str, Any]]) -> None:
@@ -279,6 +303,9 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         # First the data: its errors are the likeliest, and the large model takes time to build.
         data_loader = self.build_train_loader(cfg)
+        for name in cfg.DATASETS.TEST:
+            # Its first use may be hours away.
+            open_test_features(cfg, name)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
@@ -299,7 +326,8 @@ class Trainer(DefaultTrainer):
         """Batches of mapped records of DATASETS.TRAIN without the images that have no annotation."""
         if not cfg.DATASETS.TRAIN:
             raise ValueError("DATASETS.TRAIN is empty; expected the names of the data sets to train on")
-        records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
+        by_name = {n: get_detection_dataset_dicts(n, filter_empty=False) for n in cfg.DATASETS.TRAIN}
+        records = [record for name in cfg.DATASETS.TRAIN for record in by_name[name]]
         # Loaders of data sets whose labels are maps have left the empty ones out already.
         kept = [r for r in records if "annotations" not in r or _num_parts(r)]
         logger.info(
@@ -309,9 +337,10 @@ class Trainer(DefaultTrainer):
             len(records) - len(kept),
         )
         check_num_queries(cfg, kept)
+        features = open_features(cfg, by_name, is_train=True) if cfg.MODEL.SAM.FEATURES == "cache" else None
         order = TrainOrder(
             kept,
-            build_mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True),
+            build_mapper(cfg, cfg.DATASETS.TRAIN[0], is_train=True, features=features),
             seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
             batch_size=cfg.SOLVER.IMS_PER_BATCH,
         )
@@ -328,7 +357,8 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         if MetadataCatalog.get(dataset_name).evaluator_type == "part_seg":
             check_part_maps_once(dataset_name)
-        mapper = build_mapper(cfg, dataset_name, is_train=False)
+        features = open_test_features(cfg, dataset_name)
+        mapper = build_mapper(cfg, dataset_name, is_train=False, features=features)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod

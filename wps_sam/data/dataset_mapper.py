@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wps_sam.config import image_size
+from wps_sam.config import image_size, needs_pixels
+from wps_sam.data.feature_cache import FeatureReaders
 from wps_sam.data.weak_labels import LabelType, PointRule, part_point, usable_box
 from wps_sam.masks import read_rgb, record_size
 
@@ -61,6 +62,17 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     return [*augmentations, ResizeLongestSide(image_size(cfg))]
 
 
+class _UnreadInput(T.AugInput):
+    """Stands for a picture of which only the size is needed: draws the same transforms, and moves no pixel."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__(np.broadcast_to(np.uint8(0), (height, width, 3)))
+
+    def transform(self, tfm: T.Transform) -> None:
+        if isinstance(tfm, T.ResizeTransform):
+            self.image = np.broadcast_to(np.uint8(0), (tfm.new_h, tfm.new_w, 3))
+
+
 class PartDatasetMapper:
     """Reads a record's picture, augments it and, in training, attaches its weak labels.
 
@@ -70,6 +82,9 @@ class PartDatasetMapper:
         label_type: "box" or "point", what the model is allowed to see.
         point_rule, seed: how a point is chosen, see :func:`wps_sam.data.weak_labels.part_point`.
         flip_map: class to class in a mirrored picture, int [C], where classes are sided ("dog's left ear").
+        features: where image embeddings are read; None if the model is to make them. Then ``augmentations`` are no
+            more than a flip and the resize.
+        pixels: whether pictures are read although there are ``features``.
     """
 
     @configurable
@@ -82,6 +97,8 @@ class PartDatasetMapper:
         point_rule: PointRule = "box_center",
         seed: int = 0,
         flip_map: Sequence[int] | None = None,
+        features: FeatureReaders | None = None,
+        pixels: bool = True,
     ) -> None:
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
@@ -89,6 +106,8 @@ class PartDatasetMapper:
         self.point_rule = point_rule
         self.seed = seed
         self.flip_map = flip_map
+        self.features = features
+        self.pixels = pixels or features is None
 
     @classmethod
     def from_config(
@@ -101,36 +120,46 @@ class PartDatasetMapper:
             "point_rule": cfg.WEAK_LABELS.POINT,
             "seed": cfg.WEAK_LABELS.SEED,
             "flip_map": MetadataCatalog.get(dataset_name).get("flip_map") if dataset_name else None,
+            "pixels": needs_pixels(cfg),
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
         """One model input.
 
         Returns:
-            image: uint8 tensor [3, h, w], RGB, after augmentation; file_name, image_id; height, width: of the
-            original picture; category_id if the record asks for one object's parts only. In training also instances:
-            Instances of size (h, w) with gt_classes int64 [M] and, by label type, gt_boxes Boxes [M, 4], xyxy, or
-            gt_points float32 [M, 2], xy, pixel centres at integers.
+            image: uint8 tensor [3, h, w], RGB, after augmentation, or its size image_size (h, w) where the pixels are
+            not needed; image_embedding [256, S/16, S/16] of it where there are features; file_name, image_id; height,
+            width: of the original picture; category_id if the record asks for one object's parts only. In training also
+            instances: Instances of size (h, w) with gt_classes int64 [M] and, by label type, gt_boxes Boxes [M, 4],
+            xyxy, or gt_points float32 [M, 2], xy, pixel centres at integers.
             Parts without a usable label, outside the crop, or marked as crowd are left out; M may be 0.
 
         Raises:
-            ValueError: names the picture, which is missing, damaged or of another size than the record says, or
-                the annotation whose mask is malformed, if its point is to be taken from it.
+            ValueError: names the picture, which is missing, damaged or of another size than the record says, the
+                annotation whose mask is malformed, if its point is to be taken from it, or the damaged features.
         """
         height, width = record_size(dataset_dict)
-        aug_input = T.AugInput(read_rgb(dataset_dict["file_name"], height, width))
+        if self.pixels:
+            aug_input = T.AugInput(read_rgb(dataset_dict["file_name"], height, width))
+        else:
+            aug_input = _UnreadInput(height, width)
         transforms = self.augmentations(aug_input)
-        image = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
+        size: tuple[int, int] = aug_input.image.shape[:2]
         output = {
-            "image": torch.from_numpy(image),
             **{key: dataset_dict[key] for key in _PASSED_ON if key in dataset_dict},
             **{"height": height, "width": width},
         }
+        if self.pixels:
+            output["image"] = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
+        else:
+            output["image_size"] = size
+        if self.features is not None:
+            view = "flipped" if is_mirrored(transforms) else "original"
+            output["image_embedding"] = self.features.read(dataset_dict, view)
         if self.is_train:
             # Crowd regions are no single part, so neither their box nor their point stands for one.
             parts = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
             move = self._moved_box if self.label_type == "box" else self._moved_point
-            size = (image.shape[1], image.shape[2])
             try:
                 classes = [self._class_of(a, transforms) for a in parts]
                 labels = [(c, move(a, height, width, transforms, size)) for c, a in zip(classes, parts)]
