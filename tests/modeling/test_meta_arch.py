@@ -4,6 +4,7 @@ import itertools
 
 from wps_sam.config import add_wps_sam_config
 from wps_sam.modeling.sam import build_sam
+from wps_sam.structures import PartVocabulary
 
 import pytest
 import torch
@@ -165,13 +166,80 @@ def test_nothing_found_is_all_background():
     assert (output["sem_seg"].argmax(0) == 4).all()
 
 
-def test_a_result_does_not_depend_on_its_batch(prompter_name):
+def _asked_of_objects(model, inputs):
+    """The last of three inputs also once for the parts of one object."""
+    model.set_vocabulary(PartVocabulary(tuple("abcd"), (0, 0, 0, 1), ("animal", "car")))
+    return [*inputs, {**inputs[-1], "category_id": 0}]
+
+
+def _leave_nothing_on(model, monkeypatch, index):
+    """The prompter finds no part on image ``index`` of three, whether it sees it alone or with the others."""
+    forward, seen = model.prompter.forward, []
+
+    def forward_without(embedding, images=None):
+        prediction = forward(embedding, images)
+        for i, image in enumerate(embedding):
+            if any(torch.allclose(image, one, atol=1e-4) for one in seen) or (len(embedding) > 2 and i == index):
+                seen.append(image)
+                prediction.logits[i, :, -1] += 100
+        return prediction
+
+    monkeypatch.setattr(model.prompter, "forward", forward_without)
+
+
+@torch.no_grad()
+def test_a_result_does_not_depend_on_its_batch(prompter_name, monkeypatch):
+    """Three images, nothing found on the second, and one asked for an object's parts only."""
     model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).eval()
-    with torch.no_grad():
-        model.prompter.class_head.bias[-1] = -10
+    model.prompter.class_head.bias[-1] = -10
+    inputs = _asked_of_objects(model, make_inputs(sizes=((256, 170), (100, 256), (200, 200))))
+    _leave_nothing_on(model, monkeypatch, 1)
+    together = model(inputs)
+    assert [len(output["instances"]) > 0 for output in together[:3]] == [True, False, True]
+    for record, output in zip(inputs, together):
+        alone = model([record])[0]
+        same = torch.isclose(alone["sem_seg"], output["sem_seg"], atol=1e-4, rtol=1e-4).all(0)
+        # A mask that rounding moves across one half at a pixel changes that pixel's score by a jump.
+        assert (~same).float().mean() < 1e-4
+        if "category_id" in record:
+            assert torch.equal(alone["part_classes"], output["part_classes"])
+            continue
+        for field in ("mask_logits", "scores", "pred_classes"):
+            ours, theirs = output["instances"].get(field), alone["instances"].get(field)
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+        assert (output["instances"].pred_masks ^ alone["instances"].pred_masks).sum() <= 20
+
+
+@torch.no_grad()
+def test_one_call_of_the_decoder_for_a_batch_and_only_for_kept_queries(prompter_name, monkeypatch):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).eval()
+    model.prompter.class_head.bias[-1] = -10
+    calls, forward = [], model.decoder.forward
+
+    def counted(embedding, tokens, *dense_prompt):
+        calls.append([len(of_image) for of_image in tokens])
+        return forward(embedding, tokens, *dense_prompt)
+
+    monkeypatch.setattr(model.decoder, "forward", counted)
     inputs = make_inputs()
-    for alone, together in zip([model([record])[0] for record in inputs], model(inputs)):
-        torch.testing.assert_close(alone["sem_seg"], together["sem_seg"], atol=1e-4, rtol=1e-4)
+    outputs = model(inputs)
+    assert calls == [[len(output["instances"]) for output in outputs]]
+    assert max(calls[0]) <= 6 < model.prompter(torch.zeros(1, 256, 16, 16)).logits.shape[1]
+    model.prompt_boxes(inputs, [torch.tensor([[10.0, 20.0, 90.0, 120.0]]).expand(m, -1) for m in (3, 0)])
+    assert calls[1:] == [[3, 0]]
+
+
+@torch.no_grad()
+def test_prompting_a_batch_with_boxes_equals_prompting_each_image():
+    model = build_model(tiny_config("MODEL.SAM.PADDING", "center")).eval()
+    inputs = make_inputs(sizes=((256, 170), (100, 256), (200, 200)))
+    corner = torch.rand(5, 2) * 100
+    boxes = list(torch.cat([corner, corner + 80], dim=1).split([3, 0, 2]))
+    together = model.prompt_boxes(inputs, boxes)
+    for i, masks in enumerate(together):
+        assert masks.shape == (len(boxes[i]), inputs[i]["height"], inputs[i]["width"])
+        alone = model.prompt_boxes(inputs[i : i + 1], boxes[i : i + 1])[0]
+        torch.testing.assert_close(masks, alone, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("label", ["box", "point"])

@@ -1,22 +1,32 @@
 """Which queries become parts, and how masks become one part map."""
 
+from types import SimpleNamespace
+
 from wps_sam.modeling.semantic_merge import (
+    AuthorsMerge,
+    SemanticMerge,
+    WithinObjectMerge,
     keep_queries,
-    merge_authors,
-    merge_semantic,
-    merge_within_object,
     resize_masks,
 )
 from wps_sam.structures import Frame
 
 import pytest
 import torch
+from segment_anything.modeling import Sam
 
 KEEP_ALL = dict(score_threshold=0.0, nms_threshold=1.0, max_parts=100)
 
 
 def _logits(*probabilities):
     return torch.tensor(probabilities).log()
+
+
+def _merged(merge, probabilities, scores, labels, num_classes):
+    merged = merge(num_classes, *probabilities.shape[1:])
+    for probability, score, label in zip(probabilities, scores, labels):
+        merged.add(probability, score, label)
+    return merged.part_map()
 
 
 def test_keeps_queries_whose_likeliest_class_is_a_part_surest_first():
@@ -45,7 +55,7 @@ def test_semantic_merge_by_hand():
     # One row of four pixels, two queries. Pixel 0: only query 0 covers. 1: both, 0.9 * 0.6 < 0.6 * 1.0.
     # 2: query 0 has the larger product (0.9 * 0.45) but does not cover the pixel. 3: nobody covers.
     probabilities = torch.tensor([[[0.9, 0.6, 0.45, 0.4]], [[0.1, 1.0, 0.6, 0.4]]])
-    part_map = merge_semantic(probabilities, torch.tensor([0.9, 0.6]), torch.tensor([0, 1]), 2)
+    part_map = _merged(SemanticMerge, probabilities, [0.9, 0.6], [0, 1], 2)
     assert part_map.shape == (3, 1, 4)
     assert part_map.argmax(0).tolist() == [[0, 1, 1, 2]]
     assert part_map[0, 0].tolist() == pytest.approx([0.81, 0.54, 0, 0])
@@ -54,15 +64,14 @@ def test_semantic_merge_by_hand():
 def test_authors_merge_sums_queries_of_one_class():
     # protocols.md: two queries of one class with 0.3 at a pixel make foreground (0.6 >= 0.5).
     probabilities = torch.tensor([[[0.3, 0.2]], [[0.3, 0.2]]])
-    classes = torch.tensor([0, 0])
-    part_map = merge_authors(probabilities, torch.ones(2), classes, 2)
+    part_map = _merged(AuthorsMerge, probabilities, [1.0, 1.0], [0, 0], 2)
     assert part_map.argmax(0).tolist() == [[0, 2]]
-    assert merge_semantic(probabilities, torch.ones(2), classes, 2).argmax(0).tolist() == [[2, 2]]
+    assert _merged(SemanticMerge, probabilities, [1.0, 1.0], [0, 0], 2).argmax(0).tolist() == [[2, 2]]
 
 
-@pytest.mark.parametrize("merge", [merge_semantic, merge_authors])
+@pytest.mark.parametrize("merge", [SemanticMerge, AuthorsMerge])
 def test_no_masks_is_background(merge):
-    part_map = merge(torch.zeros(0, 2, 3), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 4)
+    part_map = _merged(merge, torch.zeros(0, 2, 3), [], [], 4)
     assert part_map.shape == (5, 2, 3) and (part_map.argmax(0) == 4).all()
 
 
@@ -75,6 +84,31 @@ def test_masks_return_to_the_image_without_the_padding():
     right = resize_masks(mask, Frame(64, 64, 32, left=32), 128, 64)
     assert (right[..., 4:] < 0).all()
     assert resize_masks(mask[:0], Frame(64, 64, 32), 5, 7).shape == (0, 5, 7)
+
+
+def test_masks_are_resized_in_segment_anythings_order():
+    # segment_anything.modeling.Sam.postprocess_masks needs no weights, only the side of the square.
+    masks = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = SimpleNamespace(image_encoder=SimpleNamespace(img_size=64))
+    theirs = Sam.postprocess_masks(model, masks[:, None], (64, 40), (90, 56))[:, 0]
+    torch.testing.assert_close(resize_masks(masks, Frame(64, 64, 40), 90, 56), theirs)
+
+
+@pytest.mark.parametrize("merge", [SemanticMerge, AuthorsMerge])
+def test_merging_one_by_one_equals_merging_a_stack(merge):
+    g = torch.Generator().manual_seed(0)
+    masks, scores, labels = torch.rand(7, 5, 6, generator=g), torch.rand(7, generator=g), [0, 2, 2, 1, 0, 2, 4]
+    stack = torch.zeros(6, 5, 6)
+    for label in range(5):
+        of_class = torch.tensor(labels) == label
+        if merge is AuthorsMerge:
+            stack[label] = masks[of_class].sum(0)
+        elif of_class.any():
+            covering = torch.where(masks >= 0.5, masks * scores[:, None, None], 0)
+            stack[label] = covering[of_class].amax(0)
+    threshold = 0.5 if merge is AuthorsMerge else 1e-9
+    stack[-1] = (stack[:-1] < threshold).all(0)
+    torch.testing.assert_close(_merged(merge, masks, scores.tolist(), labels, 5), stack)
 
 
 def test_frame_refuses_another_square():
@@ -94,7 +128,10 @@ def test_merge_within_an_object_by_hand():
     # Two pixels, two queries, two classes. Pixel 0: class 0 from query 0, 0.6 * 0.4 = 0.24, or query 1,
     # 0.1 * 0.2 = 0.02; class 1: 0.3 * 0.4 = 0.12 or 0.8 * 0.2 = 0.16. Pixel 1: 0.06, 0.09; 0.03, 0.72.
     masks = torch.tensor([[[0.4, 0.1]], [[0.2, 0.9]]])
-    scores = merge_within_object(masks, torch.tensor([[0.6, 0.3], [0.1, 0.8]]))
+    merge = WithinObjectMerge(2, 1, 2)
+    for mask, of_class in zip(masks, torch.tensor([[0.6, 0.3], [0.1, 0.8]])):
+        merge.add(mask, of_class)
+    scores = merge.part_map()
     assert torch.allclose(scores[:, 0], torch.tensor([[0.24, 0.09], [0.16, 0.72]]))
     # With a mask threshold of one half pixel 0 would have had no part.
     assert scores.argmax(0).tolist() == [[0, 1]]

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import BitMasks, Instances
-from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..structures import Frame, PartTargets, PartVocabulary, PromptPrediction, input_size
 from .criterion import SetCriterion, build_criterion
+from .mask_decoder import FrozenMaskDecoder
 from .open_vocabulary import TextClassifier
 from .prompter import DensePrompter, build_prompter
-from .sam import FrozenModule, build_sam, hash_tensors
-from .semantic_merge import MASK_THRESHOLD, MERGES, keep_queries, merge_within_object, resize_masks
+from .sam import build_sam, hash_tensors
+from .semantic_merge import (
+    MASK_THRESHOLD,
+    MERGES,
+    WithinObjectMerge,
+    keep_queries,
+    resize_mask,
+    resize_masks,
+)
 from .teacher import PromptTeacher
 
 logger = logging.getLogger(__name__)
@@ -29,24 +36,16 @@ FOURIER_MATRIX = "teacher.prompt_encoder.pe_layer.positional_encoding_gaussian_m
 FROZEN_HASH = "frozen_sam_sha256"
 
 
-class FrozenMaskDecoder(FrozenModule):
-    """SAM's mask decoder, single-mask output, frozen; gradients may still flow through it to the prompts."""
+class KeptQueries(NamedTuple):
+    """The K queries of one image that are decoded.
 
-    def __init__(self, mask_decoder: MaskDecoder) -> None:
-        super().__init__()
-        self.mask_decoder = mask_decoder
-        self.freeze()
+    ``queries`` int64 [K]; ``scores`` [K] and ``classes`` int64 [K], or, where the c parts of one object are asked for,
+    ``scores`` [K, c] and those parts' ``classes`` [c].
+    """
 
-    def forward(self, image_embedding: Tensor, tokens: Tensor, no_mask: Tensor, position: Tensor) -> Tensor:
-        """Embedding [1, 256, h, w] and prompt tokens [K, 2, 256] to mask logits [K, 4h, 4w]."""
-        masks, _ = self.mask_decoder(
-            image_embeddings=image_embedding,
-            image_pe=position,
-            sparse_prompt_embeddings=tokens,
-            dense_prompt_embeddings=no_mask,
-            multimask_output=False,
-        )
-        return masks[:, 0]
+    queries: Tensor
+    scores: Tensor
+    classes: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -149,14 +148,7 @@ class WPSSAM(nn.Module):
         prediction = self.prompter(image_embedding, images)
         if self.training:
             return self.criterion(prediction, self.label(batched_inputs, frames))
-        results = []
-        for i, record in enumerate(batched_inputs):
-            image = (image_embedding[i : i + 1], prediction, i, frames[i], *_output_size(record))
-            if "category_id" in record:
-                results.append(self.tell_apart(*image, object_id=record["category_id"]))
-            else:
-                results.append(self.cut_out(*image))
-        return results
+        return self.segment(image_embedding, prediction, batched_inputs, frames)
 
     def embed(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor | None, list[Frame]]:
         """What SAM sees in the pictures: embeddings [B, 256, S/16, S/16], images [B, 3, S, S], and where each lies.
@@ -214,66 +206,76 @@ class WPSSAM(nn.Module):
 
     def decode(self, image_embedding: Tensor, tokens: Tensor) -> Tensor:
         """Embedding [1, 256, S/16, S/16] and prompt tokens [K, 2, 256] to mask logits [K, S/4, S/4]."""
-        if not len(tokens):
-            side = 4 * image_embedding.shape[-1]
-            return image_embedding.new_zeros(0, side, side)
+        return self.decode_batch(image_embedding, [tokens])[0]
+
+    def decode_batch(self, image_embedding: Tensor, tokens: Sequence[Tensor]) -> list[Tensor]:
+        """Embeddings [B, 256, S/16, S/16] and each image's tokens [K_i, 2, 256] to its mask logits [K_i, S/4, S/4]."""
         return self.decoder(image_embedding, tokens, *self.teacher.dense_prompt())
 
     @torch.no_grad()
-    def cut_out(
+    def segment(
         self,
         image_embedding: Tensor,
         prediction: PromptPrediction,
-        index: int,
-        frame: Frame,
-        height: int,
-        width: int,
-    ) -> dict[str, Any]:
-        """Decodes the kept queries of image ``index`` of the batch and merges their masks."""
-        boxes = _boxes(prediction, index)
-        kept, scores, classes = keep_queries(prediction.logits[index], boxes, **self.selection)
-        mask_logits = self.decode(image_embedding, prediction.tokens[index, kept])
-        probabilities = resize_masks(mask_logits, frame, height, width).sigmoid()
-        instances = Instances((height, width))
-        instances.pred_masks = probabilities >= MASK_THRESHOLD
-        instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
-        instances.pred_boxes.tensor = instances.pred_boxes.tensor.to(self.device)
-        instances.pred_classes = classes
-        instances.scores = scores
-        instances.mask_logits = mask_logits
-        return {
-            "instances": instances,
-            "sem_seg": self.merge(probabilities, scores, classes, self.num_classes),
-            "frame": frame,
-        }
+        batched_inputs: list[dict[str, Any]],
+        frames: list[Frame],
+    ) -> list[dict[str, Any]]:
+        """Decodes the kept queries of all images together, then merges the masks of each."""
+        kept = [self.keep(prediction, i, r.get("category_id")) for i, r in enumerate(batched_inputs)]
+        tokens = [prediction.tokens[i, of_image.queries] for i, of_image in enumerate(kept)]
+        masks = self.decode_batch(image_embedding, tokens)
+        results = []
+        for record, frame, of_image, mask_logits in zip(batched_inputs, frames, kept, masks):
+            merge = self.tell_apart if "category_id" in record else self.cut_out
+            results.append(merge(of_image, mask_logits, frame, *_output_size(record)))
+        return results
 
-    @torch.no_grad()
-    def tell_apart(
-        self,
-        image_embedding: Tensor,
-        prediction: PromptPrediction,
-        index: int,
-        frame: Frame,
-        height: int,
-        width: int,
-        *,
-        object_id: int,
-    ) -> dict[str, Any]:
-        """Which part of one object each pixel would be: only this object's classes compete, nothing is background."""
+    def keep(self, prediction: PromptPrediction, index: int, object_id: int | None) -> KeptQueries:
+        """The queries of image ``index`` that are worth decoding; those of one object's parts where it is given."""
+        boxes = _boxes(prediction, index)
+        if object_id is None:
+            return KeptQueries(*keep_queries(prediction.logits[index], boxes, **self.selection))
+        part_classes = self._part_classes(object_id)
+        logits = prediction.logits[index][:, [*part_classes, -1]]
+        queries, _, _ = keep_queries(logits, boxes, **self.selection, only_parts=False)
+        scores = logits[queries].float().softmax(-1)[:, :-1]
+        return KeptQueries(queries, scores, torch.tensor(part_classes, device=self.device))
+
+    def _part_classes(self, object_id: int) -> list[int]:
         if self.vocabulary is None:
             raise ValueError("the model does not know which parts are of which object: call set_vocabulary first")
         part_classes = self.vocabulary.parts_of(object_id)
         if not part_classes:
             raise ValueError(f"object {self.vocabulary.object_names[object_id]!r} has no parts to tell apart")
-        logits = prediction.logits[index][:, [*part_classes, -1]]
-        selection = {**self.selection, "only_parts": False}
-        kept, _, _ = keep_queries(logits, _boxes(prediction, index), **selection)
-        mask_logits = self.decode(image_embedding, prediction.tokens[index, kept])
-        probabilities = resize_masks(mask_logits, frame, height, width).sigmoid()
-        return {
-            "sem_seg": merge_within_object(probabilities, logits[kept].float().softmax(-1)[:, :-1]),
-            "part_classes": torch.tensor(part_classes, device=self.device),
-        }
+        return part_classes
+
+    def cut_out(
+        self, kept: KeptQueries, mask_logits: Tensor, frame: Frame, height: int, width: int
+    ) -> dict[str, Any]:
+        """The parts of one image and its part map, one mask after the other."""
+        merge = self.merge(self.num_classes, height, width, self.device)
+        pred_masks = torch.empty(len(mask_logits), height, width, dtype=torch.bool, device=self.device)
+        for k, (score, label) in enumerate(zip(kept.scores.tolist(), kept.classes.tolist())):
+            probability = resize_mask(mask_logits[k], frame, height, width).sigmoid()
+            torch.ge(probability, MASK_THRESHOLD, out=pred_masks[k])
+            merge.add(probability, score, label)
+        instances = Instances((height, width))
+        instances.pred_masks = pred_masks
+        instances.pred_boxes = BitMasks(pred_masks).get_bounding_boxes()
+        instances.pred_boxes.tensor = instances.pred_boxes.tensor.to(self.device)
+        instances.pred_classes = kept.classes
+        instances.scores = kept.scores
+        instances.mask_logits = mask_logits
+        return {"instances": instances, "sem_seg": merge.part_map(), "frame": frame}
+
+    def tell_apart(
+        self, kept: KeptQueries, mask_logits: Tensor, frame: Frame, height: int, width: int
+    ) -> dict[str, Any]:
+        """Which part of one object each pixel would be: only this object's classes compete, nothing is background."""
+        merge = WithinObjectMerge(len(kept.classes), height, width, self.device)
+        for logits, of_class in zip(mask_logits, kept.scores):
+            merge.add(resize_mask(logits, frame, height, width).sigmoid(), of_class)
+        return {"sem_seg": merge.part_map(), "part_classes": kept.classes}
 
     def set_vocabulary(self, vocabulary: PartVocabulary) -> None:
         """The classes of the data set at hand; a model without text embeddings has those it was trained on.
@@ -305,14 +307,14 @@ class WPSSAM(nn.Module):
             Per image mask logits [M, height, width].
         """
         image_embedding, _, frames = self.embed(batched_inputs)
-        masks = []
-        for i, (record, frame) in enumerate(zip(batched_inputs, frames)):
-            height, width = _output_size(record)
-            scale = boxes[i].new_tensor([frame.width / width, frame.height / height]).repeat(2)
-            offset = boxes[i].new_tensor([frame.left, frame.top]).repeat(2)
-            tokens = self.teach((boxes[i] * scale + offset).float().to(self.device))
-            masks.append(resize_masks(self.decode(image_embedding[i : i + 1], tokens), frame, height, width))
-        return masks
+        sizes = [_output_size(record) for record in batched_inputs]
+        tokens = []
+        for of_image, frame, (height, width) in zip(boxes, frames, sizes):
+            scale = of_image.new_tensor([frame.width / width, frame.height / height]).repeat(2)
+            offset = of_image.new_tensor([frame.left, frame.top]).repeat(2)
+            tokens.append(self.teach((of_image * scale + offset).float().to(self.device)))
+        masks = self.decode_batch(image_embedding, tokens)
+        return [resize_masks(m, frame, *size) for m, frame, size in zip(masks, frames, sizes)]
 
     def frozen_hash(self) -> str:
         """SHA-256 of SAM's weights; a checkpoint only fits the SAM it was trained on."""

@@ -48,61 +48,92 @@ def keep_queries(
     return kept, scores[kept], classes[kept]
 
 
-def resize_masks(mask_logits: Tensor, frame: Frame, height: int, width: int) -> Tensor:
-    """Mask logits [K, S/4, S/4] of the padded square to logits [K, height, width] of the original image.
+def resize_mask(mask_logits: Tensor, frame: Frame, height: int, width: int) -> Tensor:
+    """Mask logits [S/4, S/4] of the padded square to float32 logits [height, width] of the original image.
 
     Bilinear to the square, padding cut off, bilinear to the image (segment_anything's order).
     """
-    if not len(mask_logits):
-        return mask_logits.new_zeros(0, height, width)
-    square = F.interpolate(mask_logits[:, None], (frame.size, frame.size), mode="bilinear", align_corners=False)
+    small = mask_logits[None, None].float()
+    square = F.interpolate(small, (frame.size, frame.size), mode="bilinear", align_corners=False)
     image = F.interpolate(frame.crop(square), (height, width), mode="bilinear", align_corners=False)
-    return image[:, 0]
+    return image[0, 0]
 
 
-def merge_semantic(probabilities: Tensor, scores: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+def resize_masks(mask_logits: Tensor, frame: Frame, height: int, width: int) -> Tensor:
+    """[K, S/4, S/4] to [K, height, width], as ``resize_mask``; never more than one square at a time."""
+    images = mask_logits.new_empty(len(mask_logits), height, width, dtype=torch.float32)
+    for image, logits in zip(images, mask_logits):
+        image.copy_(resize_mask(logits, frame, height, width))
+    return images
+
+
+class SemanticMerge:
     """Part map scores [C+1, H, W], background last: a pixel has one label.
 
     The score of class c at a pixel is the largest ``score * p(mask)`` of its queries whose mask covers the pixel
-    (reaches one half); a pixel that no mask covers is background.
-
-    Args:
-        probabilities: [K, H, W] mask probabilities; ``scores`` [K]; ``classes`` int64 [K].
+    (reaches one half); a pixel that no mask covers is background. Takes one mask after the other, so that there
+    need never be a stack of them.
     """
-    part_map = probabilities.new_zeros(num_classes + 1, *probabilities.shape[1:])
-    covering = probabilities * (probabilities >= MASK_THRESHOLD) * scores[:, None, None]
-    for value, index in zip(covering, classes.tolist()):
-        torch.maximum(part_map[index], value, out=part_map[index])
-    part_map[-1] = (part_map[:-1] == 0).all(0).to(part_map.dtype)
-    return part_map
+
+    def __init__(self, num_classes: int, height: int, width: int, device: torch.device | str = "cpu") -> None:
+        self._scores = torch.zeros(num_classes + 1, height, width, device=device)
+        self._covered = torch.zeros(height, width, dtype=torch.bool, device=device)
+
+    def add(self, probability: Tensor, score: float, label: int) -> None:
+        """One query: mask probabilities [H, W], the probability of its class, and the class."""
+        covers = probability >= MASK_THRESHOLD
+        of_class = self._scores[label]
+        torch.maximum(of_class, probability * covers * score, out=of_class)
+        self._covered |= covers
+
+    def part_map(self) -> Tensor:
+        """float [C+1, H, W] of all queries so far; its argmax is the label of each pixel."""
+        self._scores[-1] = ~self._covered
+        return self._scores
 
 
-def merge_authors(probabilities: Tensor, scores: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+class AuthorsMerge:
     """The authors' merge: per class the sum of its queries' mask probabilities, a part where it reaches 0.5.
 
-    Same shapes as ``merge_semantic``. Where several classes pass, the largest sum wins the argmax.
+    Used like ``SemanticMerge``. Where several classes pass, the largest sum wins the argmax.
     """
-    part_map = probabilities.new_zeros(num_classes + 1, *probabilities.shape[1:])
-    part_map.index_add_(0, classes, probabilities)
-    covered = (part_map[:-1] >= MASK_THRESHOLD).any(0)
-    # Sums can exceed 1: an uncovered pixel has none above one half, a covered one has background 0.
-    part_map[-1] = (~covered).to(part_map.dtype)
-    return part_map
+
+    def __init__(self, num_classes: int, height: int, width: int, device: torch.device | str = "cpu") -> None:
+        self._sums = torch.zeros(num_classes + 1, height, width, device=device)
+        self._labels: set[int] = set()
+
+    def add(self, probability: Tensor, score: float, label: int) -> None:
+        """As ``SemanticMerge.add``; the score plays no part."""
+        self._sums[label] += probability
+        self._labels.add(label)
+
+    def part_map(self) -> Tensor:
+        """As ``SemanticMerge.part_map``."""
+        background = torch.ones_like(self._sums[-1], dtype=torch.bool)
+        for label in self._labels:
+            background &= self._sums[label] < MASK_THRESHOLD
+        # Sums can exceed 1: an uncovered pixel has none above one half, a covered one has background 0.
+        self._sums[-1] = background
+        return self._sums
 
 
-def merge_within_object(probabilities: Tensor, class_probabilities: Tensor) -> Tensor:
+class WithinObjectMerge:
     """Scores [C, H, W] of the parts of one object, of which every pixel of the object gets one.
 
-    The largest ``p(class) * p(mask)`` of the queries, as in ``merge_semantic``, but without a threshold, and each
+    The largest ``p(class) * p(mask)`` of the queries, as in ``SemanticMerge``, but without a threshold, and each
     query speaks for every class: where no mask covers a pixel the nearest guess still says which part it is.
-
-    Args:
-        probabilities: [K, H, W] mask probabilities; class_probabilities: [K, C].
     """
-    scores = probabilities.new_zeros(class_probabilities.shape[1], *probabilities.shape[1:])
-    for mask, of_class in zip(probabilities, class_probabilities):
-        torch.maximum(scores, of_class[:, None, None] * mask, out=scores)
-    return scores
+
+    def __init__(self, num_classes: int, height: int, width: int, device: torch.device | str = "cpu") -> None:
+        self._scores = torch.zeros(num_classes, height, width, device=device)
+
+    def add(self, probability: Tensor, of_class: Tensor) -> None:
+        """One query: mask probabilities [H, W] and probabilities [C] of the classes."""
+        torch.maximum(self._scores, of_class[:, None, None] * probability, out=self._scores)
+
+    def part_map(self) -> Tensor:
+        """float [C, H, W] of all queries so far, without background."""
+        return self._scores
 
 
-MERGES = {"semantic": merge_semantic, "authors": merge_authors}
+MERGES = {"semantic": SemanticMerge, "authors": AuthorsMerge}
