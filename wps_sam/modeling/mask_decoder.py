@@ -110,6 +110,7 @@ def _enlarge(conv: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
 
     The four new pixels stay together, so channels stay last, where layer norm and the next map want them.
     """
+    assert conv.bias is not None and conv.stride == conv.kernel_size == (2, 2)
     weight = conv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [4 * d, c]
     return F.linear(pixels, weight, conv.bias.repeat(4)).view(len(pixels), -1, conv.out_channels)
 

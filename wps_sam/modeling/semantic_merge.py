@@ -136,4 +136,4 @@ class WithinObjectMerge:
         return self._scores
 
 
-MERGES = {"semantic": SemanticMerge, "authors": AuthorsMerge}
+MERGES: dict[str, type[SemanticMerge | AuthorsMerge]] = {"semantic": SemanticMerge, "authors": AuthorsMerge}
