@@ -8,6 +8,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from segment_anything.modeling import ImageEncoderViT
 
+from .fast_encoder import accelerate
 from .sam import PATCH_SIZE, PROMPT_DIM, FrozenModule, build_sam, get_arch
 
 
@@ -15,15 +16,17 @@ from .sam import PATCH_SIZE, PROMPT_DIM, FrozenModule, build_sam, get_arch
 class SAMImageEncoder(FrozenModule, Backbone):
     """Frozen image encoder: normalised images [B, 3, S, S] to ``{"image_embedding": [B, 256, S/16, S/16]}``.
 
-    With MODEL.SAM.FEATURES cache there is no encoder in it: nothing is left to encode.
+    The embedding is float32, whatever the precision within. With MODEL.SAM.FEATURES cache there is no encoder in it:
+    nothing is left to encode.
     """
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
         super().__init__()
         self.arch, self.weights = cfg.MODEL.SAM.ARCH, cfg.MODEL.SAM.WEIGHTS
+        self.precision: str = cfg.MODEL.SAM.PRECISION
         self.image_encoder: ImageEncoderViT | None = None
         if cfg.MODEL.SAM.FEATURES == "live":
-            self.image_encoder = self._build()
+            self.image_encoder = accelerate(self._build(), compiled=cfg.MODEL.SAM.COMPILE)
         self.freeze()
 
     def _build(self) -> ImageEncoderViT:
@@ -62,4 +65,6 @@ class SAMImageEncoder(FrozenModule, Backbone):
             raise ValueError(
                 f"SAM's image encoder takes [B, 3, {self.image_size}, {self.image_size}], got {tuple(images.shape)}"
             )
-        return {"image_embedding": self.image_encoder(images)}
+        # Not the trained part's mixed precision: the embeddings must be the same in training, inference and a cache.
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return {"image_embedding": self.image_encoder(images.float())}
