@@ -51,6 +51,7 @@ def spec_of(cfg: CfgNode, data_set: str, pictures: Records, dtype: str) -> Cache
     settings = {
         "MODEL.SAM.ARCH": cfg.MODEL.SAM.ARCH,
         "MODEL.SAM.WEIGHTS": "sha256:" + image_encoder_hash(cfg.MODEL.SAM.ARCH, cfg.MODEL.SAM.WEIGHTS),
+        "MODEL.SAM.PRECISION": cfg.MODEL.SAM.PRECISION,
         "MODEL.SAM.PADDING": cfg.MODEL.SAM.PADDING,
         "MODEL.PIXEL_MEAN": list(cfg.MODEL.PIXEL_MEAN),
         "MODEL.PIXEL_STD": list(cfg.MODEL.PIXEL_STD),

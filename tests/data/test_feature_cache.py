@@ -143,10 +143,10 @@ def test_the_order_of_writing_leaves_no_trace(cache, records, tmp_path):
     assert contents(tmp_path / "backwards") == contents(cache)
 
 
-def test_a_cache_can_be_moved_and_read_without_the_pictures(cache, records, tmp_path):
+def test_cache_and_pictures_can_be_moved(cache, records, tmp_path):
     shutil.move(cache, tmp_path / "elsewhere")
-    shutil.rmtree(tmp_path / "pictures")
-    moved = [{**r, "file_name": r["file_name"].replace("pictures", "nowhere")} for r in records]
+    shutil.move(tmp_path / "pictures", tmp_path / "photos")
+    moved = [{**r, "file_name": r["file_name"].replace("/pictures/", "/photos/")} for r in records]
     reader = open_reader(tmp_path / "elsewhere", moved)
     assert torch.equal(reader.read(moved[-1], "flipped"), embedding_of("flipped", 4))
 
@@ -189,6 +189,9 @@ def test_another_picture_is_refused(cache, records):
         open_reader(cache, [*records[:-1], {**records[-1], "width": 7}])
     Path(records[0]["file_name"]).write_bytes(b"another picture")
     with pytest.raises(ValueError, match=r"was \['0\.jpg', 0, 4, 6, 10\] and is \['0\.jpg', 0, 4, 6, 15\]"):
+        open_reader(cache, records)
+    Path(records[0]["file_name"]).unlink()
+    with pytest.raises(ValueError, match=r"0\.jpg: the picture of the feature cache does not exist"):
         open_reader(cache, records)
 
 

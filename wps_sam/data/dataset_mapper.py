@@ -21,6 +21,10 @@ from detectron2.structures import Boxes, Instances
 _PASSED_ON = ("file_name", "image_id", "category_id")
 
 
+# Which of the cached views a picture is, by whether it is mirrored.
+VIEW_OF = {False: "original", True: "flipped"}
+
+
 class ResizeLongestSide(T.Augmentation):
     """Scales a picture to ``size`` pixels on its longest side, keeping its shape, as SAM does.
 
@@ -154,8 +158,7 @@ class PartDatasetMapper:
         else:
             output["image_size"] = size
         if self.features is not None:
-            view = "flipped" if is_mirrored(transforms) else "original"
-            output["image_embedding"] = self.features.read(dataset_dict, view)
+            output["image_embedding"] = self.features.read(dataset_dict, VIEW_OF[is_mirrored(transforms)])
         if self.is_train:
             # Crowd regions are no single part, so neither their box nor their point stands for one.
             parts = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]

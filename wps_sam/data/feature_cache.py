@@ -100,8 +100,7 @@ class CacheSpec:
     """All that the bytes of a cache follow from.
 
     ``settings``: keys of the configuration (the value of MODEL.SAM.WEIGHTS is a hash) and their values. ``pictures``:
-    per picture [base name, image_id, height, width, bytes of its file], the last None where the file is not at hand.
-    ``shape`` [channels, h, w] of an embedding.
+    per picture [base name, image_id, height, width, bytes of its file]. ``shape`` [channels, h, w] of an embedding.
     """
 
     data_set: str
@@ -116,11 +115,18 @@ class CacheSpec:
         cls, data_set: str, records: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], shape: Sequence[int],
         dtype: str, records_per_shard: int = RECORDS_PER_SHARD,
     ) -> CacheSpec:  # fmt: skip
-        """The cache of a data set's ``records``, one for each picture."""
+        """The cache of a data set's ``records``, one for each picture.
+
+        Raises:
+            ValueError: names a picture that does not exist.
+        """
         pictures = []
         for record in records:
             path = record["file_name"]
-            size = os.path.getsize(path) if os.path.exists(path) else None
+            try:
+                size = os.path.getsize(path)
+            except FileNotFoundError:
+                raise ValueError(f"{path}: the picture of the feature cache does not exist") from None
             pictures.append([os.path.basename(path), record["image_id"], *record_size(record), size])
         return cls(data_set, settings, pictures, list(shape), dtype, records_per_shard)
 
@@ -136,10 +142,7 @@ class CacheSpec:
         return payload_bytes(self.dtype, self.shape) + _CRC_BYTES
 
     def difference(self, expected: CacheSpec) -> str | None:
-        """What a cache of this spec has that ``expected`` asks otherwise; None if it will do.
-
-        A picture whose file is not at hand now is taken to be the same: training may do without it.
-        """
+        """What a cache of this spec has that ``expected`` asks otherwise; None if it will do."""
         if self.data_set != expected.data_set:
             return f"it is of the data set {self.data_set!r}, not {expected.data_set!r}"
         for key, value in expected.settings.items():
@@ -150,7 +153,7 @@ class CacheSpec:
         if len(self.pictures) != len(expected.pictures):
             return f"it is of {len(self.pictures)} pictures, and {self.data_set} has {len(expected.pictures)}"
         for made, now in zip(self.pictures, expected.pictures):
-            if made[:4] != now[:4] or (now[4] is not None and made[4] != now[4]):
+            if made != now:
                 return f"a picture [name, id, height, width, bytes] was {list(made)} and is {list(now)}"
         return None
 

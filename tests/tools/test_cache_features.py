@@ -1,0 +1,83 @@
+"""tools/cache_features.py from the command line: says what it will do, does it, checks it, refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+import runpy
+from pathlib import Path
+
+from wps_sam import cached_features
+from wps_sam.data import feature_cache
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "cache_features.py"
+
+
+@pytest.fixture
+def log(caplog):
+    """Texts logged by the cache, which setup_logger has cut off from the root logger."""
+    for module in (cached_features, feature_cache):
+        module.logger.addHandler(caplog.handler)
+        module.logger.setLevel(logging.INFO)
+    yield caplog
+    for module in (cached_features, feature_cache):
+        module.logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def run(tiny_cfg, tmp_path):
+    """``run("--dtype", "int8", ...)``: the tool on the tiny data sets, for training with flips; its exit code."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        tiny_cfg("INPUT.RANDOM_FLIP", "horizontal", "MODEL.SAM.CACHE_DIR", str(tmp_path / "features")).dump()
+    )
+    tool = runpy.run_path(str(TOOL))["main"]
+    return lambda *arguments: tool(["--config-file", str(config), *map(str, arguments)])
+
+
+def test_makes_checks_and_mends_caches(run, tmp_path, log, capsys):
+    """6 pictures in 2 views and 4 in one, 2^16 fp16 values each: 1.5 and 0.5 MiB."""
+    assert run() == 0
+    assert "tiny_parts_train: 6 pictures x original and flipped, fp16; 12 of 12 embeddings, 1.5 MiB" in log.text
+    assert "tiny_parts_val: 4 pictures x original, fp16; 4 of 4 embeddings, 0.5 MiB" in log.text
+    assert f"2.0 MiB into {tmp_path / 'features'}, in about 0:00:" in log.text
+    assert "16/16" in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "features" / "tiny_parts_train" / "manifest.json").read_text())
+    assert manifest["views"] == ["original", "flipped"] and len(manifest["shards"]) == 2
+
+    files = {path: path.read_bytes() for path in (tmp_path / "features").rglob("*.*")}
+    damaged = tmp_path / "features" / "tiny_parts_train" / "flipped-00000.bin"
+    damaged.write_bytes(files[damaged][:-3] + b"odd")
+    log.clear()
+    assert run() == 0
+    assert "0 of 12 embeddings, 0.0 MiB, are still to be made" in log.text
+    assert f"{damaged} is damaged and will be made anew" in log.text
+    assert {path: path.read_bytes() for path in (tmp_path / "features").rglob("*.*")} == files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["INPUT.CROP.ENABLED", "True"], "INPUT.CROP.ENABLED is True: every crop is another picture"),
+        (["DATASETS.DESCRIPTIONS", "['nowhere.yaml']"], "nowhere.yaml"),
+        (["--num-processes", "1", "MODEL.DEVICE", "cuda"], "MODEL.DEVICE is 'cuda', but torch finds no CUDA device"),
+    ],
+)
+def test_refuses_with_the_reason(run, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run(*arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_leaves_a_cache_of_something_else_alone(run, tmp_path, capsys):
+    assert run("--output", tmp_path / "mine", "DATASETS.TRAIN", "()") == 0
+    before = (tmp_path / "mine" / "tiny_parts_val" / "original-00000.bin").read_bytes()
+    assert run("--output", tmp_path / "mine", "--dtype", "int8") == 1
+    assert "its features are fp16, not int8. Choose another --output" in capsys.readouterr().err
+    assert run("--output", tmp_path / "mine", "MODEL.SAM.PADDING", "center") == 1
+    assert "with MODEL.SAM.PADDING 'bottom_right', and the config says 'center'" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "tiny_parts_val" / "original-00000.bin").read_bytes() == before
+    with pytest.raises(SystemExit):
+        run("--batch-size", 0)
