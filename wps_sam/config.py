@@ -62,7 +62,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     # bottom_right: SAM's own, after normalisation. center: on all sides and before it, as the authors' code does.
     cfg.MODEL.SAM.PADDING = "bottom_right"
     # Matrix products of the frozen image encoder: fp32 (SAM's own) | bf16, nearly twice as fast where the processor
-    # knows it, at an error below 0.5% of the embedding's standard deviation. SOLVER.AMP concerns the trained part alone.
+    # knows it, with errors below 0.5% of the embedding's standard deviation. SOLVER.AMP is for the trained part alone.
     cfg.MODEL.SAM.PRECISION = "fp32"
     # True: its layers go through torch.compile, on GPUs; compiling delays the first image. On a CPU they
     # are faster without it, and it is ignored there.
