@@ -13,6 +13,7 @@ from typing import Any
 
 from wps_sam.checkpointer import write_atomically
 
+import detectron2
 import numpy as np
 import torch
 
@@ -36,6 +37,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
     for package in ("torch", "numpy", "segment-anything", "wps-sam"):
         info[package] = _version(package)
+    # Part of the evaluation's stock side; the stand-in's version says that it is one.
+    info["detectron2"] = detectron2.__version__
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         info["gpu"] = properties.name
@@ -73,7 +76,7 @@ def describe_machine(info: Mapping[str, Any]) -> str:
     return (
         f"{gpu}{info['cores']} cores of {info['processor']}, {info['threads']} threads, {info['memory_gib']} GiB, "
         f"load before {info['load_average']}; Python {info['python']}, torch {info['torch']}, "
-        f"segment_anything {info['segment-anything']}"
+        f"segment_anything {info['segment-anything']}, Detectron2 {info['detectron2']}"
     )
 
 

@@ -116,11 +116,15 @@ def _config(settings: Settings, variant: str = "fp32", *opts: Any) -> CfgNode:
 
 def _model(cfg: CfgNode) -> WPSSAM:
     torch.manual_seed(0)
-    model: WPSSAM = build_model(cfg)
-    # All queries become parts, of which MAX_PARTS are decoded: NUM_PARTS of every picture.
+    return build_model(cfg)
+
+
+def _finder(cfg: CfgNode) -> WPSSAM:
+    """A model whose queries all become parts, of which MAX_PARTS are decoded: NUM_PARTS of every picture."""
+    model = _model(cfg)
     assert isinstance(model.prompter, DETRPrompter)
     model.prompter.class_head.bias.data[-1] = -10
-    return model
+    return model.eval()
 
 
 def _generator() -> torch.Generator:
@@ -199,15 +203,15 @@ CACHED = "ours, from features"
 
 
 def _step(cfg: CfgNode, model: WPSSAM, records: list[dict[str, Any]]) -> Task:
-    """Forward, backward and the optimizer's step; the output is the sum of the losses before it."""
+    """Forward, backward and the optimizer's step; the output is the losses before it."""
     optimizer = Trainer.build_optimizer(cfg, model.train())
 
     def run() -> Tensor:
-        loss = sum(model(records).values())
+        losses = torch.stack(list(model(records).values()))
         optimizer.zero_grad()
-        loss.backward()
+        losses.sum().backward()
         optimizer.step()
-        return loss.detach()
+        return losses.detach()
 
     return Task(run)
 
@@ -245,7 +249,7 @@ def inference(settings: Settings) -> list[Contest]:
     """From the resized picture to the part map, and what of it comes after the encoder."""
 
     def stock(with_embeddings: bool) -> Task:
-        model, sam = _model(_config(settings)).eval(), stock_sam(settings.model, settings.torch_device)
+        model, sam = _finder(_config(settings)), stock_sam(settings.model, settings.torch_device)
         put_stock_encoder(model, sam)
         records = _records(settings)
         if with_embeddings:
@@ -253,7 +257,7 @@ def inference(settings: Settings) -> list[Contest]:
         return Task(lambda: part_maps(model, sam, records))
 
     def ours(variant: str, with_embeddings: bool) -> Task:
-        model, records = _model(_config(settings, variant)).eval(), _records(settings)
+        model, records = _finder(_config(settings, variant)), _records(settings)
         if with_embeddings:
             records = _with_embeddings(model, records)
 
@@ -391,9 +395,8 @@ def cache(settings: Settings) -> list[Contest]:
     """Writing and reading embeddings, against one file a picture by torch.save, made as safe against a power cut."""
     cells = SAM_ARCHS[settings.model].image_size // PATCH_SIZE
     shape = [PROMPT_DIM, cells, cells]
-    records = [
-        {"file_name": f"picture {i}", "image_id": i, "height": 1, "width": 1} for i in range(NUM_EMBEDDINGS)
-    ]
+    records = [{"file_name": f"picture {i}"} for i in range(NUM_EMBEDDINGS)]
+    pictures = [[record["file_name"], i, 1, 1, 0] for i, record in enumerate(records)]
 
     def embedding() -> Tensor:
         return torch.randn(shape, generator=_generator())
@@ -424,7 +427,7 @@ def cache(settings: Settings) -> list[Contest]:
         return Task(run, prepare=_bind(_forget, to) if from_disk else None)
 
     def write_cache(dtype: str, to: Path) -> Task:
-        spec = CacheSpec.of("benchmark", records, {}, shape, dtype)
+        spec = CacheSpec("benchmark", {}, pictures, shape, dtype)
         made = embedding()
 
         return Task(_bind(_write_cache, to, spec, made), prepare=_bind(_delete_files, to))
@@ -433,7 +436,7 @@ def cache(settings: Settings) -> list[Contest]:
         written = write_cache(dtype, to)
         _delete_files(to)
         written.run()
-        reader = FeatureCacheReader(to, CacheSpec.of("benchmark", records, {}, shape, dtype), records, ["original"])
+        reader = FeatureCacheReader(to, CacheSpec("benchmark", {}, pictures, shape, dtype), records, ["original"])
 
         def run() -> Tensor:
             read = [reader.read(records[i], "original") for i in _SHUFFLED]
