@@ -186,7 +186,8 @@ def _row(pair: Mapping[str, Any]) -> dict[str, str]:
     return {
         "What": pair["what"],
         "SAM": pair["model"],
-        "Batch": str(pair["batch"]),
+        # These subjects have no batches.
+        "Batch": "" if pair["subject"] in ("evaluation", "cache") else str(pair["batch"]),
         "Baseline": baseline["name"],
         "Ours": ours["name"],
         "Baseline, time": _time(baseline),
