@@ -255,7 +255,8 @@ def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(
             context = mp.get_context("fork")
             child = context.Process(target=make_and_die, args=(many, tmp_path / "killed", draw.uniform(0, 0.06)))
             child.start()
-            child.join()
+            child.join(timeout=60)
+            assert child.exitcode is not None, "neither finished nor killed"
             kills += child.exitcode == -signal.SIGKILL
             files = contents(tmp_path / "killed")
             left_behind += any(name.endswith(".tmp") for name in files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -212,6 +213,8 @@ def _embeddings(
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,
     )
+    # tqdm's own lock is shared with forked processes, and one that is killed while it holds it stops all others.
+    tqdm.set_lock(threading.RLock())
     name = f"process 1 of {comm.get_world_size()}" if comm.get_world_size() > 1 else None
     total = sum(map(len, batches))
     with tqdm(total=total, desc=name, unit="embedding", disable=not comm.is_main_process()) as progress:
