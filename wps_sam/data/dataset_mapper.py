@@ -20,7 +20,6 @@ from detectron2.structures import Boxes, Instances
 # Of a record, to the model and the evaluators.
 _PASSED_ON = ("file_name", "image_id", "category_id")
 
-
 # Which of the cached views a picture is, by whether it is mirrored.
 VIEW_OF = {False: "original", True: "flipped"}
 

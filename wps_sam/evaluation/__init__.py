@@ -75,8 +75,7 @@ def build_evaluators(
         wps_authors_null: what an image without prediction costs in wps_authors.
         ov_compat: see :class:`OracleObjectEvaluator`.
         object_predictions: see :class:`PredictedObjectEvaluator`.
-        training_family: ``family`` of the training set's metadata, None if there is none; see
-            :meth:`GroundTruth.unseen_by`.
+        training_family: see :class:`GroundTruth`.
 
     Raises:
         ValueError: a protocol is unknown, named twice, or does not fit the data set; lists the names that are valid.
@@ -86,7 +85,7 @@ def build_evaluators(
         raise ValueError(f"unknown protocols {unknown}; expected some of {list(PROTOCOLS)} or 'auto'")
     if len(set(protocols)) != len(protocols):
         raise ValueError(f"protocols: each at most once, got {list(protocols)}")
-    truth = GroundTruth(dataset_name)
+    truth = GroundTruth(dataset_name, training_family)
     fitting = _fitting_protocols(truth)
     asked = [p for p in protocols if p != "auto"]
     if "auto" in protocols:
@@ -96,21 +95,20 @@ def build_evaluators(
         raise ValueError(f"{dataset_name}: protocols {unfit} do not fit this data set; {list(fitting)} do")
     evaluators: list[DatasetEvaluator] = []
     shared: dict[str, Any] = {"ground_truth": truth}
-    grouped: dict[str, Any] = shared | {"training_family": training_family}
     pooled = [p for p in PooledPartEvaluator.PROTOCOLS if p in asked]
     if pooled:
         evaluators.append(
-            PooledPartEvaluator(dataset_name, distributed, output_dir, protocols=pooled, **grouped)
+            PooledPartEvaluator(dataset_name, distributed, output_dir, protocols=pooled, **shared)
         )
     singles: dict[str, tuple[type[PartEvaluator], dict[str, Any]]] = {
         "wps_image_part": (ImagePartEvaluator, shared),
         "wps_authors": (AuthorsEvaluator, shared | {"null": wps_authors_null}),
-        "coco_ap": (CocoAPEvaluator, grouped),
+        "coco_ap": (CocoAPEvaluator, shared),
         "error_breakdown": (ErrorBreakdownEvaluator, shared),
         "pascal_sq": (PascalSqEvaluator, shared),
-        "ov_oracle": (OracleObjectEvaluator, grouped | {"compat": ov_compat}),
-        "pred_obj": (PredictedObjectEvaluator, grouped | {"object_predictions": object_predictions}),
-        "pred_all": (AllPartsEvaluator, grouped),
+        "ov_oracle": (OracleObjectEvaluator, shared | {"compat": ov_compat}),
+        "pred_obj": (PredictedObjectEvaluator, shared | {"object_predictions": object_predictions}),
+        "pred_all": (AllPartsEvaluator, shared),
     }
     for protocol, (evaluator, options) in singles.items():
         if protocol in asked:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from wps_sam.masks import annotation_mask, read_object_map, read_part_map, valid_polygons
-from wps_sam.structures import PartVocabulary
+from wps_sam.structures import PartVocabulary, vocabulary_of
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -22,13 +22,16 @@ class GroundTruth:
 
     Args:
         dataset_name: as registered in Detectron2's catalogs.
+        training_family: ``family`` of the training set's metadata. Where it is another than this data set's, its
+            division into seen and unseen classes says nothing about the model. None: the same.
 
     Raises:
         ValueError: two records share an image_id: results of one would be scored against the other.
     """
 
-    def __init__(self, dataset_name: str) -> None:
+    def __init__(self, dataset_name: str, training_family: str | None = None) -> None:
         self.dataset_name = dataset_name
+        self.training_family = training_family
         self.records: list[Record] = DatasetCatalog.get(dataset_name)
         self.metadata: Any = MetadataCatalog.get(dataset_name)
         self.class_names: list[str] = list(self.metadata.thing_classes)
@@ -49,18 +52,12 @@ class GroundTruth:
     @property
     def vocabulary(self) -> PartVocabulary:
         """The classes and the objects they are parts of, of a data set whose objects have names."""
-        return PartVocabulary(
-            tuple(self.class_names), tuple(self.metadata.part_objects), tuple(self.metadata.obj_classes)
-        )
+        return vocabulary_of(self.metadata)
 
-    def unseen_by(self, training_family: str | None) -> list[int]:
-        """The classes that zero-shot training did not show; see :func:`unseen_classes`.
-
-        Args:
-            training_family: ``family`` of the training set's metadata. Where it is another than this data set's, its
-                division into seen and unseen says nothing about the model: []. None: the same.
-        """
-        same_family = training_family in (None, self.metadata.get("family"))
+    @property
+    def unseen(self) -> list[int]:
+        """The classes that training did not show, as far as this data set can know; see :func:`unseen_classes`."""
+        same_family = self.training_family in (None, self.metadata.get("family"))
         return unseen_classes(self.metadata) if same_family else []
 
     @property

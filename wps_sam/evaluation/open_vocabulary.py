@@ -45,24 +45,10 @@ class OpenVocabularyEvaluator(PartEvaluator):
     the number of classes with ground truth or prediction, as OV-PARTS does; mIoU_gt, mIoU_gt-base and so on
     divide by those with ground truth, as PartCLIPSeg does.
 
-    Args:
-        dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
-        training_family: see :meth:`GroundTruth.unseen_by`.
+    Arguments as in :class:`PartEvaluator`.
     """
 
     PROTOCOL: str
-
-    def __init__(
-        self,
-        dataset_name: str,
-        distributed: bool = True,
-        output_dir: str | None = None,
-        *,
-        training_family: str | None = None,
-        ground_truth: GroundTruth | None = None,
-    ) -> None:
-        super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
-        self._unseen = self.ground_truth.unseen_by(training_family)
 
     def reset(self) -> None:
         super().reset()
@@ -94,10 +80,10 @@ class OpenVocabularyEvaluator(PartEvaluator):
         self, matrix: np.ndarray, mean: str, harmonic: str, *, count_absent_but_predicted: bool
     ) -> dict[str, float]:
         means = metrics.open_vocabulary_means(
-            matrix, self._unseen, count_absent_but_predicted=count_absent_but_predicted
+            matrix, self.ground_truth.unseen, count_absent_but_predicted=count_absent_but_predicted
         )
         named = {mean: means.all}
-        if self._unseen:
+        if self.ground_truth.unseen:
             named |= {f"{mean}-base": means.seen, f"{mean}-unbase": means.unseen, harmonic: means.harmonic}
         return named | {"fwIoU": means.frequency_weighted}
 
@@ -117,8 +103,7 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
         compat: what of the reference's code to repeat. "substring_names": an object's classes are those whose name
             contains the object's, as CATSeg and ZSSeg+ choose them ("armchair's seat" competes for a chair).
             "resized_labels": labels are resized to the network's input and back, both by nearest neighbour.
-        dataset_name, distributed, output_dir, training_family, ground_truth: see
-            :class:`OpenVocabularyEvaluator`.
+        dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
 
     Source: OV-PARTS, ``GeneralizedSemSegEvaluator`` and the inference of its models.
     """
@@ -132,7 +117,6 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
         output_dir: str | None = None,
         *,
         compat: Sequence[str] = (),
-        training_family: str | None = None,
         ground_truth: GroundTruth | None = None,
     ) -> None:
         unknown = [name for name in compat if name not in COMPAT]
@@ -141,13 +125,7 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
         self._compat = tuple(compat)
         if compat:
             logger.info("ov_oracle with the reference's %s", ", ".join(compat))
-        super().__init__(
-            dataset_name,
-            distributed,
-            output_dir,
-            training_family=training_family,
-            ground_truth=ground_truth,
-        )
+        super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
 
     def reset(self) -> None:
         super().reset()
@@ -227,8 +205,7 @@ class PredictedObjectEvaluator(OpenVocabularyEvaluator):
         object_predictions: a folder of label PNGs {picture's name}.png that hold object ids, any other value for no
             object. "" takes the object of the model's own best class, or none where that is background; the best
             class of that object is then the same class.
-        dataset_name, distributed, output_dir, training_family, ground_truth: see
-            :class:`OpenVocabularyEvaluator`.
+        dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
 
     Raises:
         ValueError: ``object_predictions`` is no folder.
@@ -243,19 +220,12 @@ class PredictedObjectEvaluator(OpenVocabularyEvaluator):
         output_dir: str | None = None,
         *,
         object_predictions: str = "",
-        training_family: str | None = None,
         ground_truth: GroundTruth | None = None,
     ) -> None:
         if object_predictions and not os.path.isdir(object_predictions):
             raise ValueError(f"TEST.OBJECT_PREDICTIONS: {object_predictions} is no folder")
         self._object_predictions = object_predictions
-        super().__init__(
-            dataset_name,
-            distributed,
-            output_dir,
-            training_family=training_family,
-            ground_truth=ground_truth,
-        )
+        super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
 
     def _score(
         self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
@@ -304,7 +274,7 @@ class AllPartsEvaluator(OpenVocabularyEvaluator):
     ground truth, so mIoU is what the other two protocols call mIoU_gt. ADE20K-Part-234's test set takes in training
     images for the sake of their unseen objects: there only the pixels of the tested objects are scored.
 
-    Arguments as in :class:`OpenVocabularyEvaluator`.
+    Arguments as in :class:`PartEvaluator`.
 
     Source: PartCLIPSeg. Its overall mIoU counts background as one more class with IoU 0; not repeated here.
     """

@@ -54,13 +54,11 @@ class CocoAPEvaluator(PartEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         *,
-        training_family: str | None = None,
         ground_truth: GroundTruth | None = None,
     ) -> None:
         self._evaluators: dict[str, COCOEvaluator] = {}
         self._true_classes: dict[str, Counter[int]] = {}
         super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
-        self._unseen = self.ground_truth.unseen_by(training_family)
         for kind, truth in _coco_jsons(self.ground_truth).items():
             self._true_classes[kind] = Counter(
                 a["category_id"] for a in truth["annotations"] if not a["iscrowd"]
@@ -116,9 +114,9 @@ class CocoAPEvaluator(PartEvaluator):
             # With a single class Detectron2 gives no AP per class: it is the AP.
             value = found.get(f"AP-{name}", found.get("AP", math.nan) if len(names) == 1 else math.nan)
             scores[f"AP-{name}"] = _ap(value, self._true_classes["mask"][category] > 0)
-        if self._unseen:
-            seen = sorted(set(range(len(names))) - set(self._unseen))
-            for group, members in (("base", seen), ("unbase", self._unseen)):
+        if unseen := self.ground_truth.unseen:
+            seen = sorted(set(range(len(names))) - set(unseen))
+            for group, members in (("base", seen), ("unbase", unseen)):
                 # A class that the data set lacks has no AP, and must not make the mean of the others one.
                 known = [v for v in (scores[f"AP-{names[c]}"] for c in members) if not math.isnan(v)]
                 scores[f"AP-{group}"] = sum(known) / len(known) if known else math.nan

@@ -50,7 +50,6 @@ class PooledPartEvaluator(PartEvaluator):
 
     Args:
         protocols: which of "d2_semseg" and "pin41" to report.
-        training_family: see :meth:`GroundTruth.unseen_by`.
         dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
 
     Source: protocols of Detectron2's main branch and of Compositor's PartImageNet baselines.
@@ -65,7 +64,6 @@ class PooledPartEvaluator(PartEvaluator):
         output_dir: str | None = None,
         *,
         protocols: Sequence[str] = PROTOCOLS,
-        training_family: str | None = None,
         ground_truth: GroundTruth | None = None,
     ) -> None:
         unknown = [p for p in protocols if p not in self.PROTOCOLS]
@@ -73,7 +71,6 @@ class PooledPartEvaluator(PartEvaluator):
             raise ValueError(f"protocols: expected some of {self.PROTOCOLS}, got {list(protocols)}")
         self._protocols = tuple(protocols)
         super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
-        self._unseen = self.ground_truth.unseen_by(training_family)
 
     def reset(self) -> None:
         super().reset()
@@ -107,8 +104,8 @@ class PooledPartEvaluator(PartEvaluator):
         names = self.ground_truth.class_names
         parts = range(len(names))
         scores = metrics.pooled_scores_d2(matrix, parts)
-        if self._unseen:
-            groups = {"base": sorted(set(parts) - set(self._unseen)), "unbase": self._unseen}
+        if unseen := self.ground_truth.unseen:
+            groups = {"base": sorted(set(parts) - set(unseen)), "unbase": unseen}
             means = {name: metrics.pooled_scores_d2(matrix, group)["mIoU"] for name, group in groups.items()}
             scores.update({f"mIoU-{name}": mean for name, mean in means.items()})
             scores["hIoU"] = metrics.harmonic_mean(means["base"], means["unbase"])

@@ -7,6 +7,7 @@ pixels, s side of the logits (S for the published weights).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch.nn import functional as F
 
 from ..structures import PartVocabulary
 from .sam import RANDOM_WEIGHTS_SEED, hash_tensors
+
+logger = logging.getLogger(__name__)
 
 FROZEN_HASH = "frozen_clipseg_sha256"
 # CLIP's own length of a text, to which names are padded.
@@ -76,7 +79,10 @@ def build_clipseg(arch: str, weights: str = "") -> tuple[Any, Any, int]:
         raise ImportError(
             "MODEL.META_ARCHITECTURE CLIPSeg needs Hugging Face's transformers: pip install transformers"
         ) from error
-    return _read_clipseg(transformers, weights) if weights else _random_clipseg(transformers, arch)
+    if weights:
+        return _read_clipseg(transformers, weights)
+    logger.warning("MODEL.CLIPSEG.WEIGHTS is empty: CLIPSeg has random weights")
+    return _random_clipseg(transformers, arch)
 
 
 def _read_clipseg(transformers: Any, weights: str) -> tuple[Any, Any, int]:

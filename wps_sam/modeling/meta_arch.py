@@ -105,6 +105,8 @@ class WPSSAM(nn.Module):
         sam = build_sam(
             cfg.MODEL.SAM.ARCH, cfg.MODEL.SAM.WEIGHTS, components=("prompt_encoder", "mask_decoder")
         )
+        if not cfg.MODEL.SAM.WEIGHTS:
+            logger.warning("MODEL.SAM.WEIGHTS is empty: SAM has random weights, and its masks mean nothing")
         teacher = PromptTeacher(sam.prompt_encoder)
         return {
             "backbone": build_backbone(cfg),

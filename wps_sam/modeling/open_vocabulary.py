@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..text_embeddings import RANDOM_DIM, TextEmbeddings, random_embeddings
+
+logger = logging.getLogger(__name__)
 
 # Class names to unit vectors [C, E].
 Lookup = Callable[[Sequence[str]], Tensor]
@@ -68,6 +71,7 @@ class TextClassifier(nn.Module):
 def build_text_classifier(cfg: CfgNode, no_part_bias: float = 0.0) -> TextClassifier:
     """With the embeddings of MODEL.TEXT.EMBEDDINGS, or with random ones where that is empty."""
     if not cfg.MODEL.TEXT.EMBEDDINGS:
+        logger.warning("MODEL.TEXT.EMBEDDINGS is empty: names have random vectors, which mean nothing")
         return TextClassifier(partial(random_embeddings, dim=RANDOM_DIM), RANDOM_DIM, no_part_bias)
     embeddings = TextEmbeddings.read(cfg.MODEL.TEXT.EMBEDDINGS)
     return TextClassifier(embeddings.lookup, embeddings.dim, no_part_bias)
