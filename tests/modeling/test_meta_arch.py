@@ -313,9 +313,12 @@ def test_checkpoints_hold_no_second_sam_and_refuse_another(tmp_path, prompter_na
         DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
 
 
-def test_infinite_and_nan_scores_do_not_crash_inference(prompter_name):
+def test_infinite_and_nan_scores_find_nothing(prompter_name):
+    """A score that is no number is no part: the whole picture is background."""
     model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).eval()
     for value in (float("nan"), float("inf")):
         with torch.no_grad():
             model.prompter.class_head.bias.fill_(value)
-        assert model(make_inputs()[:1])[0]["sem_seg"].shape == (5, 512, 340)
+        output = model(make_inputs()[:1])[0]
+        assert len(output["instances"]) == 0
+        assert output["sem_seg"].shape == (5, 512, 340) and (output["sem_seg"].argmax(0) == 4).all()
