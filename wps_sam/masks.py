@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
@@ -148,6 +149,24 @@ def mask_to_box(mask: np.ndarray) -> tuple[float, float, float, float]:
     if not len(columns):
         return 0.0, 0.0, 0.0, 0.0
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def deepest_pixel(mask: np.ndarray) -> tuple[int, int]:
+    """The pixel (x, y) of a bool [H, W] mask that is farthest from its outside; beyond the picture all is outside.
+
+    Of several the uppermost, and of those the leftmost.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    x0, y0, x1, y1 = map(int, mask_to_box(mask))
+    if x0 == x1:
+        raise ValueError(f"the deepest pixel of an empty mask {mask.shape} was asked for")
+    # Around the box lies nothing but outside.
+    padded = np.pad(mask[y0:y1, x0:x1].astype(np.uint8), 1)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    y, x = divmod(int(depth.argmax()), x1 - x0)
+    return x0 + x, y0 + y
 
 
 def record_size(record: Mapping[str, Any]) -> tuple[int, int]:

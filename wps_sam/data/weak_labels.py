@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from wps_sam.masks import segmentation_to_mask
+from wps_sam.masks import deepest_pixel, segmentation_to_mask
 
-import cv2
 import numpy as np
 from detectron2.structures import BoxMode
 
@@ -55,11 +54,10 @@ def part_point(
         except ValueError as error:
             raise ValueError(f"annotation {annotation['id']}: {error}") from error
         if mask.any():
-            return (
-                _random_pixel(mask, seed, annotation["id"])
-                if rule == "random_pixel"
-                else _deepest_pixel(mask)
-            )
+            if rule == "random_pixel":
+                return _random_pixel(mask, seed, annotation["id"])
+            x, y = deepest_pixel(mask)
+            return float(x), float(y)
     box = usable_box(annotation, height, width)
     if box is None:
         return None
@@ -72,11 +70,4 @@ def _random_pixel(mask: np.ndarray, seed: int, annotation_id: int) -> tuple[floa
     # SeedSequence takes no negative numbers, which some tools give as ids.
     rng = np.random.default_rng([seed, annotation_id % 2**64])
     y, x = divmod(int(pixels[rng.integers(len(pixels))]), mask.shape[1])
-    return float(x), float(y)
-
-
-def _deepest_pixel(mask: np.ndarray) -> tuple[float, float]:
-    padded = np.pad(mask.astype(np.uint8), 1)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    y, x = divmod(int(depth.argmax()), mask.shape[1])
     return float(x), float(y)
