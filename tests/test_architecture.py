@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "engine": BELOW_ENGINE,
     "predictor": BELOW_ENGINE,
     "cached_features": BASE | {"config", "data", "modeling"},
-    "pretraining": BELOW_ENGINE,
+    "prompt_evaluation": BASE | {"data", "modeling"},
+    "pretraining": BELOW_ENGINE | {"prompt_evaluation"},
     "checkpoint_conversion": BELOW_ENGINE,
     "benchmark": BELOW_ENGINE | {"engine"},
 }
@@ -43,6 +44,7 @@ TOOLS_MAY_IMPORT = {
     "data",
     "visualization",
     "pretraining",
+    "prompt_evaluation",
     "checkpoint_conversion",
     "text_embeddings",
     "benchmark",

@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Trains a promptable SAM from scratch on generated pictures and on registered data sets with masks.
+"""Trains a promptable SAM on generated pictures and on registered data sets with masks.
 
-    python tools/pretrain_sam.py --minutes 45 --bf16 --output-dir output/sam_vit_tiny \\
-        --description datasets/ccp_parts.yaml --source ccp_parts_train=0.6 --source synthetic=0.4 \\
-        --val-dataset ccp_parts_val
+    python tools/pretrain_sam.py --config-file configs/pretrain_sam/vit_tiny_crops.yaml \\
+        --description datasets/ccp_parts.yaml --output-dir output/sam_vit_tiny
+    python tools/pretrain_sam.py ... --resume minutes=90 learning_rate=2e-4
 
-Writes log.jsonl, checkpoint.pt (continue with --resume) and sam.safetensors, the averaged weights in half precision,
-which MODEL.SAM.WEIGHTS takes. On a busy machine set OMP_WAIT_POLICY=passive.
+Any setting of the configuration file can be given on the command line. Writes metrics.json, TensorBoard's events,
+checkpoint.pt (continue with --resume) and sam.safetensors, the averaged weights in half precision, which
+MODEL.SAM.WEIGHTS takes. On a busy machine set OMP_WAIT_POLICY=passive.
 """
 
 from __future__ import annotations
@@ -16,18 +17,13 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from wps_sam.data import register_descriptions
-from wps_sam.pretraining import Pretrainer, PretrainSettings
+from wps_sam.pretraining import Pretrainer, read_settings
 
 import torch
-
-_DEFAULTS = PretrainSettings()
-
-
-def _source(text: str) -> tuple[str, float]:
-    name, _, weight = text.partition("=")
-    return name, float(weight or 1)
+import yaml
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,35 +31,49 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add("--config-file", type=Path, metavar="YAML", help="settings; see PretrainSettings for all of them")
     add("--output-dir", required=True)
-    add("--description", action="append", default=[], metavar="YAML", help="data set to register")
-    add("--source", action="append", type=_source, metavar="NAME=WEIGHT", help="default: synthetic=1")
+    add(
+        "--description",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="data set to register; may be repeated",
+    )
     add("--resume", action="store_true", help="continue from OUTPUT_DIR/checkpoint.pt")
     add("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
-    add("--bf16", action="store_true", help="autocast to bfloat16")
-    for name in (
-        *("arch", "val_dataset", "val_pictures", "batch_size", "prompts_per_image", "box_share", "loss_size"),
-        *("iterations", "minutes", "learning_rate", "warmup_iterations", "weight_decay", "clip_norm", "ema"),
-        *("seed", "workers", "checkpoint_minutes", "preview_minutes", "log_every"),
-    ):
-        default = getattr(_DEFAULTS, name)
-        add("--" + name.replace("_", "-"), type=type(default), default=default, help="default: %(default)s")
+    add("settings", nargs="*", metavar="NAME=VALUE", help="settings that replace those of the file, as YAML")
     return parser.parse_args(argv)
 
 
+def read_values(path: Path | None, assignments: Sequence[str]) -> dict:
+    """The settings of a YAML file, some of them replaced."""
+    values: dict = {}
+    if path is not None:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected a mapping of settings, got a {type(values).__name__}")
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"expected NAME=VALUE, got {assignment!r}")
+        values[name] = yaml.safe_load(value)
+    return values
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    args = vars(parse_args(argv))
+    args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     command = shlex.join(["python", "tools/pretrain_sam.py", *(sys.argv[1:] if argv is None else argv)])
-    output_dir, resume, threads = args.pop("output_dir"), args.pop("resume"), args.pop("threads")
-    descriptions, sources = args.pop("description"), args.pop("source")
-    if threads:
-        torch.set_num_threads(threads)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     try:
-        register_descriptions(descriptions)
-        settings = PretrainSettings(**args, sources=tuple(sources) if sources else _DEFAULTS.sources)
-        pretrainer = Pretrainer(settings, output_dir, command)
-        if resume:
+        register_descriptions(args.description)
+        settings = read_settings(read_values(args.config_file, args.settings))
+        pretrainer = Pretrainer(settings, args.output_dir, command)
+        if args.resume:
             pretrainer.resume()
         pretrainer.train()
     except ValueError as error:

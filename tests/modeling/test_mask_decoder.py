@@ -2,11 +2,14 @@
 
 from wps_sam.modeling import mask_decoder
 from wps_sam.modeling.mask_decoder import FrozenMaskDecoder
-from wps_sam.modeling.sam import build_sam
+from wps_sam.modeling.sam import PATCH_SIZE, build_sam, get_arch
 from wps_sam.modeling.teacher import PromptTeacher
 
 import pytest
 import torch
+
+CELLS = get_arch("vit_tiny").image_size // PATCH_SIZE
+PIXELS = 4 * CELLS
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def sam():
 
 def prompts_of(counts, seed=0):
     g = torch.Generator().manual_seed(seed)
-    embedding = torch.randn(len(counts), 256, 16, 16, generator=g)
+    embedding = torch.randn(len(counts), 256, CELLS, CELLS, generator=g)
     return embedding, [torch.randn(count, 2, 256, generator=g) for count in counts]
 
 
@@ -49,7 +52,7 @@ def test_equals_segment_anythings_decoder_image_by_image(sam, counts, at_once, m
     monkeypatch.setattr(mask_decoder, "PROMPTS_AT_ONCE_ON_CPU", at_once)
     embedding, tokens = prompts_of(counts)
     ours = our_masks(sam, embedding, tokens)
-    assert [tuple(masks.shape) for masks in ours] == [(count, 64, 64) for count in counts]
+    assert [tuple(masks.shape) for masks in ours] == [(count, PIXELS, PIXELS) for count in counts]
     for i, count in enumerate(counts):
         if count:
             stock = stock_masks(sam, embedding[i : i + 1], tokens[i])
@@ -59,7 +62,7 @@ def test_equals_segment_anythings_decoder_image_by_image(sam, counts, at_once, m
 
 def test_no_prompt_at_all(sam):
     embedding, tokens = prompts_of((0, 0))
-    assert [tuple(masks.shape) for masks in our_masks(sam, embedding, tokens)] == [(0, 64, 64)] * 2
+    assert [tuple(masks.shape) for masks in our_masks(sam, embedding, tokens)] == [(0, PIXELS, PIXELS)] * 2
 
 
 def test_prompts_for_another_number_of_images_are_refused(sam):
@@ -83,8 +86,8 @@ def test_gradients_reach_the_prompts_as_through_segment_anything_and_no_weight(s
 def test_masks_of_one_image_do_not_keep_those_of_the_batch_alive(sam):
     embedding, tokens = prompts_of((1, 3))
     small, large = our_masks(sam, embedding, tokens)
-    assert small.untyped_storage().nbytes() == 4 * 64 * 64
-    assert large.untyped_storage().nbytes() == 3 * 4 * 64 * 64
+    assert small.untyped_storage().nbytes() == 4 * PIXELS**2
+    assert large.untyped_storage().nbytes() == 3 * 4 * PIXELS**2
 
 
 def test_keys_of_the_weights_are_segment_anythings(sam):

@@ -63,9 +63,11 @@ class FrozenMaskDecoder(FrozenModule):
 
         first = decoder.transformer.layers[0]
         placed = pixels + position
-        queries = _among_tokens(first, prompts, prompts)
-        seen = _tokens_to_shared_images(first.cross_attn_token_to_image, queries + prompts, placed, pixels, counts)
-        queries = _take_in(first, queries, seen)
+        queries = among_tokens(first, prompts, prompts)
+        seen = _tokens_to_shared_images(
+            first.cross_attn_token_to_image, queries + prompts, placed, pixels, counts
+        )
+        queries = take_in(first, queries, seen)
         image_of = [i for i, count in enumerate(counts) for _ in range(count)]
         at_once = PROMPTS_AT_ONCE_ON_CPU if pixels.device.type == "cpu" else PROMPTS_AT_ONCE
         masks = []
@@ -73,9 +75,8 @@ class FrozenMaskDecoder(FrozenModule):
             some = slice(start, start + at_once)
             images = image_of[some]
             masks.append(self._draw(queries[some], prompts[some], placed[images], pixels[images], position))
-        # The 16 pixels of a cell come as 2 x 2 of 2 x 2: rows to rows, columns to columns.
-        cells = torch.cat(masks).view(-1, height, width, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
-        return [of_image.reshape(-1, 4 * height, 4 * width) for of_image in cells.split(counts)]
+        # Rows are laid out by image, so that the masks of one do not keep the others' alive.
+        return [in_rows(of_image, height, width) for of_image in torch.cat(masks).split(counts)]
 
     def _draw(
         self, queries: Tensor, prompts: Tensor, placed: Tensor, pixels: Tensor, position: Tensor
@@ -83,26 +84,36 @@ class FrozenMaskDecoder(FrozenModule):
         """Masks [k, P * 16] of some prompts, from where each changes its own copy [k, P, 256] of the image."""
         transformer = self.mask_decoder.transformer
         first, *others = transformer.layers
-        pixels = _image_to_tokens(first, pixels, q=placed, k=queries + prompts, v=queries)
+        pixels = image_to_tokens(first, pixels, q=placed, k=queries + prompts, v=queries)
         placed = pixels + position
         for layer in others:
-            queries = _among_tokens(layer, queries, prompts)
-            seen = _tokens_to_image(layer.cross_attn_token_to_image, q=queries + prompts, k=placed, v=pixels)
-            queries = _take_in(layer, queries, seen)
-            pixels = _image_to_tokens(layer, pixels, q=placed, k=queries + prompts, v=queries)
+            queries = among_tokens(layer, queries, prompts)
+            seen = tokens_to_image(layer.cross_attn_token_to_image, q=queries + prompts, k=placed, v=pixels)
+            queries = take_in(layer, queries, seen)
+            pixels = image_to_tokens(layer, pixels, q=placed, k=queries + prompts, v=queries)
             placed = pixels + position
         # Of the tokens that could look once more, only that of the single mask is ever read.
         query = queries[:, 1:2]
-        seen = _tokens_to_image(transformer.final_attn_token_to_image, query + prompts[:, 1:2], placed, pixels)
+        seen = tokens_to_image(transformer.final_attn_token_to_image, query + prompts[:, 1:2], placed, pixels)
         query = transformer.norm_final_attn(query + seen)
         weights = self.mask_decoder.output_hypernetworks_mlps[0](query)  # [k, 1, 32]
-        return (self._upscale(pixels) @ weights.transpose(1, 2)).squeeze(2)
+        return (enlarge_twice(self.mask_decoder, pixels) @ weights.transpose(1, 2)).squeeze(2)
 
-    def _upscale(self, pixels: Tensor) -> Tensor:
-        """[k, P, 256] to [k, P * 16, 32]: each cell's 16 pixels one after the other."""
-        enlarge, norm, gelu, enlarge_again, gelu_again = self.mask_decoder.output_upscaling
-        quarters = F.layer_norm(_enlarge(enlarge, pixels), norm.weight.shape, norm.weight, norm.bias, norm.eps)
-        return gelu_again(_enlarge(enlarge_again, gelu(quarters)))
+
+def enlarge_twice(decoder: MaskDecoder, pixels: Tensor) -> Tensor:
+    """[k, P, 256] to [k, P * 16, 32]: each cell's 16 pixels one after the other."""
+    enlarge, norm, gelu, enlarge_again, gelu_again = decoder.output_upscaling
+    quarters = F.layer_norm(_enlarge(enlarge, pixels), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+    return gelu_again(_enlarge(enlarge_again, gelu(quarters)))
+
+
+def in_rows(masks: Tensor, height: int, width: int) -> Tensor:
+    """Masks [..., h * w * 16] of :func:`enlarge_twice`'s pixels to [..., 4h, 4w]."""
+    # The 16 pixels of a cell come as 2 x 2 of 2 x 2: rows to rows, columns to columns.
+    cells = masks.unflatten(-1, (height, width, 2, 2, 2, 2))
+    first = cells.ndim - 6
+    order = (*range(first), first, first + 2, first + 4, first + 1, first + 3, first + 5)
+    return cells.permute(order).reshape(*masks.shape[:-1], 4 * height, 4 * width)
 
 
 def _enlarge(conv: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
@@ -115,7 +126,7 @@ def _enlarge(conv: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
     return F.linear(pixels, weight, conv.bias.repeat(4)).view(len(pixels), -1, conv.out_channels)
 
 
-def _among_tokens(layer: TwoWayAttentionBlock, queries: Tensor, prompts: Tensor) -> Tensor:
+def among_tokens(layer: TwoWayAttentionBlock, queries: Tensor, prompts: Tensor) -> Tensor:
     """The tokens [K, T, 256] of one prompt attend to each other."""
     if layer.skip_first_layer_pe:
         return layer.norm1(layer.self_attn(q=queries, k=queries, v=queries))
@@ -123,7 +134,7 @@ def _among_tokens(layer: TwoWayAttentionBlock, queries: Tensor, prompts: Tensor)
     return layer.norm1(queries + layer.self_attn(q=q, k=q, v=queries))
 
 
-def _take_in(layer: TwoWayAttentionBlock, queries: Tensor, seen: Tensor) -> Tensor:
+def take_in(layer: TwoWayAttentionBlock, queries: Tensor, seen: Tensor) -> Tensor:
     """The tokens [K, T, 256] after what they saw of the image, [K, T, 256]."""
     queries = layer.norm2(queries + seen)
     return layer.norm3(queries + layer.mlp(queries))
@@ -144,7 +155,7 @@ def _tokens_to_shared_images(
     return torch.cat(seen, dim=1).view_as(q)
 
 
-def _tokens_to_image(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def tokens_to_image(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``attention`` of tokens q [k, T, 256] to pixels k and v [k, P, 256], in a cheaper order.
 
     A logit ``(Wq t) . (Wk p)`` is also ``(Wk' Wq t) . p``, and T tokens are fewer to project than P = 4096 pixels. The
@@ -159,7 +170,7 @@ def _tokens_to_image(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> T
     return attention.out_proj(value.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
 
-def _image_to_tokens(layer: TwoWayAttentionBlock, pixels: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def image_to_tokens(layer: TwoWayAttentionBlock, pixels: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Pixels q [k, P, 256] attend to tokens k and v [k, T, 256], in a cheaper order too; gives the new ``pixels``."""
     attention = layer.cross_attn_image_to_token
     heads, tokens = attention.num_heads, k.shape[1]

@@ -1,0 +1,13 @@
+"""Trains a promptable SAM from scratch: image encoder, prompt encoder and mask decoder together.
+
+Follows SAM (Kirillov et al., ICCV 2023, section 5 and appendix A) at a small scale: masks from boxes, points and both,
+then from corrections; three masks for points, which are ambiguous, with the loss on the best. Targets know no class: a
+part, a group of adjoining parts, or a whole object.
+
+Axes: B views of pictures, P prompts of all of them, S side of a view, E side of the mask logits (S/4), L side of the
+square the loss is computed on.
+"""
+
+from .trainer import Pretrainer, PretrainSettings, read_settings
+
+__all__ = ["PretrainSettings", "Pretrainer", "read_settings"]

@@ -1,0 +1,488 @@
+"""The training loop: settings, prompts in rounds, schedule, checkpoints, validation and export."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wps_sam.modeling.sam import PATCH_SIZE, build_sam
+from wps_sam.prompt_evaluation import dataset_pictures, score_prompts, synthetic_pictures
+
+import numpy as np
+import torch
+from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
+from safetensors.torch import save
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from .losses import prompt_losses
+from .pictures import CollageSource, DatasetSource, Source, SyntheticSource
+from .promptable import decode_masks, encode_views, init_weights, load_weights, window_of
+from .views import Batch, Example, PromptKind, collate, draw_prompts, draw_view, pad_normalised
+
+logger = logging.getLogger(__name__)
+
+# Of wps_sam.prompt_evaluation.KINDS.
+VALIDATION_KINDS = ("filled_box", "box", "point_best_of_3")
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """What defines a training. ``minutes`` and ``iterations`` (0: no limit) set its length; the learning rate follows a
+    cosine over whichever is nearer its end, so that a run on a busy machine finishes its schedule."""
+
+    arch: str = "vit_tiny"
+    # Weights to start from, of the same layers and any input size; "": random ones.
+    weights: str = ""
+    # Registered data sets and their weights; "synthetic" is the generator, "collage" pastes cutouts of the others.
+    sources: tuple[tuple[str, float], ...] = (("synthetic", 1.0),)
+    # Generated pictures: how many different ones, and the range of their sides.
+    synthetic_count: int = 3000
+    synthetic_sizes: tuple[int, int] = (256, 512)
+    # Side of the windows of SAM's square that training looks at; 0: the whole square.
+    crop_size: int = 0
+    # How much larger than the square a picture's longer side is made, drawn on a log scale.
+    scale_range: tuple[float, float] = (0.5, 1.35)
+    batch_size: int = 8
+    prompts_per_image: int = 7
+    # Shares of prompts by a box, a point, and both.
+    prompt_shares: tuple[float, float, float] = (0.6, 0.3, 0.1)
+    # Rounds in which a share of the prompts is asked again, with the last mask and a click on its error.
+    correction_rounds: int = 1
+    correction_share: float = 0.3
+    # Side of the square the losses are computed on.
+    loss_size: int = 128
+    iterations: int = 0
+    minutes: float = 45.0
+    learning_rate: float = 6e-4
+    warmup_iterations: int = 150
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    ema: float = 0.998
+    bf16: bool = False
+    seed: int = 0
+    workers: int = 0
+    checkpoint_minutes: float = 5.0
+    val_dataset: str = ""
+    val_pictures: int = 40
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, names: str, expected: str) -> None:
+            if not condition:
+                values = ", ".join(repr(getattr(self, name)) for name in names.split(" and "))
+                raise ValueError(f"{names}: expected {expected}, got {values}")
+
+        require(self.iterations > 0 or self.minutes > 0, "iterations and minutes", "one to be positive")
+        weighted = bool(self.sources) and all(weight > 0 for _, weight in self.sources)
+        require(weighted, "sources", "at least one, with positive weights")
+        names = {name for name, _ in self.sources}
+        require(names != {"collage"}, "sources", "another source that a collage is made of")
+        shares = self.prompt_shares
+        require(len(shares) == 3 and min(shares) >= 0 < sum(shares), "prompt_shares", "three shares >= 0")
+        require(0 <= self.correction_share <= 1, "correction_share", "0..1")
+        low, high = self.scale_range
+        require(0 < low <= high, "scale_range", "0 < low <= high")
+        require(
+            self.crop_size >= 0 and self.crop_size % PATCH_SIZE == 0,
+            "crop_size",
+            f"a multiple of {PATCH_SIZE}",
+        )
+
+
+def read_settings(values: Mapping[str, Any]) -> PretrainSettings:
+    """Settings from a mapping as a YAML file gives it; ValueError names an unknown key or a value of another type."""
+    defaults = asdict(PretrainSettings())
+    unknown = sorted(values.keys() - defaults.keys())
+    if unknown:
+        raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(defaults)}")
+    read = {name: _convert(name, value, defaults[name]) for name, value in values.items()}
+    return PretrainSettings(**read)
+
+
+def _convert(name: str, value: Any, default: Any) -> Any:
+    """``value`` in the type of ``default``."""
+    try:
+        if name == "sources":
+            return tuple((str(key), float(weight)) for key, weight in value.items())
+        if isinstance(default, tuple):
+            return tuple(type(default[0])(v) for v in value)
+        if isinstance(default, float) and not isinstance(value, bool):
+            # YAML reads 4e-4, without a point, as a text.
+            return float(value)
+    except (AttributeError, TypeError, ValueError):
+        pass
+    else:
+        if type(value) is type(default):
+            return value
+    kind = "mapping of names to weights" if name == "sources" else type(default).__name__
+    raise ValueError(f"{name}: expected a {kind}, got {value!r}")
+
+
+class _TrainingViews(Dataset):
+    """Item i depends on the seed and i alone: workers, order and resuming change nothing."""
+
+    def __init__(self, settings: PretrainSettings, image_size: int) -> None:
+        self.settings, self.image_size = settings, image_size
+        self.crop_size = settings.crop_size or image_size
+        plain: dict[str, Source] = {}
+        for name, _ in settings.sources:
+            if name == "synthetic":
+                plain[name] = SyntheticSource(settings.synthetic_sizes, settings.synthetic_count)
+            elif name != "collage":
+                plain[name] = DatasetSource(name)
+        self.sources = [
+            plain.get(name) or CollageSource(list(plain.values())) for name, _ in settings.sources
+        ]
+        weights = np.array([weight for _, weight in settings.sources])
+        self.shares = weights / weights.sum()
+
+    def __getitem__(self, index: int) -> Example:
+        rng = np.random.default_rng([self.settings.seed, index])
+        settings = self.settings
+        while True:
+            source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
+            pieces, origin = draw_view(
+                source.sample(rng), self.image_size, self.crop_size, settings.scale_range, rng
+            )
+            prompts = draw_prompts(
+                pieces.piece_map, pieces.objects, settings.prompts_per_image, settings.prompt_shares, rng
+            )
+            # A window may have hit nothing but slivers.
+            if len(prompts.masks):
+                return Example(pad_normalised(pieces.image, self.crop_size), origin, prompts)
+
+
+class _Question(NamedTuple):
+    """Prompts of one form: ``rows`` int64 [n] of the batch; ``points`` [n, k, 2] and ``labels`` [n, k], k may be 0;
+    ``boxes`` [n, 4] or None; ``masks``: logits [n, 1, E, E] of the answer that is to be corrected, or None."""
+
+    rows: Tensor
+    points: Tensor
+    labels: Tensor
+    boxes: Tensor | None
+    masks: Tensor | None = None
+
+
+def first_questions(batch: Batch) -> list[_Question]:
+    """The prompts of a batch, a question for each kind that occurs in it."""
+    questions = []
+    for kind in PromptKind:
+        rows = (batch.kinds == kind).nonzero()[:, 0]
+        if len(rows):
+            clicks = 0 if kind == PromptKind.BOX else 1
+            points = batch.points[rows, None][:, :clicks]
+            boxes = None if kind == PromptKind.POINT else batch.boxes[rows]
+            questions.append(_Question(rows, points, points.new_ones(points.shape[:2]), boxes))
+    return questions
+
+
+def next_clicks(
+    logits: Tensor, targets: Tensor, view_size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A click on a random pixel where each mask is wrong; anywhere on the target where it is perfect.
+
+    Args:
+        logits: [n, L, L].
+        targets: [n, L, L], the covered share of each cell.
+        view_size: pixels along a side.
+        generator: on the CPU.
+
+    Returns:
+        points [n, 2] xy in pixels, labels [n]: 1 to add, 0 to take away.
+    """
+    wanted = (targets > 0.5).flatten(1)
+    wrong = (logits > 0).flatten(1) != wanted
+    weights = wrong.float() + 1e-6 * wanted + 1e-12
+    cell = torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(logits.device)
+    side = targets.shape[-1]
+    xy = torch.stack([cell % side, cell // side], dim=1)
+    points = (xy + 0.5) * (view_size / side) - 0.5
+    return points, wanted.gather(1, cell[:, None])[:, 0].float()
+
+
+class Pretrainer:
+    """The training loop with its checkpoints. Everything random follows from the seed and the iteration."""
+
+    def __init__(self, settings: PretrainSettings, output_dir: str, command: str = "") -> None:
+        self.settings, self.command = settings, command
+        self.output_dir = Path(output_dir)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.sam = build_sam(settings.arch)
+        self.size = int(self.sam.image_encoder.img_size)
+        if settings.crop_size > self.size:
+            raise ValueError(f"crop_size: {settings.arch} sees {self.size} pixels, got {settings.crop_size}")
+        if settings.weights:
+            load_weights(self.sam, settings.weights, settings.arch)
+        else:
+            init_weights(self.sam, settings.seed)
+        self.sam.train().to(self.device)
+        self.average = {k: v.detach().clone() for k, v in self.sam.state_dict().items()}
+        self.optimizer = _build_optimizer(self.sam, settings)
+        self.iteration = 0
+        self.seconds = 0.0
+
+    # -- state
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the state for an exact resume lies."""
+        return self.output_dir / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Writes the checkpoint atomically: a killed run leaves the previous one whole."""
+        state = {
+            "sam": self.sam.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+        }
+        partial = self.checkpoint_path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self.checkpoint_path)
+
+    def resume(self) -> None:
+        """Continues from the checkpoint in ``output_dir``; ValueError where there is none."""
+        if not self.checkpoint_path.is_file():
+            raise ValueError(f"{self.checkpoint_path}: no checkpoint to resume from")
+        state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
+        self.sam.load_state_dict(state["sam"])
+        self.average = state["average"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration, self.seconds = state["iteration"], state["seconds"]
+
+    def _progress(self) -> float:
+        by_time = self.seconds / (60 * self.settings.minutes) if self.settings.minutes > 0 else 0.0
+        by_count = self.iteration / self.settings.iterations if self.settings.iterations > 0 else 0.0
+        return max(by_time, by_count)
+
+    def _learning_rate(self) -> float:
+        warmup = min(1.0, (self.iteration + 1) / max(1, self.settings.warmup_iterations))
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self._progress())))
+        return self.settings.learning_rate * warmup * cosine
+
+    # -- loop
+
+    def _batches(self) -> Iterator[Batch]:
+        count = self.settings.batch_size
+        first = self.iteration
+        endless = ([i * count + k for k in range(count)] for i in iter(range(first, 1 << 60)))
+        loader: DataLoader = DataLoader(
+            _TrainingViews(self.settings, self.size),
+            batch_sampler=endless,
+            num_workers=self.settings.workers,
+            collate_fn=lambda examples: collate(examples, self.settings.loss_size),
+        )
+        return iter(loader)
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One update; returns the parts of the loss."""
+        rate = self._learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, stats = self.loss(Batch(*(t.to(self.device) for t in batch)))
+        if not math.isfinite(stats["loss"]):
+            raise FloatingPointError(
+                f"iteration {self.iteration}: the loss is {stats['loss']}; lower learning_rate or disable bf16"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.sam.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.iteration += 1
+        # A young average must not remember the random start.
+        keep = min(self.settings.ema, (1 + self.iteration) / (10 + self.iteration))
+        with torch.no_grad():
+            for key, value in self.sam.state_dict().items():
+                if value.is_floating_point():
+                    self.average[key].lerp_(value, 1 - keep)
+        return {**stats, "grad_norm": float(norm), "lr": rate}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The mean over all questions of their losses: the batch's prompts, then rounds of corrections of some."""
+        settings, sam = self.settings, self.sam
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.iteration)
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16)
+        with autocast:
+            embeddings = encode_views(sam.image_encoder, batch.images, batch.origins)
+        # Positions are embedded in float32: bfloat16 would move a box's side by up to a pixel.
+        positions = window_of(sam.prompt_encoder.get_dense_pe(), batch.origins, embeddings.shape[-1])
+        positions = positions.expand(len(embeddings), -1, -1, -1)
+        losses, figures = [], dict[str, list[Tensor]]()
+        for question in first_questions(batch):
+            for round_ in range(1 + settings.correction_rounds):
+                images = batch.image_index[question.rows]
+                sparse, dense = self._embed(question, batch.origins[images])
+                with autocast:
+                    logits, iou = decode_masks(sam, embeddings[images], sparse, dense, positions[images])
+                ambiguous = question.boxes is None and question.points.shape[1] == 1
+                result = prompt_losses(
+                    logits,
+                    iou,
+                    batch.targets[question.rows],
+                    torch.full_like(batch.is_part[question.rows], ambiguous),
+                    batch.is_part[question.rows],
+                )
+                losses.append(result.loss)
+                name = "correction" if round_ else ("box", "point", "box")[int(batch.kinds[question.rows[0]])]
+                figures.setdefault(f"{name}_iou", []).append(result.best_iou if ambiguous else result.iou)
+                if name == "box":
+                    figures.setdefault("focal", []).append(result.focal)
+                    figures.setdefault("dice", []).append(result.dice)
+                if round_ == settings.correction_rounds:
+                    break
+                again = torch.rand(len(images), generator=generator) < settings.correction_share
+                if not again.any():
+                    break
+                question = self._correct(
+                    question,
+                    again.to(self.device),
+                    logits.detach(),
+                    iou.detach(),
+                    ambiguous,
+                    batch,
+                    generator,
+                )
+        loss = torch.cat(losses).mean()
+        stats = {name: float(torch.cat(values).mean()) for name, values in figures.items()}
+        return loss, {"loss": float(loss.detach()), **stats}
+
+    def _embed(self, question: _Question, origins: Tensor) -> tuple[Tensor, Tensor]:
+        """Sparse [n, T, 256] and dense [n or 1, 256, h or 1, w or 1] prompt embeddings; prompts move to the square."""
+        encoder = self.sam.prompt_encoder
+        points = (question.points + origins[:, None], question.labels) if question.points.shape[1] else None
+        boxes = None if question.boxes is None else question.boxes + origins.repeat(1, 2)
+        sparse = encoder(points=points, boxes=boxes, masks=None)[0]
+        if question.masks is None:
+            return sparse, encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return sparse, encoder.mask_downscaling(question.masks)
+
+    def _correct(
+        self,
+        question: _Question,
+        again: Tensor,
+        logits: Tensor,
+        predicted_iou: Tensor,
+        ambiguous: bool,
+        batch: Batch,
+        generator: torch.Generator,
+    ) -> _Question:
+        """Some of the prompts asked again, with the mask that SAM would have chosen and a click on its error."""
+        rows = question.rows[again]
+        chosen = 1 + predicted_iou[:, 1:].argmax(dim=1) if ambiguous else torch.zeros_like(question.rows)
+        masks = logits[torch.arange(len(logits), device=logits.device), chosen][again][:, None].float()
+        side = batch.targets.shape[-1]
+        fine = nn.functional.interpolate(masks, (side, side), mode="bilinear", align_corners=False)[:, 0]
+        points, labels = next_clicks(fine, batch.targets[rows], batch.images.shape[-1], generator)
+        return _Question(
+            rows,
+            torch.cat([question.points[again], points[:, None]], dim=1),
+            torch.cat([question.labels[again], labels[:, None]], dim=1),
+            None if question.boxes is None else question.boxes[again],
+            masks,
+        )
+
+    def train(self) -> None:
+        """Trains to the end of the schedule, then exports the averaged weights to ``output_dir``."""
+        batches = self._batches()
+        last_checkpoint = self.seconds
+        writers = [
+            JSONWriter(str(self.output_dir / "metrics.json")),
+            TensorboardXWriter(str(self.output_dir)),
+        ]
+        figures: dict[str, float] = {}
+        mark = time.perf_counter()
+        with EventStorage(self.iteration) as storage:
+            while self._progress() < 1:
+                stats = self.step(next(batches))
+                now = time.perf_counter()
+                self.seconds, mark = self.seconds + now - mark, now
+                storage.iter = self.iteration
+                storage.put_scalars(**stats, minutes=self.seconds / 60)
+                last = self._progress() >= 1
+                due = last or self.seconds - last_checkpoint >= 60 * self.settings.checkpoint_minutes
+                if due:
+                    last_checkpoint = self.seconds
+                    self.save()
+                    figures = self.validate(whole=last)
+                    # A figure of the last validation is no noise to be smoothed.
+                    storage.put_scalars(**figures, smoothing_hint=False)
+                if due or self.iteration % self.settings.log_every == 0:
+                    for writer in writers:
+                        writer.write()
+                    recent = storage.latest_with_smoothing_hint(self.settings.log_every)
+                    logger.info(
+                        "iteration %d  %s",
+                        self.iteration,
+                        "  ".join(f"{name} {value:.4g}" for name, (value, _) in recent.items()),
+                    )
+        for writer in writers:
+            writer.close()
+        self.export(self.output_dir / "sam.safetensors", **{k: f"{v:.4f}" for k, v in figures.items()})
+
+    def validate(self, whole: bool = False) -> dict[str, float]:
+        """Mean IoU of the averaged weights for true boxes and points, on generated pictures and ``val_dataset``.
+
+        Args:
+            whole: all pictures of ``val_dataset`` instead of the first ``val_pictures``.
+        """
+        figures: dict[str, float] = {}
+        current = {k: v.clone() for k, v in self.sam.state_dict().items()}
+        self.sam.load_state_dict(self.average)
+        self.sam.eval()
+        limit, name = self.settings.val_pictures, self.settings.val_dataset
+        sets = {"synthetic": synthetic_pictures(limit, self.size)}
+        if name:
+            sets[name] = dataset_pictures(name, None if whole else limit)
+        for name, pictures in sets.items():
+            scores = score_prompts(self.sam, pictures, VALIDATION_KINDS, bf16=self.settings.bf16)
+            figures |= {f"{name}/{kind}": iou for kind, iou in scores.mean().items()}
+        self.sam.load_state_dict(current)
+        self.sam.train()
+        return figures
+
+    def export(self, path: Path, **metadata: str) -> None:
+        """Writes the averaged weights in half precision, under the key names of ``segment_anything``'s Sam."""
+        tensors = {k: v.detach().cpu().half().contiguous() for k, v in self.average.items()}
+        about: dict[str, Any] = {
+            "arch": self.settings.arch,
+            "command": self.command,
+            "settings": json.dumps(asdict(self.settings)),
+            "data": ", ".join(f"{name} ({weight:g})" for name, weight in self.settings.sources),
+            "seed": self.settings.seed,
+            "iterations": self.iteration,
+            "minutes": f"{self.seconds / 60:.1f}",
+            "date": datetime.date.today().isoformat(),
+            **metadata,
+        }
+        partial = path.with_suffix(".partial")
+        # save_file would make a file that only its owner can read, which must not go into a package.
+        partial.write_bytes(save(tensors, metadata={k: str(v) for k, v in about.items()}))
+        os.replace(partial, path)
+        logger.info("exported %s", path)
+
+
+def _build_optimizer(sam: Sam, settings: PretrainSettings) -> torch.optim.Optimizer:
+    """AdamW; norms, biases and embeddings of positions are not decayed, as usual for transformers."""
+    embeddings = ("pos_embed", "rel_pos", "_token", "_embed.weight", "point_embeddings")
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in sam.named_parameters():
+        plain = parameter.ndim < 2 or any(part in name for part in embeddings)
+        (others if plain else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
