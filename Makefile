@@ -6,8 +6,9 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 QUICKSTART := configs/quickstart.yaml
+FEATURES := output/quickstart/features
 
-.PHONY: quickstart data train draw test lint format clean
+.PHONY: quickstart data features train draw test lint format clean
 
 # Generated data, training with boxes, evaluation by every protocol, pictures in output/quickstart/predictions.
 quickstart: draw
@@ -18,8 +19,12 @@ datasets/synthetic_parts/.made: $(INSTALLED) tools/make_synthetic.py wps_sam/dat
 	$(BIN)/python tools/make_synthetic.py
 	touch $@
 
-train: data
-	$(BIN)/python tools/train_net.py --config-file $(QUICKSTART)
+# What SAM sees in the pictures never changes in training: it looks at each once (1 GB), not at every step.
+features: data
+	$(BIN)/python tools/cache_features.py --config-file $(QUICKSTART) --output $(FEATURES)
+
+train: features
+	$(BIN)/python tools/train_net.py --config-file $(QUICKSTART) MODEL.SAM.FEATURES cache MODEL.SAM.CACHE_DIR $(FEATURES)
 
 draw: train
 	$(BIN)/python tools/visualize_predictions.py --config-file $(QUICKSTART)

@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 from wps_sam import cached_features, engine
@@ -132,7 +133,7 @@ def test_evaluation_and_checkpoints_are_interchangeable(cfg, cached):
 def test_without_an_encoder_no_picture_is_encoded_unawares(cfg, cached):
     model = build_model(cfg(*cached("fp32"))).eval()
     with pytest.raises(ValueError, match=r"no image_embedding; set MODEL\.SAM\.FEATURES live"):
-        model([{"image": torch.zeros(3, 256, 256, dtype=torch.uint8)}])
+        model([{"image": torch.zeros(3, 512, 512, dtype=torch.uint8)}])
 
 
 # ------------------------------------------------------------------ refused
@@ -181,10 +182,10 @@ def test_what_can_not_be_cached_is_refused(cfg, tmp_path, opts, message):
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(cfg, tmp_path, monkeypatch):
-    """12 + 4 embeddings of 2^16 fp16 values and a CRC-32, in three shards with a seal of 32 bytes: 2,097,312 bytes."""
-    free = 2_097_312
+    """12 + 4 embeddings of 2^18 fp16 values and a CRC-32, in three shards with a seal of 32 bytes: 8,388,768 bytes."""
+    free = 8_388_768
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, free - 1))
-    with pytest.raises(ValueError, match=r"the features need 2\.0 MiB more, but only 2\.0 MiB of the disk are free"):
+    with pytest.raises(ValueError, match=r"the features need 8\.0 MiB more, but only 8\.0 MiB of the disk are free"):
         cache_features(cfg(), tmp_path / "features")
     assert not list(tmp_path.rglob("*.bin"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, free))
@@ -223,7 +224,8 @@ class SlowEncoder:
 
     def embed(self, batch):
         threading.Event().wait(0.004)
-        return torch.stack([x["image"].float().mean((1, 2)).sum().expand(256, 16, 16) for x in batch]), None, None
+        shape = cached_features.PROMPT_DIM, 32, 32
+        return torch.stack([x["image"].float().mean((1, 2)).sum().expand(shape) for x in batch]), None, None
 
 
 def make_and_die(cfg, folder, seconds):
@@ -247,13 +249,18 @@ def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(
     register_descriptions([str(parts.description)])
     try:
         monkeypatch.setattr(cached_features, "build_model", SlowEncoder)
+        # Small embeddings, as it would else be the writing that takes the time.
+        monkeypatch.setattr(cached_features, "PROMPT_DIM", 16)
         monkeypatch.setattr(feature_cache.CacheSpec.of.__func__, "__defaults__", (2,))
         many = cfg("DATASETS.TRAIN", (parts.split("train"),), "DATASETS.TEST", (parts.split("val"),))
+        began = time.perf_counter()
         cache_features(many, tmp_path / "whole")
+        # Time for a quarter of the embeddings, however busy the machine is.
+        at_most = (time.perf_counter() - began) / 4
         draw, kills, left_behind, shards = random.Random(0), 0, 0, [0]
         while kills < 20:
             context = mp.get_context("fork")
-            child = context.Process(target=make_and_die, args=(many, tmp_path / "killed", draw.uniform(0, 0.06)))
+            child = context.Process(target=make_and_die, args=(many, tmp_path / "killed", draw.uniform(0, at_most)))
             child.start()
             child.join(timeout=60)
             assert child.exitcode is not None, "neither finished nor killed"

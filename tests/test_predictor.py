@@ -57,8 +57,8 @@ def test_result_fits_together(find_parts: PartPredictor, photo: Path, tiny_parts
 
 
 def test_it_is_what_the_model_says(find_parts: PartPredictor, photo: Path) -> None:
-    # 64 x 64 is enlarged to the network's 256 x 256.
-    image = Image.open(photo).resize((256, 256), Image.Resampling.BILINEAR)
+    # 64 x 64 is enlarged to the network's 512 x 512.
+    image = Image.open(photo).resize((512, 512), Image.Resampling.BILINEAR)
     tensor = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
     with torch.no_grad():
         output = find_parts.model([{"image": tensor, "height": 64, "width": 64}])[0]

@@ -9,15 +9,19 @@ from typing import Any
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+# Side S in pixels of the square input of each SAM: those of the published ones, and of our own small one.
+IMAGE_SIZES = {"vit_tiny": 512, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
+
 # Keys whose value is one of a few, checked by check_config. A list value is checked item by item.
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "MODEL.SAM.ARCH": ("vit_tiny", "vit_b", "vit_l", "vit_h"),
+    "MODEL.SAM.ARCH": tuple(IMAGE_SIZES),
     "MODEL.SAM.PRECISION": ("fp32", "bf16"),
     "MODEL.SAM.COMPILE": (False, True),
     "MODEL.SAM.PADDING": ("bottom_right", "center"),
     "MODEL.SAM.FEATURES": ("live", "cache"),
     "MODEL.PROMPTER.NAME": ("DETRPrompter", "DensePrompter"),
     "MODEL.PROMPTER.CLASSIFIER": ("linear", "text"),
+    "MODEL.PROMPTER.STRIDE": (8, 16),
     "MODEL.CLIPSEG.ARCH": ("rd64", "tiny"),
     "MODEL.CLIPSEG.TRAIN": ("adapter", "text_embeddings", "film", "decoder"),
     "MODEL.INFERENCE.MERGE": ("semantic", "authors"),
@@ -54,7 +58,7 @@ def add_wps_sam_config(cfg: CN) -> None:
 
     # The frozen Segment Anything Model.
     cfg.MODEL.SAM = CN()
-    # vit_tiny | vit_b | vit_l | vit_h. The side S of the square input follows from it: 256, else 1024.
+    # vit_tiny | vit_b | vit_l | vit_h. The side S of the square input follows from it: 512 pixels, else 1024.
     cfg.MODEL.SAM.ARCH = "vit_b"
     # An official .pth, a .safetensors, or "shipped" for the vit_tiny that comes with this package.
     # Empty: random weights from a fixed seed, for tests.
@@ -93,6 +97,9 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.PROMPTER.NUM_DECODER_LAYERS = 6
     cfg.MODEL.PROMPTER.NUM_HEADS = 8
     cfg.MODEL.PROMPTER.FFN_DIM = 1024
+    # 8 | 16, pixels between the cells of DensePrompter's memory. The smallest parts want 8; 16 has a quarter of the cells
+    # and of what they cost.
+    cfg.MODEL.PROMPTER.STRIDE = 8
     # Depth and width of DensePrompter's convolutions.
     cfg.MODEL.PROMPTER.NUM_CONVS = 4
     cfg.MODEL.PROMPTER.CONV_DIM = 128
@@ -273,10 +280,6 @@ def is_open_vocabulary(cfg: CN) -> bool:
     return cfg.MODEL.META_ARCHITECTURE == "CLIPSeg" or cfg.MODEL.PROMPTER.CLASSIFIER == "text"
 
 
-# SAM's published sizes work at 1024; only our own small one differs.
-_IMAGE_SIZES = {"vit_tiny": 256}
-
-
 def image_size(cfg: CN) -> int:
     """Side S of the square network input in pixels, which follows from MODEL.SAM.ARCH."""
-    return _IMAGE_SIZES.get(cfg.MODEL.SAM.ARCH, 1024)
+    return IMAGE_SIZES[cfg.MODEL.SAM.ARCH]

@@ -65,7 +65,7 @@ def test_photos_become_inputs(val, tiny_cfg):
     mapper = PartDatasetMapper(tiny_cfg("WEAK_LABELS.TYPE", "point"), is_train=True)
     for record in records[:5]:
         output = mapper(record)
-        assert max(output["image"].shape) == 256 and output["image"].float().std() > 10
+        assert max(output["image"].shape) == 512 and output["image"].float().std() > 10
         assert len(output["instances"]) == len(record["annotations"])
 
 

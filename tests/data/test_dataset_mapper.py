@@ -20,7 +20,7 @@ from detectron2.structures import BoxMode
 from part_layouts import DOG, PICTURES
 from PIL import Image
 
-SIZE = 256
+SIZE = SAM_ARCHS["vit_tiny"].image_size
 VOCABULARY = load_vocabulary("partimagenet")
 
 
@@ -139,7 +139,7 @@ def test_output_of_training_and_test(seg):
         assert output["instances"].get(field).device.type == "cpu"
     output = PartDatasetMapper(our_cfg(), is_train=False)(record)
     assert set(output) == {"image", "file_name", "image_id", "height", "width"}
-    assert output["image"].dtype == torch.uint8 and output["image"].shape == (3, 171, 256)
+    assert output["image"].dtype == torch.uint8 and output["image"].shape == (3, 341, 512)
     assert (output["height"], output["width"], output["image_id"]) == (40, 60, 0)
 
 
@@ -205,11 +205,11 @@ def test_image_without_annotations_gives_no_labels(tmp_path, label_type):
 @pytest.mark.parametrize(
     ("height", "width", "size"),
     [
-        (1, 1, (256, 256)),
-        (20, 8000, (1, 256)),
-        (8000, 20, (256, 1)),
-        (1, 8000, (1, 256)),
-        (255, 256, (255, 256)),
+        (1, 1, (512, 512)),
+        (20, 8000, (1, 512)),
+        (8000, 20, (512, 1)),
+        (1, 8000, (1, 512)),
+        (511, 512, (511, 512)),
     ],
 )
 def test_extreme_pictures_keep_a_pixel(tmp_path, height, width, size):

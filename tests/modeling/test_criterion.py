@@ -32,13 +32,14 @@ def test_token_loss_is_smooth_l1_with_beta_one():
 def test_geometry_loss_of_boxes_is_one_minus_giou():
     # Two unit squares with a gap of one: IoU 0, hull 3, GIoU = 0 - (3 - 2) / 3 = -1/3.
     a, b = torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]])
-    assert geometry_loss(a, a, b, b).item() == pytest.approx(4 / 3, rel=1e-5)
-    assert geometry_loss(a, a, a, a).item() == pytest.approx(0, abs=1e-5)
+    assert geometry_loss(a, a, b, b, stride=8).item() == pytest.approx(4 / 3, rel=1e-5)
+    assert geometry_loss(a, a, a, a, stride=8).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_geometry_loss_of_points_counts_cells():
     a, b = torch.tensor([[8.0, 4.0]]), torch.tensor([[0.0, 0.0]])
-    assert geometry_loss(a, a, b, b).item() == pytest.approx(1.5)
+    assert geometry_loss(a, a, b, b, stride=8).item() == pytest.approx(1.5)
+    assert geometry_loss(a, a, b, b, stride=16).item() == pytest.approx(0.75)
 
 
 def test_unmatched_queries_are_no_part_and_images_weigh_the_same():

@@ -11,7 +11,7 @@ from typing import Any
 
 from wps_sam.modeling import SAMImageEncoder, fast_encoder
 from wps_sam.modeling.fast_encoder import FastImageEncoderViT, accelerate
-from wps_sam.modeling.sam import build_sam, hash_tensors
+from wps_sam.modeling.sam import build_sam, get_arch, hash_tensors
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 TOLERANCE = 1e-4
 WINDOW = 14
+TINY_SIDE = get_arch("vit_tiny").image_size
 
 
 def randomise(encoder: ImageEncoderViT) -> ImageEncoderViT:
@@ -73,7 +74,7 @@ def difference(forward: Forward, stock: ImageEncoderViT, images: Tensor) -> floa
 @FORWARDS
 def test_vit_tiny_gives_the_stock_result(forward):
     encoder = randomise(build_sam("vit_tiny", components=("image_encoder",)).image_encoder)
-    assert difference(forward, encoder, make_images(2, 256)) < TOLERANCE
+    assert difference(forward, encoder, make_images(2, TINY_SIDE)) < TOLERANCE
 
 
 @FORWARDS
@@ -149,7 +150,7 @@ def test_weights_keep_names_and_values():
     stock = randomise(build_sam("vit_tiny", components=("image_encoder",)).image_encoder)
     expected = hash_tensors(stock.state_dict().items())
     fast = accelerate(copy.deepcopy(stock))
-    fast(make_images(1, 256))
+    fast(make_images(1, TINY_SIDE))
     assert list(fast.state_dict()) == list(stock.state_dict())
     assert hash_tensors(fast.state_dict().items()) == expected
     assert [name for name, _ in fast.named_buffers()] == [name for name, _ in stock.named_buffers()]
@@ -269,7 +270,7 @@ def test_where_compiling_fails_the_reason_is_told(monkeypatch, caplog):
 
 
 def test_backbone_reads_precision_and_compile(tiny_cfg, caplog):
-    images = make_images(1, 256)
+    images = make_images(1, TINY_SIDE)
     results = {}
     for precision in ("fp32", "bf16"):
         cfg = tiny_cfg("MODEL.SAM.PRECISION", precision, "MODEL.SAM.COMPILE", precision == "bf16")
@@ -284,7 +285,7 @@ def test_backbone_reads_precision_and_compile(tiny_cfg, caplog):
 
 
 def test_mixed_precision_of_training_leaves_the_frozen_encoder_alone(tiny_cfg):
-    backbone, images = SAMImageEncoder(tiny_cfg(), None), make_images(1, 256)
+    backbone, images = SAMImageEncoder(tiny_cfg(), None), make_images(1, TINY_SIDE)
     expected = backbone(images)["image_embedding"]
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(backbone(images)["image_embedding"], expected)

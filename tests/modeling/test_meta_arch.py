@@ -26,19 +26,19 @@ def tiny_config(*opts):
     return cfg
 
 
-def make_inputs(sizes=((256, 170), (100, 256)), parts=2, label="box", seed=0):
+def make_inputs(sizes=((512, 340), (200, 512)), parts=2, label="box", seed=0):
     g = torch.Generator().manual_seed(seed)
     inputs = []
     for height, width in sizes:
         instances = Instances((height, width))
         instances.gt_classes = torch.randint(4, (parts,), generator=g)
-        corner = torch.rand(parts, 2, generator=g) * 40
+        corner = torch.rand(parts, 2, generator=g) * 80
         if label == "box":
-            instances.gt_boxes = Boxes(torch.cat([corner, corner + 30 + corner], dim=1))
+            instances.gt_boxes = Boxes(torch.cat([corner, corner + 60 + corner], dim=1))
         else:
             instances.gt_points = corner
         image = torch.randint(256, (3, height, width), generator=g, dtype=torch.uint8)
-        inputs.append({"image": image, "instances": instances, "height": 2 * height, "width": 2 * width})
+        inputs.append({"image": image, "instances": instances, "height": height // 2, "width": width // 2})
     return inputs
 
 
@@ -146,7 +146,7 @@ def test_outputs_follow_detectron2s_form(prompter_name, label):
         assert 0 < len(instances) <= 6 and instances.image_size == (height, width)
         assert instances.pred_masks.shape == (len(instances), height, width)
         assert instances.pred_masks.dtype == torch.bool
-        assert instances.mask_logits.shape[1:] == (64, 64)
+        assert instances.mask_logits.shape[1:] == (128, 128)
         assert output["sem_seg"].shape == (5, height, width)
         assert (instances.scores.diff() <= 0).all() and instances.pred_classes.max() < 4
         covered = instances.pred_masks.any(0)
@@ -162,7 +162,7 @@ def test_nothing_found_is_all_background():
     with torch.no_grad():
         model.prompter.class_head.bias[-1] = 100
     output = model(make_inputs()[:1])[0]
-    assert len(output["instances"]) == 0 and output["instances"].pred_masks.shape == (0, 512, 340)
+    assert len(output["instances"]) == 0 and output["instances"].pred_masks.shape == (0, 256, 170)
     assert (output["sem_seg"].argmax(0) == 4).all()
 
 
@@ -192,7 +192,7 @@ def test_a_result_does_not_depend_on_its_batch(prompter_name, monkeypatch):
     """Three images, nothing found on the second, and one asked for an object's parts only."""
     model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).eval()
     model.prompter.class_head.bias[-1] = -10
-    inputs = _asked_of_objects(model, make_inputs(sizes=((256, 170), (100, 256), (200, 200))))
+    inputs = _asked_of_objects(model, make_inputs(sizes=((512, 340), (200, 512), (400, 400))))
     _leave_nothing_on(model, monkeypatch, 1)
     together = model(inputs)
     assert [len(output["instances"]) > 0 for output in together[:3]] == [True, False, True]
@@ -224,7 +224,7 @@ def test_one_call_of_the_decoder_for_a_batch_and_only_for_kept_queries(prompter_
     inputs = make_inputs()
     outputs = model(inputs)
     assert calls == [[len(output["instances"]) for output in outputs]]
-    assert max(calls[0]) <= 6 < model.prompter(torch.zeros(1, 256, 16, 16)).logits.shape[1]
+    assert max(calls[0]) <= 6 < model.prompter(torch.zeros(1, 256, 32, 32)).logits.shape[1]
     model.prompt_boxes(inputs, [torch.tensor([[10.0, 20.0, 90.0, 120.0]]).expand(m, -1) for m in (3, 0)])
     assert calls[1:] == [[3, 0]]
 
@@ -232,8 +232,8 @@ def test_one_call_of_the_decoder_for_a_batch_and_only_for_kept_queries(prompter_
 @torch.no_grad()
 def test_prompting_a_batch_with_boxes_equals_prompting_each_image():
     model = build_model(tiny_config("MODEL.SAM.PADDING", "center")).eval()
-    inputs = make_inputs(sizes=((256, 170), (100, 256), (200, 200)))
-    corner = torch.rand(5, 2) * 100
+    inputs = make_inputs(sizes=((512, 340), (200, 512), (400, 400)))
+    corner = torch.rand(5, 2) * 20
     boxes = list(torch.cat([corner, corner + 80], dim=1).split([3, 0, 2]))
     together = model.prompt_boxes(inputs, boxes)
     for i, masks in enumerate(together):
@@ -257,24 +257,24 @@ def test_more_parts_than_queries_is_an_error():
 
 
 def test_centre_padding_moves_the_labels_with_the_image():
-    inputs = make_inputs(sizes=((256, 100),))
+    inputs = make_inputs(sizes=((512, 100),))
     corner, centre = (build_model(tiny_config("MODEL.SAM.PADDING", way)) for way in ("bottom_right", "center"))
     square, frames = centre.preprocess_image(inputs)
-    assert (frames[0].left, frames[0].top) == (78, 0)
+    assert (frames[0].left, frames[0].top) == (206, 0)
     # Black borders before normalisation, zeros after it: the authors' way and SAM's.
     black = (-centre.pixel_mean / centre.pixel_std).flatten()
     torch.testing.assert_close(square[0, :, 0, 0], black)
     assert not corner.preprocess_image(inputs)[0][0, :, :, 100:].any()
     boxes = inputs[0]["instances"].gt_boxes.tensor
     target = centre.label(inputs, frames)[0]
-    assert torch.equal(target.geometry, boxes + torch.tensor([78.0, 0, 78, 0]))
-    torch.testing.assert_close(target.tokens, corner.teach(boxes + torch.tensor([78.0, 0, 78, 0])))
+    assert torch.equal(target.geometry, boxes + torch.tensor([206.0, 0, 206, 0]))
+    torch.testing.assert_close(target.tokens, corner.teach(boxes + torch.tensor([206.0, 0, 206, 0])))
 
 
 def test_an_image_larger_than_the_square_is_named():
-    record = make_inputs(sizes=((300, 100),))[0]
+    record = make_inputs(sizes=((600, 100),))[0]
     record["file_name"] = "large.jpg"
-    with pytest.raises(ValueError, match="large.jpg: 100x300 does not fit the 256x256 square"):
+    with pytest.raises(ValueError, match="large.jpg: 100x600 does not fit the 512x512 square"):
         build_model(tiny_config()).eval()([record])
 
 
@@ -283,8 +283,8 @@ def test_prompting_with_true_boxes_equals_sams_own_predictor():
     from segment_anything import SamPredictor
 
     model = build_model(tiny_config()).eval()
-    record = make_inputs(sizes=((256, 192),))[0]
-    record["height"], record["width"] = 256, 192
+    record = make_inputs(sizes=((512, 384),))[0]
+    record["height"], record["width"] = 512, 384
     predictor = SamPredictor(build_sam("vit_tiny"))
     predictor.set_image(record["image"].permute(1, 2, 0).numpy())
     box = torch.tensor([[10.0, 20.0, 90.0, 120.0]])
@@ -321,4 +321,4 @@ def test_infinite_and_nan_scores_find_nothing(prompter_name):
             model.prompter.class_head.bias.fill_(value)
         output = model(make_inputs()[:1])[0]
         assert len(output["instances"]) == 0
-        assert output["sem_seg"].shape == (5, 512, 340) and (output["sem_seg"].argmax(0) == 4).all()
+        assert output["sem_seg"].shape == (5, 256, 170) and (output["sem_seg"].argmax(0) == 4).all()

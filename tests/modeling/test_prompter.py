@@ -1,10 +1,12 @@
 """Prompters: the paper's sizes, a plain re-computation of its transformer, and dense read-outs."""
 
+from wps_sam.config import check_config
 from wps_sam.modeling.prompter import DensePrompter, DETRPrompter
 from wps_sam.modeling.transformer import Transformer
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import nn
 from torch.nn import functional as F
 
@@ -88,12 +90,65 @@ def test_matrices_of_the_transformer_start_xavier_uniform():
     assert weight.abs().max() <= bound and weight.abs().max() > 0.95 * bound
 
 
-def _dense(label_type, encode=None, companion_dim=0):
+def _dense(label_type, encode=None, companion_dim=0, stride=8):
     encode = encode or (lambda geometry: torch.zeros(len(geometry), 2, 256))
     return DensePrompter(
-        num_classes=3, label_type=label_type, image_size=256, conv_dim=32, num_convs=1, companion_dim=companion_dim,
-        encode_prompts=encode,
+        num_classes=3, label_type=label_type, image_size=256, stride=stride, conv_dim=32, num_convs=1,
+        companion_dim=companion_dim, encode_prompts=encode,
     )
+
+
+STRIDES = pytest.mark.parametrize(("stride", "side"), [(8, 32), (16, 16)])
+
+
+@STRIDES
+def test_cells_of_both_strides(stride, side):
+    prompter = _dense("point", companion_dim=16, stride=stride)
+    picture = torch.randn(2, 3, 256, 256)
+    assert prompter.companion(picture).shape == (2, 16, side, side)
+    prediction = prompter(torch.randn(2, 256, 16, 16), picture)
+    assert prediction.logits.shape == (2, side**2, 4)
+    assert prediction.tokens.shape == (2, side**2, 2, 256) and prediction.geometry.shape == (2, side**2, 2)
+    # A cell's anchor is its centre; rows first. An output of 1 is one cell.
+    expected = torch.tensor([[(x + 0.5) * stride, (y + 0.5) * stride] for y in range(side) for x in range(side)])
+    assert torch.equal(prediction.anchors, expected)
+    moved = prompter.read_out(torch.ones(1, side**2, 2))[0, 2 * side + 3]
+    assert moved.tolist() == [4.5 * stride, 3.5 * stride]
+
+
+@STRIDES
+@torch.no_grad()
+def test_a_cell_looks_at_its_own_place(stride, side):
+    """Another colour in the cell of row 6, column 9 of the embedding's 16 x 16 changes the answers around there."""
+    torch.manual_seed(0)
+    prompter, embedding = _dense("box", companion_dim=16, stride=stride), torch.randn(1, 256, 16, 16)
+    picture = torch.randn(1, 3, 256, 256)
+    other = picture.clone()
+    other[..., 6 * 16 : 7 * 16, 9 * 16 : 10 * 16] += 10
+    moved = (prompter(embedding, picture).logits - prompter(embedding, other).logits)[0].abs().sum(-1)
+    x, y = (moved[:, None] * prompter.anchors).sum(0) / moved.sum()
+    assert abs(x - 9.5 * 16) < 8 and abs(y - 6.5 * 16) < 8
+
+
+def test_a_checkpoint_of_another_stride_is_refused():
+    with pytest.raises(RuntimeError, match=r"size mismatch for companion\.0\.weight"):
+        _dense("box", None, 16, stride=16).load_state_dict(_dense("box", None, 16).state_dict())
+
+
+@pytest.mark.parametrize("stride", [4, 12, 32])
+def test_other_strides_are_refused(tiny_cfg, stride):
+    check_config(tiny_cfg("MODEL.PROMPTER.STRIDE", 16))
+    with pytest.raises(ValueError, match=rf"MODEL\.PROMPTER\.STRIDE is {stride}; allowed: 8, 16"):
+        check_config(tiny_cfg("MODEL.PROMPTER.STRIDE", stride))
+
+
+def test_the_stride_of_the_config_reaches_all_that_count_in_cells(tiny_cfg):
+    dense = ("MODEL.PROMPTER.NAME", "DensePrompter", "WEAK_LABELS.TYPE", "point")
+    a, b = torch.tensor([[8.0, 4.0]]), torch.zeros(1, 2)
+    for stride in (8, 16):
+        model = build_model(tiny_cfg(*dense, "MODEL.PROMPTER.STRIDE", stride, "MODEL.DEVICE", "meta"))
+        assert model.prompter.stride == model.criterion.matcher.min_radius == model.point_radius == stride
+        assert model.criterion.prompt_loss(a, a, b, b).item() == pytest.approx(12 / stride)
 
 
 def test_dense_prompter_reads_boxes_out_around_its_cells():

@@ -74,7 +74,7 @@ def test_missing_unexpected_and_misshaped_keys_are_named(tmp_path, tiny_state):
     message = str(error.value)
     assert "1 missing: mask_decoder.iou_token.weight" in message
     assert "1 unexpected: surplus" in message
-    assert "image_encoder.pos_embed ((1, 2, 2, 3), expected (1, 16, 16, 192))" in message
+    assert "image_encoder.pos_embed ((1, 2, 2, 3), expected (1, 32, 32, 192))" in message
     assert "sam.pth" in message
 
 

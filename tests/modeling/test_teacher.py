@@ -2,7 +2,7 @@
 
 import math
 
-from wps_sam.modeling.sam import build_sam
+from wps_sam.modeling.sam import build_sam, get_arch
 from wps_sam.modeling.teacher import PromptTeacher
 
 import pytest
@@ -14,8 +14,9 @@ def teacher():
     return PromptTeacher(build_sam("vit_tiny", components=("prompt_encoder",)).prompt_encoder)
 
 
-def _fourier(teacher, x, y, size=256):
+def _fourier(teacher, x, y):
     """SAM's position code of a pixel centre, written out."""
+    size = get_arch("vit_tiny").image_size
     unit = 2 * torch.tensor([(x + 0.5) / size, (y + 0.5) / size]) - 1
     angle = 2 * math.pi * (unit @ teacher.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
     return torch.cat([angle.sin(), angle.cos()])

@@ -38,11 +38,11 @@ def run(tiny_cfg, tmp_path):
 
 
 def test_makes_checks_and_mends_caches(run, tmp_path, log, capsys):
-    """6 pictures in 2 views and 4 in one, 2^16 fp16 values each: 1.5 and 0.5 MiB."""
+    """6 pictures in 2 views and 4 in one, 2^18 fp16 values each: 6 and 2 MiB."""
     assert run() == 0
-    assert "tiny_parts_train: 6 pictures x original and flipped, fp16; 12 of 12 embeddings, 1.5 MiB" in log.text
-    assert "tiny_parts_val: 4 pictures x original, fp16; 4 of 4 embeddings, 0.5 MiB" in log.text
-    assert f"2.0 MiB into {tmp_path / 'features'}, in about 0:00:" in log.text
+    assert "tiny_parts_train: 6 pictures x original and flipped, fp16; 12 of 12 embeddings, 6.0 MiB" in log.text
+    assert "tiny_parts_val: 4 pictures x original, fp16; 4 of 4 embeddings, 2.0 MiB" in log.text
+    assert f"8.0 MiB into {tmp_path / 'features'}, in about 0:00:" in log.text
     assert "16/16" in capsys.readouterr().err
     manifest = json.loads((tmp_path / "features" / "tiny_parts_train" / "manifest.json").read_text())
     assert manifest["views"] == ["original", "flipped"] and len(manifest["shards"]) == 2

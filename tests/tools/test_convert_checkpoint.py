@@ -106,7 +106,7 @@ def authors_checkpoint(arch: str, *, with_encoder: bool = True, **sizes: int) ->
     return state
 
 
-TINY_SIZES = dict(num_classes=3, num_queries=5, num_layers=2, ffn_dim=48, memory_size=4)
+TINY_SIZES = dict(num_classes=3, num_queries=5, num_layers=2, ffn_dim=48, memory_size=8)
 PAPER_SIZES = dict(num_classes=40, num_queries=25, num_layers=6, ffn_dim=1024, memory_size=16)
 
 

@@ -26,11 +26,12 @@ class ContextBlock(nn.Module):
 
 
 class Companion(nn.Sequential):
-    """Normalised images [B, 3, S, S] to features [B, dim, S/8, S/8]; a two-stage ConvNeXt."""
+    """Normalised images [B, 3, S, S] to features [B, dim, S/stride, S/stride]; a two-stage ConvNeXt."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, stride: int) -> None:
+        patch = stride // 2
         super().__init__(
-            nn.Conv2d(3, dim // 2, 4, stride=4),
+            nn.Conv2d(3, dim // 2, patch, stride=patch),
             LayerNorm2d(dim // 2),
             ContextBlock(dim // 2),
             LayerNorm2d(dim // 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from detectron2.config import CfgNode
@@ -12,7 +13,6 @@ from torchvision.ops import generalized_box_iou_loss
 
 from ..structures import PartTargets, PromptPrediction
 from .matcher import CenterMatcher, HungarianMatcher, Matches
-from .prompter import DensePrompter
 
 # (logits [N, C+1], labels int64 [N]) of one image to a scalar
 ClassLoss = Callable[[Tensor, Tensor], Tensor]
@@ -37,11 +37,13 @@ def token_loss(tokens: Tensor, geometry: Tensor, target_tokens: Tensor, target_g
     return F.smooth_l1_loss(tokens, target_tokens)
 
 
-def geometry_loss(tokens: Tensor, geometry: Tensor, target_tokens: Tensor, target_geometry: Tensor) -> Tensor:
-    """1 - GIoU of boxes (arXiv 1902.09630), or the L1 distance of points in cells of the prompter's memory."""
+def geometry_loss(
+    tokens: Tensor, geometry: Tensor, target_tokens: Tensor, target_geometry: Tensor, *, stride: int
+) -> Tensor:
+    """1 - GIoU of boxes (arXiv 1902.09630), or the L1 distance of points in cells of ``stride`` pixels."""
     if target_geometry.shape[1] == 4:
         return generalized_box_iou_loss(geometry, target_geometry, reduction="mean")
-    return (geometry - target_geometry).abs().sum(-1).mean() / DensePrompter.STRIDE
+    return (geometry - target_geometry).abs().sum(-1).mean() / stride
 
 
 class SetCriterion:
@@ -89,10 +91,11 @@ def build_criterion(cfg: CfgNode) -> SetCriterion:
     """The paper's criterion for DETRPrompter, the dense one for DensePrompter."""
     weights = {"class_weight": cfg.MODEL.LOSS.CLASS_WEIGHT, "prompt_weight": cfg.MODEL.LOSS.PROMPT_WEIGHT}
     if cfg.MODEL.PROMPTER.NAME == "DensePrompter":
+        stride = cfg.MODEL.PROMPTER.STRIDE
         return SetCriterion(
-            matcher=CenterMatcher(min_radius=DensePrompter.STRIDE),
+            matcher=CenterMatcher(min_radius=stride),
             class_loss=focal_loss,
-            prompt_loss=geometry_loss,
+            prompt_loss=partial(geometry_loss, stride=stride),
             **weights,
         )
     return SetCriterion(

@@ -17,7 +17,7 @@ from ..structures import Frame, PartTargets, PartVocabulary, PromptPrediction, i
 from .criterion import SetCriterion, build_criterion
 from .mask_decoder import FrozenMaskDecoder
 from .open_vocabulary import TextClassifier
-from .prompter import DensePrompter, build_prompter
+from .prompter import build_prompter
 from .sam import build_sam, hash_tensors
 from .semantic_merge import (
     MASK_THRESHOLD,
@@ -75,6 +75,7 @@ class WPSSAM(nn.Module):
         score_threshold: float = 0.0,
         nms_threshold: float = 1.0,
         max_parts: int = 100,
+        point_radius: float = 8.0,
         merge: str = "semantic",
         unseen_bias: float = 0.0,
     ) -> None:
@@ -93,6 +94,7 @@ class WPSSAM(nn.Module):
             "nms_threshold": nms_threshold,
             "max_parts": max_parts,
         }
+        self.point_radius = point_radius
         self.merge = MERGES[merge]
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
@@ -121,6 +123,7 @@ class WPSSAM(nn.Module):
             "score_threshold": cfg.MODEL.INFERENCE.SCORE_THRESHOLD,
             "nms_threshold": cfg.MODEL.INFERENCE.NMS_THRESHOLD,
             "max_parts": cfg.MODEL.INFERENCE.MAX_PARTS,
+            "point_radius": cfg.MODEL.PROMPTER.STRIDE,
             "merge": cfg.MODEL.INFERENCE.MERGE,
             "unseen_bias": cfg.MODEL.INFERENCE.UNSEEN_BIAS,
         }
@@ -234,7 +237,7 @@ class WPSSAM(nn.Module):
 
     def keep(self, prediction: PromptPrediction, index: int, object_id: int | None) -> KeptQueries:
         """The queries of image ``index`` that are worth decoding; those of one object's parts where it is given."""
-        boxes = _boxes(prediction, index)
+        boxes = _boxes(prediction, index, self.point_radius)
         if object_id is None:
             return KeptQueries(*keep_queries(prediction.logits[index], boxes, **self.selection))
         part_classes = self._part_classes(object_id)
@@ -368,12 +371,15 @@ def _output_size(record: dict[str, Any]) -> tuple[int, int]:
     return record.get("height", height), record.get("width", width)
 
 
-def _boxes(prediction: PromptPrediction, index: int) -> Tensor | None:
-    """[N, 4] by which an image's queries can be thinned; None where the prompter reads out no place."""
+def _boxes(prediction: PromptPrediction, index: int, radius: float) -> Tensor | None:
+    """[N, 4] by which an image's queries can be thinned; None where the prompter reads out no place.
+
+    A point stands for the box of ``radius`` pixels around it.
+    """
     if prediction.geometry is None:
         return None
     geometry = prediction.geometry[index]
-    return geometry if geometry.shape[1] == 4 else _around(geometry, DensePrompter.STRIDE)
+    return geometry if geometry.shape[1] == 4 else _around(geometry, radius)
 
 
 def _around(points: Tensor, radius: float) -> Tensor:

@@ -110,14 +110,13 @@ class DETRPrompter(nn.Module):
 
 @PROMPTER_REGISTRY.register()
 class DensePrompter(nn.Module):
-    """Every cell of a memory at stride 8 proposes a class and a box (as FCOS, arXiv 1904.01355) or a point.
+    """Every cell of a memory proposes a class and a box (as FCOS, arXiv 1904.01355) or a point.
 
     Boxes and points go through SAM's own frozen prompt encoder, so prompts are always ones that SAM knows, and
-    can be drawn. N is the number of cells, (S/8)^2. With ``companion_dim`` a small network of that width looks at the
-    picture beside SAM's encoder. Not in the paper.
+    can be drawn. Cells lie ``stride`` pixels apart, 8 or 16, and N is their number, (S/stride)^2. With
+    ``companion_dim`` a small network of that width looks at the picture beside SAM's encoder. Not in the paper.
     """
 
-    STRIDE = PATCH_SIZE // 2
     anchors: Tensor
 
     @configurable
@@ -128,6 +127,7 @@ class DensePrompter(nn.Module):
         text_classifier: TextClassifier | None = None,
         label_type: str,
         image_size: int,
+        stride: int,
         conv_dim: int,
         num_convs: int,
         companion_dim: int,
@@ -136,8 +136,11 @@ class DensePrompter(nn.Module):
         super().__init__()
         self.encode_prompts = encode_prompts
         self.image_size = image_size
+        self.stride = stride
+        # Context is gathered on a grid twice as coarse as the memory: cells of the embedding along a side of one of it.
+        self.pooled = 2 * stride // PATCH_SIZE
         self.label_type = label_type
-        self.companion = Companion(companion_dim) if companion_dim else None
+        self.companion = Companion(companion_dim, stride) if companion_dim else None
         # SAM's embedding is mostly a constant per channel: what tells places apart is a small ripple on it.
         self.normalise = nn.InstanceNorm2d(PROMPT_DIM)
         self.context = nn.Sequential(
@@ -159,7 +162,7 @@ class DensePrompter(nn.Module):
             start = torch.zeros(num_classes + 1)
             start[-1] = RARE_PARTS + math.log(num_classes)
             self.class_head.bias = nn.Parameter(start)
-        centres = (torch.arange(image_size // self.STRIDE) + 0.5) * self.STRIDE
+        centres = (torch.arange(image_size // stride) + 0.5) * stride
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         self.register_buffer("anchors", torch.stack([x, y], dim=-1).flatten(0, 1), persistent=False)
 
@@ -175,6 +178,7 @@ class DensePrompter(nn.Module):
             "text_classifier": build_text_classifier(cfg, RARE_PARTS) if node.CLASSIFIER == "text" else None,
             "label_type": cfg.WEAK_LABELS.TYPE,
             "image_size": get_arch(cfg.MODEL.SAM.ARCH).image_size,
+            "stride": node.STRIDE,
             "conv_dim": node.CONV_DIM,
             "num_convs": node.NUM_CONVS,
             "companion_dim": node.COMPANION_DIM,
@@ -183,7 +187,8 @@ class DensePrompter(nn.Module):
 
     def forward(self, image_embedding: Tensor, images: Tensor | None = None) -> PromptPrediction:
         seen = self.look(image_embedding, images)
-        coarse = torch.cat([self.normalise(image_embedding), *(F.avg_pool2d(fine, 2) for fine in seen)], dim=1)
+        embedding = F.avg_pool2d(self.normalise(image_embedding), self.pooled)
+        coarse = torch.cat([embedding, *(F.avg_pool2d(fine, 2) for fine in seen)], dim=1)
         memory = self.merge(torch.cat([self.upsample(self.context(coarse)), *seen], dim=1))
         logits = self.classifier(self.class_head(self.class_tower(memory)).flatten(2).transpose(1, 2))
         raw = self.prompt_head(self.prompt_tower(memory)).flatten(2).transpose(1, 2)
@@ -194,19 +199,20 @@ class DensePrompter(nn.Module):
         return PromptPrediction(logits=logits, tokens=tokens, geometry=geometry, anchors=self.anchors)
 
     def look(self, image_embedding: Tensor, images: Tensor | None) -> list[Tensor]:
-        """The companion's features [B, companion_dim, S/8, S/8], zeros if not shown the images; none without one."""
+        """The companion's features [B, companion_dim, S/stride, S/stride], zeros without images; [] without one."""
         if self.companion is None:
             return []
         if images is None:
             logger.warning("the prompter's companion is not shown the images: its scores and prompts will be poorer")
             batch, _, height, width = image_embedding.shape
-            return [image_embedding.new_zeros(batch, self.companion_dim, 2 * height, 2 * width)]
+            grid = (2 * height // self.pooled, 2 * width // self.pooled)
+            return [image_embedding.new_zeros(batch, self.companion_dim, *grid)]
         return [self.companion(images)]
 
     def read_out(self, raw: Tensor) -> Tensor:
         """Head outputs [B, N, 4] to boxes xyxy, or [B, N, 2] to points xy, in pixels of the padded square."""
         if self.label_type == "point":
-            return (self.anchors + raw * self.STRIDE).clamp(0, self.image_size)
+            return (self.anchors + raw * self.stride).clamp(0, self.image_size)
         # Log distances from the cell's centre to the sides, in eighths of the picture, so that training starts from
         # boxes of a likely size; the limit keeps exp() finite.
         distances = raw.clamp(max=math.log(8)).exp() * (self.image_size / 8)

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
+from ..config import IMAGE_SIZES
+
 PROMPT_DIM = 256
 PATCH_SIZE = 16
 SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "sam_vit_tiny.safetensors"
@@ -39,10 +41,10 @@ class SamArch:
 
 # The three published sizes (SAM paper, appendix A; ViTDet backbones), and our own for CPUs.
 SAM_ARCHS: dict[str, SamArch] = {
-    "vit_tiny": SamArch(256, 192, 8, 6, (1, 3, 5, 7), 8, 512),
-    "vit_b": SamArch(1024, 768, 12, 12, (2, 5, 8, 11), 14, 2048),
-    "vit_l": SamArch(1024, 1024, 24, 16, (5, 11, 17, 23), 14, 2048),
-    "vit_h": SamArch(1024, 1280, 32, 16, (7, 15, 23, 31), 14, 2048),
+    "vit_tiny": SamArch(IMAGE_SIZES["vit_tiny"], 192, 8, 6, (1, 3, 5, 7), 8, 512),
+    "vit_b": SamArch(IMAGE_SIZES["vit_b"], 768, 12, 12, (2, 5, 8, 11), 14, 2048),
+    "vit_l": SamArch(IMAGE_SIZES["vit_l"], 1024, 24, 16, (5, 11, 17, 23), 14, 2048),
+    "vit_h": SamArch(IMAGE_SIZES["vit_h"], 1280, 32, 16, (7, 15, 23, 31), 14, 2048),
 }
 
 
