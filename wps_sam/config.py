@@ -97,8 +97,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.PROMPTER.NUM_DECODER_LAYERS = 6
     cfg.MODEL.PROMPTER.NUM_HEADS = 8
     cfg.MODEL.PROMPTER.FFN_DIM = 1024
-    # 8 | 16, pixels between the cells of DensePrompter's memory. The smallest parts want 8; 16 has a quarter of the cells
-    # and of what they cost.
+    # 8 | 16, pixels between the cells of DensePrompter's memory. The smallest parts want 8; 16 has a quarter of the
+    # cells, and costs a quarter.
     cfg.MODEL.PROMPTER.STRIDE = 8
     # Depth and width of DensePrompter's convolutions.
     cfg.MODEL.PROMPTER.NUM_CONVS = 4
