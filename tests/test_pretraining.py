@@ -178,6 +178,22 @@ def test_a_view_of_the_whole_square_is_the_picture_at_the_scale_of_inference() -
     assert found == {(16, 39), (88, 111)}
 
 
+def test_a_window_begins_where_its_origin_says_mirrored_or_not() -> None:
+    picture = _two_pieces()
+    # Brighter to the right, which tells whether a view is mirrored.
+    picture.image[:] = np.arange(64, dtype=np.uint8)[None, :, None] * 3 + 20
+    twice = np.repeat(np.repeat(picture.piece_map, 2, axis=0), 2, axis=1)
+    directions = set()
+    for seed in range(20):
+        view, (left, top) = draw_view(picture, 128, 32, (1.0, 1.0), np.random.default_rng(seed))
+        grey = view.image.astype(float).mean((0, 2))
+        mirrored = bool(grey[-1] < grey[0])
+        directions.add(mirrored)
+        seen = twice[:, ::-1] if mirrored else twice
+        assert np.array_equal(view.piece_map, seen[top : top + 32, left : left + 32])
+    assert directions == {True, False}
+
+
 def test_padding_is_zero_after_normalisation_at_the_bottom_and_right() -> None:
     image = np.full((5, 20, 3), (124, 116, 104), np.uint8)
     square = pad_normalised(image, 20)

@@ -47,6 +47,13 @@ def draw_view(
         scale_range: the picture's longer side is this many times ``image_size``, drawn on a log scale.
         rng: decides everything.
     """
+    if rng.random() < 0.5:
+        # Before anything is measured, so that a window's origin is its place in the mirrored picture.
+        mirrored = (
+            np.ascontiguousarray(pieces.image[:, ::-1]),
+            np.ascontiguousarray(pieces.piece_map[:, ::-1]),
+        )
+        pieces = Pieces(*mirrored, pieces.objects)
     height, width = pieces.piece_map.shape
     low, high = scale_range
     scale = image_size / max(height, width) * math.exp(rng.uniform(math.log(low), math.log(high)))
@@ -69,8 +76,6 @@ def draw_view(
     piece_map = cv2.warpAffine(
         pieces.piece_map, matrix, (new_w, new_h), flags=cv2.INTER_NEAREST | how, borderMode=edge
     )
-    if rng.random() < 0.5:
-        image, piece_map = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(piece_map[:, ::-1])
     image = _degrade(jitter_colour(image, rng), rng)
     origin = (min(left, image_size - crop_size), min(top, image_size - crop_size))
     return View(Pieces(image, piece_map, pieces.objects), origin)
