@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wps_sam.modeling.sam import PATCH_SIZE, build_sam
-from wps_sam.prompt_evaluation import dataset_pictures, score_prompts, synthetic_pictures
+from wps_sam.prompt_evaluation import VALIDATION_SEEDS, dataset_pictures, score_prompts, synthetic_pictures
 
 import numpy as np
 import torch
@@ -90,6 +90,10 @@ class PretrainSettings:
         shares = self.prompt_shares
         require(len(shares) == 3 and min(shares) >= 0 < sum(shares), "prompt_shares", "three shares >= 0")
         require(0 <= self.correction_share <= 1, "correction_share", "0..1")
+        count = self.synthetic_count
+        require(
+            0 < count < VALIDATION_SEEDS, "synthetic_count", "1 or more, and none of validation's pictures"
+        )
         low, high = self.scale_range
         require(0 < low <= high, "scale_range", "0 < low <= high")
         require(
@@ -141,7 +145,8 @@ class _TrainingViews(Dataset):
             elif name != "collage":
                 plain[name] = DatasetSource(name)
         self.sources = [
-            plain.get(name) or CollageSource(list(plain.values())) for name, _ in settings.sources
+            plain[name] if name in plain else CollageSource(list(plain.values()))
+            for name, _ in settings.sources
         ]
         weights = np.array([weight for _, weight in settings.sources])
         self.shares = weights / weights.sum()
@@ -335,7 +340,7 @@ class Pretrainer:
                     batch.is_part[question.rows],
                 )
                 losses.append(result.loss)
-                name = "correction" if round_ else ("box", "point", "box")[int(batch.kinds[question.rows[0]])]
+                name = "correction" if round_ else "point" if ambiguous else "box"
                 figures.setdefault(f"{name}_iou", []).append(result.best_iou if ambiguous else result.iou)
                 if name == "box":
                     figures.setdefault("focal", []).append(result.focal)
