@@ -194,6 +194,16 @@ def test_a_window_begins_where_its_origin_says_mirrored_or_not() -> None:
     assert directions == {True, False}
 
 
+def test_windows_reach_every_edge() -> None:
+    # 100 rows in windows of 32: the last window begins at 80 and reaches over the edge, not at 64.
+    picture = Pieces(np.zeros((100, 112, 3), np.uint8), np.zeros((100, 112), np.int16), np.zeros(1, int))
+    rows = set()
+    for seed in range(60):
+        view, (_, top) = draw_view(picture, 112, 32, (1.0, 1.0), np.random.default_rng(seed))
+        rows |= set(range(top, top + len(view.piece_map)))
+    assert rows == set(range(100))
+
+
 def test_padding_is_zero_after_normalisation_at_the_bottom_and_right() -> None:
     image = np.full((5, 20, 3), (124, 116, 104), np.uint8)
     square = pad_normalised(image, 20)

@@ -83,8 +83,11 @@ def draw_view(
 
 def _window_start(position: float, length: int, window: int, rng: np.random.Generator) -> int:
     """Where a window that sees ``position`` begins along an axis of ``length``: a multiple of 16."""
-    start = min(max(0.0, position - rng.uniform(0.1, 0.9) * window), max(0, length - window))
-    return int(start // PATCH * PATCH)
+    start = max(0.0, position - rng.uniform(0.1, 0.9) * window)
+    last = max(0, length - window)
+    # Up to the far edge: the last window reaches over it, by less than a token.
+    token = -(-last // PATCH) if start >= last else start // PATCH
+    return int(min(token, position // PATCH)) * PATCH
 
 
 def _degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
