@@ -138,6 +138,15 @@ def test_prompts_lie_on_what_they_ask_for() -> None:
     assert sizes == {(240, True), (120, True), (480, False), (120, False)}
 
 
+def test_a_piece_comes_first_with_a_probability_by_one_over_its_side() -> None:
+    piece_map = np.full((40, 40), -1, np.int16)
+    piece_map[2:22, 2:22], piece_map[30:34, 30:34] = 0, 1
+    rng = np.random.default_rng(0)
+    sums = [draw_prompts(piece_map, np.array([0, 1]), 1, SHARES, rng).masks.sum() for _ in range(1200)]
+    # Sides 20 and 4: the small one in five cases of six.
+    assert np.mean(np.array(sums) == 16) == pytest.approx(5 / 6, abs=0.04)
+
+
 def test_kinds_of_prompts_come_in_their_shares() -> None:
     pieces = _two_pieces()
     rng = np.random.default_rng(0)

@@ -143,7 +143,7 @@ def draw_prompts(
     Eight tenths are single pieces, then groups of two or three adjoining pieces, then whole objects. Every other box
     has its corners moved by noise of 3% of its side, at most 20 pixels of 1024. (SAM's appendix A: 10%. A small
     network trained so keeps guessing where a small part's box ends, and spills over exact ones.)
-    The first prompts of a picture run over its pieces without repetition.
+    The first prompts of a picture run over its pieces without repetition, small ones preferred.
 
     Args:
         piece_map: int [h, w], -1 background.
@@ -153,9 +153,10 @@ def draw_prompts(
         rng: decides everything.
     """
     visible, areas = np.unique(piece_map[piece_map >= 0], return_counts=True)
-    visible = visible[areas >= _FEWEST_PIXELS]
+    visible, areas = visible[areas >= _FEWEST_PIXELS], areas[areas >= _FEWEST_PIXELS]
     size = max(piece_map.shape)
-    order = rng.permutation(visible)
+    # By chance, weighted by one over the side (Efraimidis and Spirakis, 2006): small pieces are learned slowest.
+    order = visible[np.argsort(rng.exponential(size=len(visible)) * np.sqrt(areas))]
     masks, part_flags = [], []
     for k in range(count if len(visible) else 0):
         piece, level = order[k % len(order)], rng.random()
