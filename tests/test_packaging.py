@@ -5,6 +5,7 @@ from __future__ import annotations
 import wps_sam  # isort: skip
 
 import ast
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -100,6 +101,16 @@ def test_links_between_our_files_lead_somewhere(name: str) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / name).read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_the_model_zoo_names_the_weights_that_ship() -> None:
+    """New weights under an old hash would stand beside figures that are not theirs."""
+    zoo = (ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8")
+    files = sorted((ROOT / "wps_sam" / "weights").glob("*.safetensors"))
+    assert files
+    for path in files:
+        (row,) = re.findall(rf"^\| `wps_sam/weights/{path.name}` .*$", zoo, re.MULTILINE)
+        assert f"`{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}`" in row
 
 
 def test_named_config_files_exist() -> None:

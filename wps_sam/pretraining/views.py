@@ -49,11 +49,7 @@ def draw_view(
     """
     if rng.random() < 0.5:
         # Before anything is measured, so that a window's origin is its place in the mirrored picture.
-        mirrored = (
-            np.ascontiguousarray(pieces.image[:, ::-1]),
-            np.ascontiguousarray(pieces.piece_map[:, ::-1]),
-        )
-        pieces = Pieces(*mirrored, pieces.objects)
+        pieces = Pieces(cv2.flip(pieces.image, 1), cv2.flip(pieces.piece_map, 1), pieces.objects)
     height, width = pieces.piece_map.shape
     low, high = scale_range
     scale = image_size / max(height, width) * math.exp(rng.uniform(math.log(low), math.log(high)))
