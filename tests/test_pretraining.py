@@ -150,10 +150,25 @@ def test_a_piece_comes_first_with_a_probability_by_one_over_its_side() -> None:
 def test_kinds_of_prompts_come_in_their_shares() -> None:
     pieces = _two_pieces()
     rng = np.random.default_rng(0)
-    kinds = np.concatenate(
-        [draw_prompts(pieces.piece_map, pieces.objects, 3, SHARES, rng).kinds for _ in range(400)]
-    )
+    drawn = [draw_prompts(pieces.piece_map, pieces.objects, 3, SHARES, rng) for _ in range(400)]
+    kinds = np.concatenate([prompts.kinds[prompts.is_part] for prompts in drawn])
     assert np.bincount(kinds) / len(kinds) == pytest.approx(SHARES, abs=0.05)
+
+
+def test_a_box_that_is_also_a_pieces_means_the_piece() -> None:
+    body_with_wing = np.zeros((40, 40), np.int16)
+    body_with_wing[15:25, 15:25] = 1
+    side_by_side = np.zeros((40, 40), np.int16)
+    side_by_side[:, 20:] = 1
+    kinds = {}
+    for name, piece_map in (("inside", body_with_wing), ("beside", side_by_side)):
+        rng = np.random.default_rng(0)
+        drawn = [draw_prompts(piece_map, np.array([0, 0]), 4, SHARES, rng) for _ in range(60)]
+        together = np.concatenate([prompts.kinds[~prompts.is_part] for prompts in drawn])
+        assert len(together) > 20
+        kinds[name] = set(together.tolist())
+    assert kinds["inside"] == {PromptKind.POINT}
+    assert kinds["beside"] == set(PromptKind)
 
 
 def test_a_picture_without_pieces_gives_no_prompts() -> None:

@@ -20,6 +20,8 @@ PIXEL_STD = np.array([58.395, 57.12, 57.375], np.float32)
 # The image encoder's grid: a view begins where a token of the whole square does.
 PATCH = 16
 _FEWEST_PIXELS = 12
+# Above this IoU the noise on boxes hides which of two was meant.
+_SAME_BOX = 0.75
 
 
 class View(NamedTuple):
@@ -139,7 +141,9 @@ def draw_prompts(
     Eight tenths are single pieces, then groups of two or three adjoining pieces, then whole objects. Every other box
     has its corners moved by noise of 3% of its side, at most 20 pixels of 1024. (SAM's appendix A: 10%. A small
     network trained so keeps guessing where a small part's box ends, and spills over exact ones.)
-    The first prompts of a picture run over its pieces without repetition, small ones preferred.
+    The first prompts of a picture run over its pieces without repetition, small ones preferred. A group or object whose
+    box is also a piece's (a bird's and its body's) is asked for by a point, which has three answers: a box has one,
+    and means the piece.
 
     Args:
         piece_map: int [h, w], -1 background.
@@ -178,8 +182,20 @@ def draw_prompts(
         boxes[k] = np.array([x0, y0, x1, y1]) + noise
         points[k] = _inner_point(mask, rng)
     kinds = rng.choice(len(PromptKind), size=len(masks), p=np.array(kind_shares) / sum(kind_shares))
+    piece_boxes = [mask_to_box(piece_map == piece) for piece in visible]
+    for k in np.flatnonzero(~np.array(part_flags, bool)):
+        box = mask_to_box(masks[k])
+        if max(_box_overlap(box, other) for other in piece_boxes) > _SAME_BOX:
+            kinds[k] = PromptKind.POINT
     stacked = np.stack(masks) if masks else np.zeros((0, *piece_map.shape), bool)
     return Prompts(stacked, boxes, points, kinds.astype(np.int64), np.array(part_flags, bool))
+
+
+def _box_overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes xyxy."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(0.0, width) * max(0.0, height)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
 def _grow_group(piece_map: np.ndarray, piece: int, extra: int, rng: np.random.Generator) -> np.ndarray:
