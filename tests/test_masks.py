@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from wps_sam.masks import (
+    deepest_pixel,
     mask_to_box,
     mask_to_rle,
     read_object_map,
@@ -16,6 +17,7 @@ from wps_sam.masks import (
     valid_polygons,
 )
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -379,3 +381,13 @@ def test_missing_truncated_and_foreign_files_are_named(tmp_path, name):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=rf"image .*{name}: cannot be decoded"):
             read_rgb(str(path))
+
+
+def test_the_deepest_pixel_does_not_hang_on_opencvs_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    transform = cv2.distanceTransform
+    noise = np.random.default_rng(0).uniform(-2e-7, 2e-7, (9, 22)).astype(np.float32)
+    monkeypatch.setattr(cv2, "distanceTransform", lambda *args: transform(*args) * (1 + noise))
+    mask = np.zeros((30, 40), bool)
+    mask[10:17, 5:25] = True
+    # Depth 4 from column 8 to 21 of row 13.
+    assert deepest_pixel(mask) == (8, 13)

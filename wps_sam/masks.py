@@ -165,7 +165,8 @@ def deepest_pixel(mask: np.ndarray) -> tuple[int, int]:
     # Around the box lies nothing but outside.
     padded = np.pad(mask[y0:y1, x0:x1].astype(np.uint8), 1)
     depth = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    y, x = divmod(int(depth.argmax()), x1 - x0)
+    # OpenCV's last bits change from call to call; squares of distances between pixels are whole numbers.
+    y, x = divmod(int(np.rint(depth.astype(np.float64) ** 2).argmax()), x1 - x0)
     return x0 + x, y0 + y
 
 

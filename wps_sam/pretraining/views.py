@@ -12,6 +12,7 @@ from wps_sam.masks import deepest_pixel, mask_to_box
 import cv2
 import numpy as np
 import torch
+from torchvision.ops import box_iou
 
 from .pictures import Pieces, jitter_colour
 
@@ -182,20 +183,16 @@ def draw_prompts(
         boxes[k] = np.array([x0, y0, x1, y1]) + noise
         points[k] = _inner_point(mask, rng)
     kinds = rng.choice(len(PromptKind), size=len(masks), p=np.array(kind_shares) / sum(kind_shares))
-    piece_boxes = [mask_to_box(piece_map == piece) for piece in visible]
-    for k in np.flatnonzero(~np.array(part_flags, bool)):
-        box = mask_to_box(masks[k])
-        if max(_box_overlap(box, other) for other in piece_boxes) > _SAME_BOX:
-            kinds[k] = PromptKind.POINT
+    is_part = np.array(part_flags, bool)
+    means_a_piece = (box_iou(_tight_boxes(masks), _tight_boxes([piece_map == p for p in visible])) > _SAME_BOX).any(1)
+    kinds[means_a_piece.numpy() & ~is_part] = PromptKind.POINT
     stacked = np.stack(masks) if masks else np.zeros((0, *piece_map.shape), bool)
-    return Prompts(stacked, boxes, points, kinds.astype(np.int64), np.array(part_flags, bool))
+    return Prompts(stacked, boxes, points, kinds.astype(np.int64), is_part)
 
 
-def _box_overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes xyxy."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0.0, width) * max(0.0, height)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+def _tight_boxes(masks: Sequence[np.ndarray]) -> torch.Tensor:
+    """float64 [n, 4] xyxy of n masks bool [h, w]."""
+    return torch.tensor([mask_to_box(mask) for mask in masks], dtype=torch.float64).reshape(-1, 4)
 
 
 def _grow_group(piece_map: np.ndarray, piece: int, extra: int, rng: np.random.Generator) -> np.ndarray:
