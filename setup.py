@@ -55,7 +55,7 @@ setup(
         "torch>=2.4",
         "torchvision",
         "tqdm",
-        "transformers>=5.20",
+        "transformers>=5.6",
     ],
     extras_require={
         "dev": [

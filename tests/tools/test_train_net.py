@@ -122,9 +122,10 @@ def test_two_processes_train_and_evaluate_as_one_and_say_when_they_missed(config
     assert "Result verification failed" in result.stdout
     # Losses, not weights: the gradient of attention's key bias is 0, and Adam makes full steps of its rounding errors.
     for ours, theirs in zip(metrics(one), metrics(two)):
-        for name in ("iteration", "total_loss", "loss_class", "loss_prompt", "d2_semseg/mIoU"):
+        for name in ("iteration", "total_loss", "loss_class", "loss_prompt"):
             if name in ours:
                 assert ours[name] == pytest.approx(theirs[name], abs=1e-5), name
+    # Rounding may move a mask's edge by a pixel.
     ours, theirs = (json.loads((folder / "evaluation.json").read_text()) for folder in (one, two))
     for protocol, scores in ours["tiny_parts_val"].items():
         assert scores == pytest.approx(theirs["tiny_parts_val"][protocol], abs=1e-3, nan_ok=True), protocol
