@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from wps_sam.data import register_descriptions
-from wps_sam.modeling.sam import SHIPPED_WEIGHTS, build_sam
+from wps_sam.modeling.sam import PATCH_SIZE, SHIPPED_WEIGHTS, build_sam
 from wps_sam.pretraining import Pretrainer, PretrainSettings, read_settings
 from wps_sam.pretraining.losses import dice_loss, focal_loss, prompt_losses
 from wps_sam.pretraining.pictures import CollageSource, DatasetSource, Pieces, SyntheticSource
 from wps_sam.pretraining.promptable import decode_masks, encode_views, init_weights, load_weights, window_of
 from wps_sam.pretraining.trainer import first_questions, next_clicks
 from wps_sam.pretraining.views import (
-    PATCH,
     PIXEL_MEAN,
     PIXEL_STD,
     PromptKind,
@@ -182,7 +181,7 @@ def test_views_move_image_and_pieces_alike() -> None:
     for seed in range(30):
         view, origin = draw_view(pieces, 128, 64, (0.5, 1.35), np.random.default_rng(seed))
         assert max(view.image.shape[:2]) <= 64 and view.image.shape[:2] == view.piece_map.shape
-        assert all(o % PATCH == 0 and 0 <= o <= 128 - 64 for o in origin)
+        assert all(o % PATCH_SIZE == 0 and 0 <= o <= 128 - 64 for o in origin)
         assert (view.piece_map >= 0).any()
         # Pieces are red on grey, whatever the colours become: well inside, red leads green by far.
         lead = view.image[..., 0].astype(int) - view.image[..., 1]

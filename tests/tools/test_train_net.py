@@ -121,7 +121,8 @@ def test_two_processes_train_and_evaluate_as_one_and_say_when_they_missed(config
     assert result.returncode == 1, result.stderr
     assert "Result verification failed" in result.stdout
     # Losses, not weights: the gradient of attention's key bias is 0, and Adam makes full steps of its rounding errors.
-    for ours, theirs in zip(metrics(one), metrics(two)):
+    assert "total_loss" in metrics(one)[0]
+    for ours, theirs in zip(metrics(one), metrics(two), strict=True):
         for name in ("iteration", "total_loss", "loss_class", "loss_prompt"):
             if name in ours:
                 assert ours[name] == pytest.approx(theirs[name], abs=1e-5), name

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from wps_sam.masks import deepest_pixel, mask_to_box
+from wps_sam.modeling.sam import PATCH_SIZE
 
 import cv2
 import numpy as np
@@ -18,8 +19,6 @@ from .pictures import Pieces, jitter_colour
 
 PIXEL_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 PIXEL_STD = np.array([58.395, 57.12, 57.375], np.float32)
-# The image encoder's grid: a view begins where a token of the whole square does.
-PATCH = 16
 _FEWEST_PIXELS = 12
 # Above this IoU the noise on boxes hides which of two was meant.
 _SAME_BOX = 0.75
@@ -84,9 +83,9 @@ def _window_start(position: float, length: int, window: int, rng: np.random.Gene
     """Where a window that sees ``position`` begins along an axis of ``length``: a multiple of 16."""
     start = max(0.0, position - rng.uniform(0.1, 0.9) * window)
     last = max(0, length - window)
-    # Up to the far edge: the last window reaches over it, by less than a token.
-    token = -(-last // PATCH) if start >= last else start // PATCH
-    return int(min(token, position // PATCH)) * PATCH
+    # A window begins where a token of the whole square does. Up to the far edge: the last one reaches over it, by less.
+    token = -(-last // PATCH_SIZE) if start >= last else start // PATCH_SIZE
+    return int(min(token, position // PATCH_SIZE)) * PATCH_SIZE
 
 
 def _degrade(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
