@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wps_sam.benchmark import SUBJECTS, Settings, measuring, run_benchmark
 from wps_sam.benchmark.measuring import (
+    MEMORY_ENVIRONMENT,
     Contest,
     Measurement,
     Memory,
@@ -85,7 +86,7 @@ from wps_sam.benchmark.measuring import Task, measure_memory
 torch.ones(16 * 2**20)
 print(measure_memory(Task(lambda: torch.ones(8 * 2**20).sum()), torch.device("cpu")))
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **MEMORY_ENVIRONMENT, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )

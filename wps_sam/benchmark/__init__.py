@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from .measuring import Contest, Memory, measure
+from .measuring import MEMORY_ENVIRONMENT, Contest, Memory, measure
 from .report import describe_machine, describe_schedule, machine, markdown, pair_reports, write_json
 from .subjects import SUBJECTS, VARIANTS, Settings
 
@@ -60,13 +60,11 @@ def run_benchmark(
 def _memory_in_a_process(settings: Settings, index: int, contest: Contest, side: str) -> Memory | None:
     """See :func:`measure_memory`; a fresh process has no memory left over from other sides to run in."""
     request = json.dumps({"settings": asdict(settings), "contest": index, "side": side})
-    # A fixed threshold makes glibc give every large array back at once; its own grows, and hides later ones.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
     done = subprocess.run(
         [sys.executable, "-m", "wps_sam.benchmark.peak_memory", request],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, **MEMORY_ENVIRONMENT},
     )
     if done.returncode:
         raise RuntimeError(

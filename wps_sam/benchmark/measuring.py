@@ -18,6 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 # after that of another side finds the other's data in the processor's caches.
 SLICE_SECONDS = 2.0
 SLICE_RUNS = 20
+# For processes in which memory is measured: glibc gives every large array back at once. Its own threshold grows, a
+# user's padding may be large, and the room that is kept would hide later arrays.
+MEMORY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TOP_PAD_": "131072"}
 
 _MIB = 2**20
 _STATUS = Path("/proc/self/status")
@@ -162,7 +165,10 @@ def difference(ours: Tensor | None, baseline: Tensor | None) -> float | None:
 
 
 def measure_memory(task: Task, device: torch.device) -> Memory | None:
-    """Peak memory of the first run: of the GPU, or this process's resident set; None where the system has no /proc."""
+    """Peak memory of the first run: of the GPU, or this process's resident set; None where the system has no /proc.
+
+    A process on a CPU is to be started with :data:`MEMORY_ENVIRONMENT`.
+    """
     if task.prepare is not None:
         task.prepare()
     if device.type == "cuda":
