@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wps_sam.data.ov_parts import ADE20K_PART_234, PASCAL_PART_116, prepare
+from wps_sam.data.sources.ov_parts import ADE20K_PART_234, PASCAL_PART_116, prepare
 
 BENCHMARKS = {"pascal": PASCAL_PART_116, "ade": ADE20K_PART_234}
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wps_sam.data.pascal_part import VARIANTS, prepare
+from wps_sam.data.sources.pascal_part import VARIANTS, prepare
 
 ROOT = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 

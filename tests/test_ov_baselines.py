@@ -9,8 +9,8 @@ from typing import Any
 
 from wps_sam import engine
 from wps_sam.config import read_config
-from wps_sam.data.builtin import OV_PARTS_SETS
-from wps_sam.data.ov_parts import register_ov_set
+from wps_sam.data.sources.builtin import OV_PARTS_SETS
+from wps_sam.data.sources.ov_parts import register_ov_set
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wps_sam import engine
 from wps_sam.config import read_config
-from wps_sam.data.ov_parts import PASCAL_PART_116, OVSet, register_ov_set
+from wps_sam.data.sources.ov_parts import PASCAL_PART_116, OVSet, register_ov_set
 
 import pytest
 import torch

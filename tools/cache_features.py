@@ -17,10 +17,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from wps_sam.cached_features import cache_features
+from wps_sam.engine.features import cache_features
 from wps_sam.config import read_config
 from wps_sam.data import register_descriptions
-from wps_sam.data.feature_cache import DTYPES
+from wps_sam.data.feature_store import DTYPES
 from wps_sam.engine import check_device, launch
 
 from detectron2.utils import comm

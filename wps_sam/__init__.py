@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 # Before any module of ours that says `from detectron2 ...`.
 _detectron2.choose()
 
-from . import data, modeling  # noqa: E402, F401  (registers the data sets and the meta-architecture)
+from . import data, models  # noqa: E402, F401  (registers the data sets and the meta-architecture)
 from .predictor import PartPredictor  # noqa: E402
 
 __all__ = ["PartPredictor"]

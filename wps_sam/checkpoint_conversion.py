@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .checkpointer import SafeCheckpointer, write_atomically
 from .config import add_wps_sam_config
-from .modeling.sam import build_sam, check_state_dict, read_state_dict, recognise_arch
+from .encoders.sam import build_sam, check_state_dict, read_state_dict, recognise_arch
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from detectron2.structures import BitMasks, Instances
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from . import modeling  # noqa: F401  (registers WPSSAM)
+from . import models  # noqa: F401  (registers WPSSAM)
 from .checkpointer import SafeCheckpointer
 from .config import is_open_vocabulary, read_config
-from .data import dataset_mapper, part_mask_mapper
-from .data.descriptions import register_descriptions
+from .data import mapper, part_mask_mapper
+from .data.sources.descriptions import register_descriptions
 from .masks import (
     mask_to_rle,
     pil_to_rgb,
@@ -42,7 +42,7 @@ ImageLike = str | Path | np.ndarray | Image.Image
 
 # What evaluation does to a picture, by INPUT.DATASET_MAPPER_NAME.
 AUGMENTATIONS = {
-    "weak_labels": dataset_mapper.build_augmentations,
+    "weak_labels": mapper.build_augmentations,
     "part_masks": part_mask_mapper.build_augmentations,
 }
 

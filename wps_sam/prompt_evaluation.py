@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from wps_sam.data.dataset_mapper import ResizeLongestSide
+from wps_sam.data.mapper import ResizeLongestSide
 from wps_sam.data.synthetic import generate
 from wps_sam.masks import annotation_mask, deepest_pixel, mask_to_box, read_rgb, record_size
-from wps_sam.modeling.fast_encoder import accelerate
-from wps_sam.modeling.sam import build_sam, hash_tensors
+from wps_sam.encoders.fast_encoder import accelerate
+from wps_sam.encoders.sam import build_sam, hash_tensors
 
 import numpy as np
 import torch
@@ -385,7 +385,7 @@ class PromptedPicture:
 
 
 def load_sam(arch: str, weights: str, device: str = "cpu") -> Sam:
-    """:func:`wps_sam.modeling.sam.build_sam` on a device, with an encoder that takes little memory.
+    """:func:`wps_sam.encoders.sam.build_sam` on a device, with an encoder that takes little memory.
 
     Raises:
         ValueError: as ``build_sam``, or PyTorch cannot use the device.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wps_sam.data.part_datasets import load_vocabulary
+from wps_sam.data.sources.coco import load_vocabulary
 
 import numpy as np
 import pytest

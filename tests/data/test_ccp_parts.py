@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from wps_sam.data import PartDatasetMapper, check_part_map_ids, load_partimagenet
-from wps_sam.data.descriptions import read_description, register_descriptions
-from wps_sam.data.part_datasets import read_part_classes
+from wps_sam.data.sources.descriptions import read_description, register_descriptions
+from wps_sam.data.sources.coco import read_part_classes
 from wps_sam.data.weak_labels import usable_box
 from wps_sam.masks import mask_to_box, read_object_map, read_part_map, segmentation_to_mask
 

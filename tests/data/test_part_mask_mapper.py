@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from wps_sam.config import add_wps_sam_config
-from wps_sam.data.dataset_mapper import RandomCrop
-from wps_sam.data.ov_parts import (
+from wps_sam.data.mapper import RandomCrop
+from wps_sam.data.sources.ov_parts import (
     OVSet,
     load_ade20k_part_234,
     load_ov_vocabulary,

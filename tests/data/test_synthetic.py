@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from wps_sam.data.descriptions import register_descriptions
+from wps_sam.data.sources.descriptions import register_descriptions
 from wps_sam.data.synthetic import (
     BACKGROUND,
     CATEGORIES,

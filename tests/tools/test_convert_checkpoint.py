@@ -1,7 +1,7 @@
 """tools/convert_checkpoint.py against a plain re-computation of the authors' model on random weights.
 
 The reference below is written from the description of their network and from the names of their tensors, with
-functional operators only; it shares no code with wps_sam.modeling.
+functional operators only; it shares no code with wps_sam.models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from wps_sam.checkpoint_conversion import ConvertedWPSSAM, convert_sam, convert_wps_sam, write_wps_sam
 from wps_sam.config import add_wps_sam_config
-from wps_sam.modeling import build_sam
+from wps_sam.encoders import build_sam
 
 import pytest
 import torch

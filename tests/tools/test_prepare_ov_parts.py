@@ -6,7 +6,7 @@ import runpy
 import shutil
 from pathlib import Path
 
-from wps_sam.data.ov_parts import OVSet, load_pascal_part_116
+from wps_sam.data.sources.ov_parts import OVSet, load_pascal_part_116
 
 import pytest
 from ov_layouts import write_ade20k_part_234, write_pascal_part_116

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wps_sam.cached_features import open_features, spec_of
+from wps_sam.engine.features import open_features, spec_of
 from wps_sam.config import add_wps_sam_config, check_config
-from wps_sam.data.descriptions import register_descriptions
-from wps_sam.data.feature_cache import DTYPES, CacheSpec, FeatureCacheReader, FeatureCacheWriter
+from wps_sam.data.sources.descriptions import register_descriptions
+from wps_sam.data.feature_store import DTYPES, CacheSpec, FeatureCacheReader, FeatureCacheWriter
 from wps_sam.data.synthetic import write_dataset
 from wps_sam.engine import Trainer, build_mapper
 from wps_sam.evaluation import PooledPartEvaluator
-from wps_sam.modeling import WPSSAM, DETRPrompter
-from wps_sam.modeling.sam import PATCH_SIZE, PROMPT_DIM, SAM_ARCHS
+from wps_sam.models import WPSSAM
+from wps_sam.prompters import DETRPrompter
+from wps_sam.encoders.sam import PATCH_SIZE, PROMPT_DIM, SAM_ARCHS
 
 import torch
 import yaml

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wps_sam.data.dataset_mapper import RandomCrop, is_mirrored
+from wps_sam.data.mapper import RandomCrop, is_mirrored
 from wps_sam.masks import read_object_map, read_part_map, read_rgb, record_size, restrict_to_object
 
 import numpy as np

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wps_sam.modeling.mask_decoder import (
+from wps_sam.encoders.mask_decoder import (
     among_tokens,
     enlarge_twice,
     image_to_tokens,
@@ -12,7 +12,7 @@ from wps_sam.modeling.mask_decoder import (
     take_in,
     tokens_to_image,
 )
-from wps_sam.modeling.sam import PATCH_SIZE, check_state_dict, read_state_dict
+from wps_sam.encoders.sam import PATCH_SIZE, check_state_dict, read_state_dict
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ def load_weights(sam: Sam, path: str, arch: str) -> None:
     Relative ones stay steps between tokens: tables are cut, or continued with their last entries.
 
     Raises:
-        ValueError: as :func:`wps_sam.modeling.sam.build_sam` for other layers or damaged files.
+        ValueError: as :func:`wps_sam.encoders.sam.build_sam` for other layers or damaged files.
     """
     state = read_state_dict(path)
     new_state = sam.state_dict()
@@ -123,7 +123,7 @@ def decode_masks(
 ) -> tuple[Tensor, Tensor]:
     """SAM's mask decoder for prompts on an image each; the package's forward takes one image per call.
 
-    The same results up to rounding; attention in the order of :mod:`wps_sam.modeling.mask_decoder`, which takes a
+    The same results up to rounding; attention in the order of :mod:`wps_sam.encoders.mask_decoder`, which takes a
     quarter of the time in training.
 
     Args:

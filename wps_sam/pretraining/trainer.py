@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wps_sam.modeling.sam import PATCH_SIZE, build_sam
+from wps_sam.encoders.sam import PATCH_SIZE, build_sam
 from wps_sam.prompt_evaluation import VALIDATION_SEEDS, dataset_pictures, score_prompts, synthetic_pictures
 
 import numpy as np

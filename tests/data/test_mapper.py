@@ -1,0 +1,299 @@
+"""What the model is fed: weak labels that follow the picture exactly, and never a mask."""
+
+from __future__ import annotations
+
+import json
+
+from wps_sam.config import add_wps_sam_config, image_size
+from wps_sam.data import PartDatasetMapper
+from wps_sam.data.mapper import RandomCrop, ResizeLongestSide, build_augmentations
+from wps_sam.data.sources.coco import load_partimagenet, load_vocabulary
+from wps_sam.masks import mask_to_box, mask_to_rle
+from wps_sam.encoders.sam import SAM_ARCHS
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
+from part_layouts import DOG, PICTURES
+from PIL import Image
+
+SIZE = SAM_ARCHS["vit_tiny"].image_size
+VOCABULARY = load_vocabulary("partimagenet")
+
+
+def our_cfg(*opts):
+    cfg = get_cfg()
+    add_wps_sam_config(cfg)
+    cfg.merge_from_list(["MODEL.SAM.ARCH", "vit_tiny", *opts])
+    return cfg
+
+
+def record_of(tmp_path, masks, image=None):
+    """A picture on disk whose parts have these masks, class c = position."""
+    height, width = masks[0].shape if image is None else image.shape[:2]
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.zeros((height, width, 3), np.uint8) if image is None else image).save(path)
+    annotations = []
+    for i, mask in enumerate(masks):
+        x0, y0, x1, y1 = mask_to_box(mask)
+        entry = {"id": i, "category_id": i, "bbox": [x0, y0, x1 - x0, y1 - y0], "bbox_mode": BoxMode.XYWH_ABS}
+        annotations.append({**entry, "iscrowd": 0, "segmentation": mask_to_rle(mask)})
+    size = {"height": height, "width": width}
+    return {"file_name": str(path), "image_id": 5, **size, "annotations": annotations}
+
+
+def random_masks(rng, height, width, count=6):
+    masks = []
+    for _ in range(count):
+        mask = np.zeros((height, width), bool)
+        x, y = rng.integers(0, width - 1), rng.integers(0, height - 1)
+        mask[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = True
+        masks.append(mask)
+    return masks
+
+
+AUGMENTATIONS = {
+    "resize": [],
+    "flip": [T.RandomFlip(prob=1.0)],
+    "crop": [RandomCrop("relative_range", [0.4, 0.4])],
+    "all": [RandomCrop("relative_range", [0.4, 0.4]), T.RandomFlip()],
+}
+
+
+def moved_masks(augmentations, masks, seed):
+    """The masks moved by the very transforms that the mapper draws after seeding with ``seed``."""
+    np.random.seed(seed)
+    transforms = T.AugmentationList(augmentations)(T.AugInput(np.zeros((*masks[0].shape, 3), np.uint8)))
+    return [transforms.apply_segmentation(mask.astype(np.uint8)).astype(bool) for mask in masks]
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("shape", [(40, 60), (61, 33)])
+def test_boxes_move_as_masks_do(tmp_path, name, shape):
+    augmentations = [*AUGMENTATIONS[name], ResizeLongestSide(SIZE)]
+    mapper = PartDatasetMapper(is_train=True, augmentations=augmentations, label_type="box")
+    rng = np.random.default_rng(0)
+    for seed in range(8):
+        masks = random_masks(rng, *shape)
+        expected = moved_masks(augmentations, masks, seed)
+        np.random.seed(seed)
+        output = mapper(record_of(tmp_path, masks))
+        instances = output["instances"]
+        assert instances.image_size == tuple(output["image"].shape[1:]) == expected[0].shape
+        visible = [i for i, mask in enumerate(expected) if mask.any()]
+        assert instances.gt_classes.tolist() == visible
+        boxes = np.array([mask_to_box(expected[i]) for i in visible]).reshape(-1, 4)
+        # Nearest-neighbour resizing puts a mask's edge on a whole pixel, the box keeps the fraction.
+        assert np.abs(instances.gt_boxes.tensor.numpy() - boxes).max(initial=0) <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("rule", ["random_pixel", "deepest_pixel", "box_center"])
+def test_points_move_as_masks_do(tmp_path, name, rule):
+    augmentations = [*AUGMENTATIONS[name], ResizeLongestSide(SIZE)]
+    mapper = PartDatasetMapper(
+        is_train=True, augmentations=augmentations, label_type="point", point_rule=rule
+    )
+    rng = np.random.default_rng(1)
+    for seed in range(8):
+        # Parts of one pixel: every rule must pick it, and its moved mask says where it went.
+        masks = [np.zeros((40, 60), bool) for _ in range(6)]
+        for mask in masks:
+            mask[rng.integers(40), rng.integers(60)] = True
+        expected = moved_masks(augmentations, masks, seed)
+        np.random.seed(seed)
+        instances = mapper(record_of(tmp_path, masks))["instances"]
+        assert instances.gt_classes.tolist() == [i for i, mask in enumerate(expected) if mask.any()]
+        for class_id, (x, y) in zip(instances.gt_classes.tolist(), instances.gt_points.tolist()):
+            x0, y0, x1, y1 = mask_to_box(expected[class_id])
+            # The centre of the enlarged pixel: in pixel-centre coordinates half a pixel below that of its box.
+            assert (
+                abs(x - ((x0 + x1) / 2 - 0.5)) <= 0.5 + 1e-4 and abs(y - ((y0 + y1) / 2 - 0.5)) <= 0.5 + 1e-4
+            )
+
+
+def test_hand_worked_coordinates(tmp_path):
+    # 40 x 60 to longest side 120: twice as large. The pixel (50, 10) flipped is (9, 10); doubled, it covers the
+    # pixels 18, 19 by 20, 21, whose common centre is (18.5, 20.5).
+    mask = np.zeros((40, 60), bool)
+    mask[10, 50] = True
+    augmentations = [T.RandomFlip(prob=1.0), ResizeLongestSide(120)]
+    point = PartDatasetMapper(is_train=True, augmentations=augmentations, label_type="point")
+    assert point(record_of(tmp_path, [mask]))["instances"].gt_points.tolist() == [[18.5, 20.5]]
+    box = PartDatasetMapper(is_train=True, augmentations=augmentations, label_type="box")
+    assert box(record_of(tmp_path, [mask]))["instances"].gt_boxes.tensor.tolist() == [
+        [18.0, 20.0, 20.0, 22.0]
+    ]
+
+
+def test_output_of_training_and_test(seg):
+    record = load_partimagenet(str(seg.images), str(seg.json_file), VOCABULARY)[0]
+    for label_type, field in (("box", "gt_boxes"), ("point", "gt_points")):
+        output = PartDatasetMapper(our_cfg("WEAK_LABELS.TYPE", label_type), is_train=True)(record)
+        assert set(output) == {"image", "file_name", "image_id", "height", "width", "instances"}
+        assert set(output["instances"].get_fields()) == {"gt_classes", field}
+        assert output["instances"].gt_classes.dtype == torch.int64
+        assert output["instances"].get(field).device.type == "cpu"
+    output = PartDatasetMapper(our_cfg(), is_train=False)(record)
+    assert set(output) == {"image", "file_name", "image_id", "height", "width"}
+    assert output["image"].dtype == torch.uint8 and output["image"].shape == (3, 341, 512)
+    assert (output["height"], output["width"], output["image_id"]) == (40, 60, 0)
+
+
+RUBBISH = [
+    [[3.0, 3.0, 50.0, 4.0, 9.0, 39.0]],
+    [[1.0, 2.0, 3.0, 4.0]],
+    [[]],
+    None,
+    "rubbish",
+    {"size": [1, 1], "counts": "x"},
+    {"size": [40, 60], "counts": [2400]},
+]
+
+
+@pytest.mark.parametrize("augment", [(), ("INPUT.CROP.ENABLED", True, "INPUT.RANDOM_FLIP", "horizontal")])
+def test_box_training_is_unchanged_when_all_masks_are_rubbish(seg, augment):
+    def inputs():
+        mapper = PartDatasetMapper(our_cfg(*augment), is_train=True)
+        np.random.seed(0)
+        return [mapper(r) for r in load_partimagenet(str(seg.images), str(seg.json_file), VOCABULARY)]
+
+    expected = inputs()
+    assert sum(len(x["instances"]) for x in expected) >= 5
+    for png in seg.json_file.parent.glob("n*.png"):
+        png.write_bytes(b"rubbish")
+    for shift in range(len(RUBBISH)):
+
+        def spoil(coco, shift=shift):
+            for i, annotation in enumerate(coco["annotations"]):
+                annotation.update(segmentation=RUBBISH[(i + shift) % len(RUBBISH)], area=-1)
+
+        seg.rewrite(spoil)
+        for clean, spoiled in zip(expected, inputs(), strict=True):
+            assert clean["image"].numpy().tobytes() == spoiled["image"].numpy().tobytes()
+            a, b = clean["instances"], spoiled["instances"]
+            assert a.gt_classes.tolist() == b.gt_classes.tolist()
+            assert a.gt_boxes.tensor.numpy().tobytes() == b.gt_boxes.tensor.numpy().tobytes()
+            assert {k: clean[k] for k in clean if k not in ("image", "instances")} == {
+                k: spoiled[k] for k in spoiled if k not in ("image", "instances")
+            }
+
+
+def test_unusable_and_crowd_annotations_are_left_out(seg):
+    seg.change_annotation(0, iscrowd=1)
+    seg.change_annotation(1, bbox=[40, 5, 0, 12])
+    seg.change_annotation(2, bbox=[500, 5, 5, 5])
+    record = load_partimagenet(str(seg.images), str(seg.json_file), VOCABULARY)[0]
+    assert PartDatasetMapper(our_cfg(), is_train=True)(record)["instances"].gt_classes.tolist() == [2]
+    # Masks can still give points where the box is unusable.
+    cfg = our_cfg("WEAK_LABELS.TYPE", "point", "WEAK_LABELS.POINT", "deepest_pixel")
+    assert PartDatasetMapper(cfg, is_train=True)(record)["instances"].gt_classes.tolist() == [0, 2, 2]
+
+
+@pytest.mark.parametrize("label_type", ["box", "point"])
+def test_image_without_annotations_gives_no_labels(tmp_path, label_type):
+    record = {**record_of(tmp_path, [np.ones((4, 4), bool)]), "annotations": []}
+    instances = PartDatasetMapper(our_cfg("WEAK_LABELS.TYPE", label_type), is_train=True)(record)["instances"]
+    assert len(instances) == 0 and instances.gt_classes.dtype == torch.int64
+    geometry = instances.gt_boxes.tensor if label_type == "box" else instances.gt_points
+    assert geometry.shape == (0, 4 if label_type == "box" else 2) and geometry.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [
+        (1, 1, (512, 512)),
+        (20, 8000, (1, 512)),
+        (8000, 20, (512, 1)),
+        (1, 8000, (1, 512)),
+        (511, 512, (511, 512)),
+    ],
+)
+def test_extreme_pictures_keep_a_pixel(tmp_path, height, width, size):
+    record = record_of(tmp_path, [np.ones((height, width), bool)])
+    for cfg in (our_cfg(), our_cfg("INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [0.3, 0.3])):
+        output = PartDatasetMapper(cfg, is_train=True)(record)
+        assert len(output["instances"]) == 1 and output["image"].min() == 0
+        if not cfg.INPUT.CROP.ENABLED:
+            assert output["image"].shape == (3, *size)
+            assert output["instances"].gt_boxes.tensor.tolist() == [[0, 0, size[1], size[0]]]
+
+
+def test_missing_truncated_and_mis_sized_pictures_name_the_file(seg):
+    records = load_partimagenet(str(seg.images), str(seg.json_file), VOCABULARY)
+    mapper = PartDatasetMapper(our_cfg(), is_train=True)
+    path = seg.images / f"{DOG}.JPEG"
+    with pytest.raises(ValueError, match=rf"{DOG}\.JPEG: height and width are \(40, 60\).*says \(41, 60\)"):
+        mapper({**records[0], "height": 41})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=rf"image .*{DOG}\.JPEG: cannot be decoded: .*truncated"):
+        mapper(records[0])
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"image .*{DOG}\.JPEG: the file does not exist"):
+        mapper(records[0])
+
+
+def test_augmentations_follow_the_configuration():
+    def names(cfg, is_train):
+        return [type(augmentation).__name__ for augmentation in build_augmentations(cfg, is_train)]
+
+    everything = our_cfg("INPUT.CROP.ENABLED", True, "INPUT.RANDOM_FLIP", "horizontal")
+    assert names(our_cfg(), True) == ["ResizeLongestSide"]
+    assert names(everything, True) == ["RandomCrop", "RandomFlip", "ResizeLongestSide"]
+    assert names(everything, False) == ["ResizeLongestSide"]
+
+
+@pytest.mark.parametrize("arch", SAM_ARCHS)
+def test_image_size_agrees_with_the_model(arch):
+    assert image_size(our_cfg("MODEL.SAM.ARCH", arch)) == SAM_ARCHS[arch].image_size
+
+
+def test_records_survive_unchanged(seg):
+    records = load_partimagenet(str(seg.images), str(seg.json_file), VOCABULARY)
+    before = json.dumps(records)
+    mapper = PartDatasetMapper(
+        our_cfg("WEAK_LABELS.TYPE", "point", "WEAK_LABELS.POINT", "random_pixel"), is_train=True
+    )
+    first = [mapper(record)["instances"].gt_points for record in records]
+    again = [mapper(record)["instances"].gt_points for record in reversed(records)]
+    assert json.dumps(records) == before and len(records) == len(PICTURES)
+    assert all(torch.equal(a, b) for a, b in zip(first, reversed(again)))
+
+
+def test_malformed_mask_names_picture_and_annotation_where_a_point_needs_it(seg):
+    seg.change_annotation(0, segmentation={"size": [40, 60], "counts": [7]})
+    record = load_partimagenet(str(seg.images), str(seg.json_file), VOCABULARY)[0]
+    cfg = our_cfg("WEAK_LABELS.TYPE", "point", "WEAK_LABELS.POINT", "random_pixel")
+    with pytest.raises(ValueError, match=rf"{DOG}\.JPEG: annotation 0: segmentation\.counts: .* got 7"):
+        PartDatasetMapper(cfg, is_train=True)(record)
+    # Boxes, and the point that the authors use, do without it.
+    for opts in ((), ("WEAK_LABELS.TYPE", "point")):
+        assert len(PartDatasetMapper(our_cfg(*opts), is_train=True)(record)["instances"]) == 4
+
+
+def test_sides_change_places_in_a_mirrored_picture(tmp_path):
+    """The left ear of a mirrored dog is its right one; classes without a side stay."""
+    masks = [np.zeros((20, 30), bool) for _ in range(3)]
+    masks[0][2:6, 2:6] = masks[1][2:6, 20:26] = masks[2][10:18, 5:25] = True
+    record = record_of(tmp_path, masks)
+    options = {"is_train": True, "flip_map": [1, 0, 2]}
+    mirrored = PartDatasetMapper(augmentations=[T.RandomFlip(prob=1.0)], **options)(record)["instances"]
+    assert mirrored.gt_classes.tolist() == [1, 0, 2]
+    # The ear at the left edge, class 0, is now class 1 at the right edge.
+    assert mirrored.gt_boxes.tensor[0].tolist() == [24, 2, 28, 6]
+    twice = PartDatasetMapper(augmentations=[T.RandomFlip(prob=1.0)] * 2, **options)(record)["instances"]
+    assert twice.gt_classes.tolist() == [0, 1, 2]
+    upside_down = [T.RandomFlip(prob=1.0, horizontal=False, vertical=True)]
+    turned = PartDatasetMapper(augmentations=upside_down, **options)(record)["instances"]
+    assert turned.gt_classes.tolist() == [0, 1, 2]
+    without = PartDatasetMapper(is_train=True, augmentations=[T.RandomFlip(prob=1.0)])(record)["instances"]
+    assert without.gt_classes.tolist() == [0, 1, 2]
+
+
+def test_an_object_conditioned_record_says_so_to_the_model(tmp_path):
+    record = {**record_of(tmp_path, [np.ones((20, 30), bool)]), "category_id": 3}
+    assert PartDatasetMapper(is_train=False, augmentations=[])(record)["category_id"] == 3

@@ -1,0 +1,299 @@
+"""Training and evaluation from the feature cache are those of the live encoder; making it survives anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+from wps_sam import cached_features, engine
+from wps_sam.engine.features import cache_features
+from wps_sam.config import check_config
+from wps_sam.data import feature_cache, register_descriptions
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+DENSE = ("MODEL.PROMPTER.NAME", "DensePrompter", "MODEL.PROMPTER.COMPANION_DIM", 8)
+NO_TEST = ("DATASETS.TEST", ())
+
+
+@pytest.fixture
+def cfg(tiny_cfg, tiny_parts):
+    register_descriptions([str(tiny_parts.description)])
+    flips = ("INPUT.RANDOM_FLIP", "horizontal", "MODEL.SAM.WEIGHTS", "shipped")
+    return lambda *opts: tiny_cfg(*flips, *opts)
+
+
+@pytest.fixture
+def cached(cfg, tmp_path_factory):
+    """``cached("fp32")``: config entries for the features of the tiny data sets, made once for all tests. Read only."""
+
+    def made(dtype):
+        folder = tmp_path_factory.getbasetemp() / f"features_{dtype}"
+        if not (folder / "tiny_parts_val" / "manifest.json").is_file():
+            cache_features(cfg(), folder, dtype)
+        return ("MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(folder))
+
+    return made
+
+
+class Stopped(Exception):
+    pass
+
+
+def train(cfg, resume=False, stop_at=None):
+    """Trains; returns the losses of every step, what the model was given, and the model."""
+    torch.manual_seed(7)
+    trainer = engine.Trainer(cfg)
+    trainer.resume_or_load(resume)
+    losses, inputs = [], []
+
+    def record(model, given, output):
+        if trainer.iter == stop_at:
+            raise Stopped
+        if model.training:
+            losses.append({name: float(value) for name, value in output.items()})
+            inputs.extend(given[0])
+
+    trainer.model.register_forward_hook(record)
+    if stop_at is None:
+        trainer.train()
+    else:
+        with pytest.raises(Stopped):
+            trainer.train()
+    return losses, inputs, trainer.model
+
+
+def assert_same_losses(ours, theirs, tolerance=1e-5):
+    assert len(ours) == len(theirs)
+    for of_step, expected in zip(ours, theirs):
+        assert of_step == pytest.approx(expected, abs=tolerance, rel=0)
+
+
+@pytest.mark.parametrize("prompter", [(), DENSE], ids=["DETRPrompter", "DensePrompter"])
+def test_the_losses_are_those_of_live_training(cfg, cached, prompter):
+    opts = (*prompter, *NO_TEST, "SOLVER.MAX_ITER", 6)
+    expected, seen, _ = train(cfg(*opts))
+    losses, given, model = train(cfg(*opts, *cached("fp32")))
+    assert_same_losses(losses, expected)
+    for dtype, tolerance in (("fp16", 0.02), ("int8", 0.05)):
+        assert_same_losses(train(cfg(*opts, *cached(dtype)))[0], expected, tolerance)
+    assert not any("image_encoder" in name for name, _ in model.named_parameters())
+    # Pixels travel only where a companion looks at them.
+    assert all(("image" in x) == bool(prompter) and "image_embedding" in x for x in given)
+    for ours, theirs in zip(given, seen):
+        assert ours["instances"].image_size == theirs["instances"].image_size
+        assert torch.equal(ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor)
+    # The comparison could have failed: both views of a picture were drawn, and they differ.
+    last = {x["file_name"]: x["image_embedding"] for x in given}
+    assert any(not torch.equal(x["image_embedding"], last[x["file_name"]]) for x in given)
+
+
+def test_a_flip_that_is_missed_shows_in_the_losses(cfg, cached, monkeypatch):
+    opts = (*NO_TEST, "SOLVER.MAX_ITER", 6, *cached("fp32"))
+    expected, _, _ = train(cfg(*opts))
+    monkeypatch.setattr("wps_sam.data.mapper.VIEW_OF", {True: "original", False: "original"})
+    losses, _, _ = train(cfg(*opts))
+    assert max(abs(a["loss_class"] - b["loss_class"]) for a, b in zip(losses, expected)) > 1e-3
+
+
+def test_evaluation_and_checkpoints_are_interchangeable(cfg, cached):
+    learns = ("SOLVER.BASE_LR", 0.001, "MODEL.PROMPTER.NUM_QUERIES", 2, "SOLVER.MAX_ITER", 8)
+    learns += ("TEST.ORACLES", True, "TEST.PROTOCOLS", ["d2_semseg", "wps_image_part"])
+    live, fp32 = cfg(*learns), cached("fp32")
+    expected, _, undisturbed = train(live)
+    scores = json.loads(Path(live.OUTPUT_DIR, "evaluation.json").read_text())["tiny_parts_val"]
+    assert scores["d2_semseg"]["mIoU"] > 0 and scores["oracle_box_prompt"]["mIoU"] > 0
+    shipped = undisturbed.state_dict()
+    # One half from the cache and one live: the checkpoint of one continues and is scored as the other.
+    for first, second in ((fp32, ()), ((), fp32)):
+        shutil.rmtree(live.OUTPUT_DIR)
+        begun, _, _ = train(cfg(*learns, *first), stop_at=4)
+        ended, _, model = train(cfg(*learns, *second), resume=True)
+        assert_same_losses([*begun, *ended], expected)
+        state = model.state_dict()
+        assert state.keys() == shipped.keys()
+        assert torch.equal(state["frozen_sam_sha256"], shipped["frozen_sam_sha256"])
+        weights = ("MODEL.WEIGHTS", os.path.join(live.OUTPUT_DIR, "model_final.pth"))
+        evaluated = engine.evaluate_only(cfg(*learns, *first, *weights))["tiny_parts_val"]
+        for protocol, expected_scores in scores.items():
+            assert evaluated[protocol] == pytest.approx(expected_scores, abs=0.01, nan_ok=True), protocol
+
+
+def test_without_an_encoder_no_picture_is_encoded_unawares(cfg, cached):
+    model = build_model(cfg(*cached("fp32"))).eval()
+    with pytest.raises(ValueError, match=r"no image_embedding; set MODEL\.SAM\.FEATURES live"):
+        model([{"image": torch.zeros(3, 512, 512, dtype=torch.uint8)}])
+
+
+# ------------------------------------------------------------------ refused
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (("MODEL.SAM.WEIGHTS", ""), r"made with MODEL\.SAM\.WEIGHTS 'sha256:.*', and the config says 'sha256:"),
+        (("MODEL.SAM.PADDING", "center"), r"made with MODEL\.SAM\.PADDING 'bottom_right', .* 'center'"),
+        (("MODEL.SAM.ARCH", "vit_b", "MODEL.SAM.WEIGHTS", ""), r"made with MODEL\.SAM\.ARCH 'vit_tiny', .* 'vit_b'"),
+        (("MODEL.SAM.PRECISION", "bf16"), r"made with MODEL\.SAM\.PRECISION 'fp32', and the config says 'bf16'"),
+        (("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]), r"MODEL\.PIXEL_MEAN \[123\.675, .*says \[1\.0, 2\.0, 3\.0\]"),
+        (("MODEL.SAM.CACHE_DIR", "nowhere"), r"nowhere/tiny_parts_train: no finished feature cache"),
+    ],
+)
+def test_a_cache_made_otherwise_is_refused(cfg, cached, opts, message, monkeypatch):
+    # The real hash of a ViT-B takes seconds, and another architecture is told first.
+    if "vit_b" in opts:
+        monkeypatch.setattr(cached_features, "image_encoder_hash", lambda *_: "other")
+    with pytest.raises(ValueError, match=message):
+        engine.Trainer.build_train_loader(cfg(*cached("fp32"), *opts))
+
+
+def test_the_cache_of_another_data_set_is_refused_before_training(cfg, cached, tmp_path):
+    """Also that of DATASETS.TEST, which is not needed before the first evaluation."""
+    folder = Path(cached("fp32")[-1])
+    shutil.copytree(folder / "tiny_parts_train", tmp_path / "tiny_parts_train")
+    shutil.copytree(folder / "tiny_parts_train", tmp_path / "tiny_parts_val")
+    with pytest.raises(ValueError, match="of the data set 'tiny_parts_train', not 'tiny_parts_val'"):
+        engine.Trainer(cfg("MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (("INPUT.CROP.ENABLED", True), r"INPUT\.CROP\.ENABLED is True: every crop is another picture"),
+        (("INPUT.DATASET_MAPPER_NAME", "part_masks"), r"INPUT\.DATASET_MAPPER_NAME is 'part_masks': only inputs"),
+    ],
+)
+def test_what_can_not_be_cached_is_refused(cfg, tmp_path, opts, message):
+    with pytest.raises(ValueError, match=message):
+        cache_features(cfg(*opts), tmp_path)
+    with pytest.raises(ValueError, match=message):
+        check_config(cfg(*opts, "MODEL.SAM.FEATURES", "cache"))
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(cfg, tmp_path, monkeypatch):
+    """12 + 4 embeddings of 2^18 fp16 values and a CRC-32, in three shards with a seal of 32 bytes: 8,388,768 bytes."""
+    free = 8_388_768
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, free - 1))
+    with pytest.raises(ValueError, match=r"the features need 8\.0 MiB more, but only 8\.0 MiB of the disk are free"):
+        cache_features(cfg(), tmp_path / "features")
+    assert not list(tmp_path.rglob("*.bin"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, free))
+    cache_features(cfg(), tmp_path / "features")
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*.bin")) == free
+
+
+# ------------------------------------------------------------------ several processes, and none that lives
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def make_a_share(rank, cfg, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    cache_features(cfg, f"{folder}/features", "fp32")
+    dist.destroy_process_group()
+
+
+def test_two_processes_write_what_one_does(cfg, cached, tmp_path, monkeypatch):
+    # The data sets are registered in this process, so that its children are forked.
+    mp.start_processes(make_a_share, args=(cfg(), str(tmp_path)), nprocs=2, start_method="fork")
+    assert contents(tmp_path / "features") == contents(cached("fp32")[-1])
+
+
+class SlowEncoder:
+    """In place of the model: a picture's mean colours, spread over the embedding, after 4 ms."""
+
+    def __init__(self, cfg):
+        self.started = False
+
+    def eval(self):
+        return self
+
+    def embed(self, batch):
+        threading.Event().wait(0.004)
+        shape = cached_features.PROMPT_DIM, 32, 32
+        return torch.stack([x["image"].float().mean((1, 2)).sum().expand(shape) for x in batch]), None, None
+
+
+def make_and_die(cfg, folder, seconds):
+    """Killed as by the kernel, this long after the first embedding was asked for."""
+    embed = SlowEncoder.embed
+
+    def embed_and_count_down(self, batch):
+        if not self.started:
+            self.started = True
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return embed(self, batch)
+
+    SlowEncoder.embed = embed_and_count_down
+    cache_features(cfg, folder)
+
+
+def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(
+    cfg, write_tiny_parts, tmp_path, monkeypatch
+):
+    parts = write_tiny_parts(tmp_path / "data", name="killed_parts", num_train=30, num_val=2)
+    register_descriptions([str(parts.description)])
+    try:
+        monkeypatch.setattr(cached_features, "build_model", SlowEncoder)
+        # Small embeddings, as it would else be the writing that takes the time.
+        monkeypatch.setattr(cached_features, "PROMPT_DIM", 16)
+        monkeypatch.setattr(feature_cache.CacheSpec.of.__func__, "__defaults__", (2,))
+        many = cfg("DATASETS.TRAIN", (parts.split("train"),), "DATASETS.TEST", (parts.split("val"),))
+        began = time.perf_counter()
+        cache_features(many, tmp_path / "whole")
+        # Time for a quarter of the embeddings, however busy the machine is.
+        at_most = (time.perf_counter() - began) / 4
+        draw, kills, left_behind, shards = random.Random(0), 0, 0, [0]
+        while kills < 20:
+            context = mp.get_context("fork")
+            child = context.Process(target=make_and_die, args=(many, tmp_path / "killed", draw.uniform(0, at_most)))
+            child.start()
+            child.join(timeout=60)
+            assert child.exitcode is not None, "neither finished nor killed"
+            kills += child.exitcode == -signal.SIGKILL
+            files = contents(tmp_path / "killed")
+            left_behind += any(name.endswith(".tmp") for name in files)
+            shards.append(sum(name.endswith(".bin") for name in files))
+            if child.exitcode == 0:
+                # Finished too early: on with it.
+                shutil.rmtree(tmp_path / "killed")
+        # Some were killed in the middle of a shard, and later ones went on where earlier ones stopped.
+        assert left_behind and max(shards) > 3 and shards.count(max(shards)) < 10
+        cache_features(many, tmp_path / "killed")
+        assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+        assert len(contents(tmp_path / "whole")) == 2 * 15 + 1 + 2
+    finally:
+        for split in ("train", "val"):
+            DatasetCatalog.remove(parts.split(split))
+            MetadataCatalog.remove(parts.split(split))
+
+
+def test_pictures_are_not_opened_in_vain(cfg, write_tiny_parts, tmp_path):
+    """Files of the right size are enough to train a model that does not look at them itself."""
+    parts = write_tiny_parts(tmp_path / "data", name="gone_parts", num_train=4, num_val=2)
+    register_descriptions([str(parts.description)])
+    try:
+        here = ("DATASETS.TRAIN", (parts.split("train"),), *NO_TEST, "MODEL.SAM.CACHE_DIR", str(tmp_path / "f"))
+        cache_features(cfg(*here), tmp_path / "f")
+        for path in (parts.root / "images").rglob("*.JPEG"):
+            path.write_bytes(bytes(path.stat().st_size))
+        losses, _, _ = train(cfg(*here, "MODEL.SAM.FEATURES", "cache"))
+        assert len(losses) == 4
+    finally:
+        for split in ("train", "val"):
+            DatasetCatalog.remove(parts.split(split))
+            MetadataCatalog.remove(parts.split(split))

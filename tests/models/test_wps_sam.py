@@ -1,0 +1,324 @@
+"""WPSSAM as a whole: losses against a plain reference, frozen SAM, outputs, checkpoints."""
+
+import itertools
+
+from wps_sam.config import add_wps_sam_config
+from wps_sam.encoders.sam import build_sam
+from wps_sam.structures import PartVocabulary
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+
+
+def tiny_config(*opts):
+    cfg = get_cfg()
+    add_wps_sam_config(cfg)
+    cfg.merge_from_list(
+        ["MODEL.DEVICE", "cpu", "MODEL.SAM.ARCH", "vit_tiny", "MODEL.PROMPTER.NUM_CLASSES", 4,
+         "MODEL.PROMPTER.NUM_QUERIES", 8, "MODEL.PROMPTER.NUM_ENCODER_LAYERS", 1,
+         "MODEL.PROMPTER.NUM_DECODER_LAYERS", 1, "MODEL.PROMPTER.NUM_CONVS", 1, "MODEL.PROMPTER.CONV_DIM", 32,
+         "MODEL.INFERENCE.MAX_PARTS", 6, *opts]
+    )
+    return cfg
+
+
+def make_inputs(sizes=((512, 340), (200, 512)), parts=2, label="box", seed=0):
+    g = torch.Generator().manual_seed(seed)
+    inputs = []
+    for height, width in sizes:
+        instances = Instances((height, width))
+        instances.gt_classes = torch.randint(4, (parts,), generator=g)
+        corner = torch.rand(parts, 2, generator=g) * 80
+        if label == "box":
+            instances.gt_boxes = Boxes(torch.cat([corner, corner + 60 + corner], dim=1))
+        else:
+            instances.gt_points = corner
+        image = torch.randint(256, (3, height, width), generator=g, dtype=torch.uint8)
+        inputs.append({"image": image, "instances": instances, "height": height // 2, "width": width // 2})
+    return inputs
+
+
+@pytest.fixture(params=["DETRPrompter", "DensePrompter"])
+def prompter_name(request):
+    return request.param
+
+
+def reference_losses(model, inputs):
+    """The paper's losses with loops and brute force instead of our matcher and criterion."""
+    size = model.backbone.image_size
+    mean = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
+    std = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
+    class_loss, prompt_loss = [], []
+    for record in inputs:
+        square = torch.zeros(1, 3, size, size)
+        height, width = record["image"].shape[1:]
+        square[0, :, :height, :width] = (record["image"] - mean) / std
+        prediction = model.prompter(model.backbone(square)["image_embedding"])
+        logits, tokens = prediction.logits[0], prediction.tokens[0]
+        instances = record["instances"]
+        teacher, _ = model.teacher.prompt_encoder(points=None, boxes=instances.gt_boxes.tensor, masks=None)
+        probability, best, chosen = logits.softmax(-1), float("inf"), None
+        for queries in itertools.permutations(range(len(logits)), len(teacher)):
+            cost = sum(
+                (10 * -probability[q, instances.gt_classes[m]] + (tokens[q] - teacher[m]).norm()).item()
+                for m, q in enumerate(queries)
+            )
+            if cost < best:
+                best, chosen = cost, queries
+        labels = torch.full((len(logits),), logits.shape[1] - 1)
+        for m, q in enumerate(chosen):
+            labels[q] = instances.gt_classes[m]
+        class_loss.append(-sum(logits[q].log_softmax(-1)[c] for q, c in enumerate(labels)) / len(logits))
+        difference = torch.stack([(tokens[q] - teacher[m]).abs() for m, q in enumerate(chosen)])
+        prompt_loss.append(torch.where(difference < 1, difference**2 / 2, difference - 0.5).mean())
+    count = len(inputs)
+    return {"loss_class": 5 * sum(class_loss) / count, "loss_prompt": 20 * sum(prompt_loss) / count}
+
+
+def test_losses_of_a_tiny_model_equal_the_reference():
+    model = build_model(tiny_config()).train()
+    inputs = make_inputs()
+    ours, theirs = model(inputs), reference_losses(model, inputs)
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
+
+
+def test_one_step_at_vit_b_1024_equals_the_reference():
+    """The paper's sizes: ViT-B, 1024 pixels, batch 2, 25 queries, 40 classes."""
+    cfg = get_cfg()
+    add_wps_sam_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    inputs = make_inputs(sizes=((1024, 683), (400, 1024)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    # The encoder is deterministic and by far the slowest piece: both sides may share its results.
+    encoded = {}
+    forward = model.backbone.forward
+
+    def remembered(images):
+        for i, image in enumerate(images):
+            key = image.sum().item()
+            if key not in encoded:
+                encoded[key] = forward(images[i : i + 1])["image_embedding"]
+        return {"image_embedding": torch.cat([encoded[image.sum().item()] for image in images])}
+
+    model.backbone.forward = remembered
+    ours, theirs = model(inputs), reference_losses(model, inputs)
+    torch.set_num_threads(threads)
+    assert len(encoded) == 2, "both sides must have fed the very same squares"
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
+
+
+def test_a_step_moves_the_prompter_and_nothing_of_sam(prompter_name):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).train()
+    assert not any(m.training for part in (model.backbone, model.teacher, model.decoder) for m in part.modules())
+    frozen = {k: v.clone() for part in (model.backbone, model.teacher, model.decoder)
+              for k, v in part.named_parameters(prefix=str(id(part)))}
+    trained = {k: v.clone() for k, v in model.prompter.named_parameters()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    sum(model(make_inputs()).values()).backward()
+    optimizer.step()
+    for part in (model.backbone, model.teacher, model.decoder):
+        for key, value in part.named_parameters(prefix=str(id(part))):
+            assert torch.equal(value, frozen[key]) and value.grad is None
+    moved = [k for k, v in model.prompter.named_parameters() if not torch.equal(v, trained[k])]
+    assert len(moved) == len(trained)
+
+
+@pytest.mark.parametrize("label", ["box", "point"])
+def test_outputs_follow_detectron2s_form(prompter_name, label):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name, "WEAK_LABELS.TYPE", label)).eval()
+    head = model.prompter.class_head
+    with torch.no_grad():
+        head.bias[-1] = -10  # every query is a part
+    inputs = make_inputs(label=label)
+    outputs = model(inputs)
+    for record, output in zip(inputs, outputs):
+        height, width = record["height"], record["width"]
+        instances = output["instances"]
+        assert 0 < len(instances) <= 6 and instances.image_size == (height, width)
+        assert instances.pred_masks.shape == (len(instances), height, width)
+        assert instances.pred_masks.dtype == torch.bool
+        assert instances.mask_logits.shape[1:] == (128, 128)
+        assert output["sem_seg"].shape == (5, height, width)
+        assert (instances.scores.diff() <= 0).all() and instances.pred_classes.max() < 4
+        covered = instances.pred_masks.any(0)
+        assert torch.equal(output["sem_seg"].argmax(0) != 4, covered)
+        for mask, box in zip(instances.pred_masks, instances.pred_boxes.tensor.tolist()):
+            if mask.any():
+                y, x = mask.nonzero().unbind(1)
+                assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def test_nothing_found_is_all_background():
+    model = build_model(tiny_config()).eval()
+    with torch.no_grad():
+        model.prompter.class_head.bias[-1] = 100
+    output = model(make_inputs()[:1])[0]
+    assert len(output["instances"]) == 0 and output["instances"].pred_masks.shape == (0, 256, 170)
+    assert (output["sem_seg"].argmax(0) == 4).all()
+
+
+def _asked_of_objects(model, inputs):
+    """The last of three inputs also once for the parts of one object."""
+    model.set_vocabulary(PartVocabulary(tuple("abcd"), (0, 0, 0, 1), ("animal", "car")))
+    return [*inputs, {**inputs[-1], "category_id": 0}]
+
+
+def _leave_nothing_on(model, monkeypatch, index):
+    """The prompter finds no part on image ``index`` of three, whether it sees it alone or with the others."""
+    forward, seen = model.prompter.forward, []
+
+    def forward_without(embedding, images=None):
+        prediction = forward(embedding, images)
+        for i, image in enumerate(embedding):
+            if any(torch.allclose(image, one, atol=1e-4) for one in seen) or (len(embedding) > 2 and i == index):
+                seen.append(image)
+                prediction.logits[i, :, -1] += 100
+        return prediction
+
+    monkeypatch.setattr(model.prompter, "forward", forward_without)
+
+
+@torch.no_grad()
+def test_a_result_does_not_depend_on_its_batch(prompter_name, monkeypatch):
+    """Three images, nothing found on the second, and one asked for an object's parts only."""
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).eval()
+    model.prompter.class_head.bias[-1] = -10
+    inputs = _asked_of_objects(model, make_inputs(sizes=((512, 340), (200, 512), (400, 400))))
+    _leave_nothing_on(model, monkeypatch, 1)
+    together = model(inputs)
+    assert [len(output["instances"]) > 0 for output in together[:3]] == [True, False, True]
+    for record, output in zip(inputs, together):
+        alone = model([record])[0]
+        same = torch.isclose(alone["sem_seg"], output["sem_seg"], atol=1e-4, rtol=1e-4).all(0)
+        # A mask that rounding moves across one half at a pixel changes that pixel's score by a jump.
+        assert (~same).float().mean() < 1e-4
+        if "category_id" in record:
+            assert torch.equal(alone["part_classes"], output["part_classes"])
+            continue
+        for field in ("mask_logits", "scores", "pred_classes"):
+            ours, theirs = output["instances"].get(field), alone["instances"].get(field)
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+        assert (output["instances"].pred_masks ^ alone["instances"].pred_masks).sum() <= 20
+
+
+@torch.no_grad()
+def test_one_call_of_the_decoder_for_a_batch_and_only_for_kept_queries(prompter_name, monkeypatch):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).eval()
+    model.prompter.class_head.bias[-1] = -10
+    calls, forward = [], model.decoder.forward
+
+    def counted(embedding, tokens, *dense_prompt):
+        calls.append([len(of_image) for of_image in tokens])
+        return forward(embedding, tokens, *dense_prompt)
+
+    monkeypatch.setattr(model.decoder, "forward", counted)
+    inputs = make_inputs()
+    outputs = model(inputs)
+    assert calls == [[len(output["instances"]) for output in outputs]]
+    assert max(calls[0]) <= 6 < model.prompter(torch.zeros(1, 256, 32, 32)).logits.shape[1]
+    model.prompt_boxes(inputs, [torch.tensor([[10.0, 20.0, 90.0, 120.0]]).expand(m, -1) for m in (3, 0)])
+    assert calls[1:] == [[3, 0]]
+
+
+@torch.no_grad()
+def test_prompting_a_batch_with_boxes_equals_prompting_each_image():
+    model = build_model(tiny_config("MODEL.SAM.PADDING", "center")).eval()
+    inputs = make_inputs(sizes=((512, 340), (200, 512), (400, 400)))
+    corner = torch.rand(5, 2) * 20
+    boxes = list(torch.cat([corner, corner + 80], dim=1).split([3, 0, 2]))
+    together = model.prompt_boxes(inputs, boxes)
+    for i, masks in enumerate(together):
+        assert masks.shape == (len(boxes[i]), inputs[i]["height"], inputs[i]["width"])
+        alone = model.prompt_boxes(inputs[i : i + 1], boxes[i : i + 1])[0]
+        torch.testing.assert_close(masks, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("label", ["box", "point"])
+def test_an_image_without_parts_trains(prompter_name, label):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name, "WEAK_LABELS.TYPE", label)).train()
+    losses = model(make_inputs(parts=0, label=label))
+    assert losses["loss_prompt"].item() == 0 and losses["loss_class"].isfinite()
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_more_parts_than_queries_is_an_error():
+    with pytest.raises(ValueError, match="NUM_QUERIES"):
+        build_model(tiny_config()).train()(make_inputs(parts=9))
+
+
+def test_centre_padding_moves_the_labels_with_the_image():
+    inputs = make_inputs(sizes=((512, 100),))
+    corner, centre = (build_model(tiny_config("MODEL.SAM.PADDING", way)) for way in ("bottom_right", "center"))
+    square, frames = centre.preprocess_image(inputs)
+    assert (frames[0].left, frames[0].top) == (206, 0)
+    # Black borders before normalisation, zeros after it: the authors' way and SAM's.
+    black = (-centre.pixel_mean / centre.pixel_std).flatten()
+    torch.testing.assert_close(square[0, :, 0, 0], black)
+    assert not corner.preprocess_image(inputs)[0][0, :, :, 100:].any()
+    boxes = inputs[0]["instances"].gt_boxes.tensor
+    target = centre.label(inputs, frames)[0]
+    assert torch.equal(target.geometry, boxes + torch.tensor([206.0, 0, 206, 0]))
+    torch.testing.assert_close(target.tokens, corner.teach(boxes + torch.tensor([206.0, 0, 206, 0])))
+
+
+def test_an_image_larger_than_the_square_is_named():
+    record = make_inputs(sizes=((600, 100),))[0]
+    record["file_name"] = "large.jpg"
+    with pytest.raises(ValueError, match="large.jpg: 100x600 does not fit the 512x512 square"):
+        build_model(tiny_config()).eval()([record])
+
+
+def test_prompting_with_true_boxes_equals_sams_own_predictor():
+    """The oracle against segment_anything.SamPredictor on the same weights, image and box."""
+    from segment_anything import SamPredictor
+
+    model = build_model(tiny_config()).eval()
+    record = make_inputs(sizes=((512, 384),))[0]
+    record["height"], record["width"] = 512, 384
+    predictor = SamPredictor(build_sam("vit_tiny"))
+    predictor.set_image(record["image"].permute(1, 2, 0).numpy())
+    box = torch.tensor([[10.0, 20.0, 90.0, 120.0]])
+    theirs, _, _ = predictor.predict(box=box[0].numpy(), multimask_output=False, return_logits=True)
+    ours = model.prompt_boxes([record], [box])[0]
+    torch.testing.assert_close(ours, torch.from_numpy(theirs), atol=1e-4, rtol=1e-4)
+
+
+def test_checkpoints_hold_no_second_sam_and_refuse_another(tmp_path, prompter_name):
+    torch.manual_seed(1)
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name))
+    DetectionCheckpointer(model, str(tmp_path)).save("model")
+    saved = torch.load(tmp_path / "model.pth", weights_only=False)["model"]
+    assert {k for k in saved if not k.startswith("prompter.")} == {
+        "frozen_sam_sha256", "teacher.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+    }
+    torch.manual_seed(2)
+    other = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name))
+    DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
+    for key, value in model.prompter.state_dict().items():
+        assert torch.equal(value, other.prompter.state_dict()[key])
+    with torch.no_grad():
+        next(other.backbone.parameters()).add_(1)
+    other._frozen_hash = None
+    with pytest.raises(ValueError, match="trained on another SAM"):
+        DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
+
+
+def test_infinite_and_nan_scores_find_nothing(prompter_name):
+    """A score that is no number is no part: the whole picture is background."""
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).eval()
+    for value in (float("nan"), float("inf")):
+        with torch.no_grad():
+            model.prompter.class_head.bias.fill_(value)
+        output = model(make_inputs()[:1])[0]
+        assert len(output["instances"]) == 0
+        assert output["sem_seg"].shape == (5, 256, 170) and (output["sem_seg"].argmax(0) == 4).all()

@@ -1,0 +1,93 @@
+"""Matching against brute force, and its properties."""
+
+import itertools
+
+from wps_sam.prompters.matcher import CenterMatcher, HungarianMatcher
+from wps_sam.structures import PartTargets, PromptPrediction
+
+import pytest
+import torch
+
+
+def _targets(count, num_classes=4, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return PartTargets(
+        torch.randint(num_classes, (count,), generator=g), torch.randn(count, 2, 8, generator=g),
+        torch.rand(count, 4, generator=g),
+    )
+
+
+def _prediction(batch=1, queries=6, num_classes=4, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return PromptPrediction(
+        torch.randn(batch, queries, num_classes + 1, generator=g), torch.randn(batch, queries, 2, 8, generator=g)
+    )
+
+
+def _cost(logits, tokens, target, query, part):
+    probability = logits[query].softmax(-1)[target.labels[part]]
+    return (-10 * probability + (tokens[query] - target.tokens[part]).pow(2).sum().sqrt()).item()
+
+
+def test_hungarian_is_the_cheapest_of_all_assignments():
+    prediction, target = _prediction(), _targets(3)
+    (query, part), = HungarianMatcher(class_weight=10, prompt_weight=1)(prediction, [target])
+    logits, tokens = prediction.logits[0], prediction.tokens[0]
+    costs = {
+        chosen: sum(_cost(logits, tokens, target, q, m) for m, q in enumerate(chosen))
+        for chosen in itertools.permutations(range(6), 3)
+    }
+    best = min(costs, key=costs.get)
+    assert [query[part == m].item() for m in range(3)] == list(best)
+
+
+def test_batched_equals_alone_and_empty_targets_survive():
+    prediction = _prediction(batch=3)
+    targets = [_targets(2, seed=5), _targets(0), _targets(6, seed=6)]
+    matcher = HungarianMatcher(class_weight=10, prompt_weight=1)
+    together = matcher(prediction, targets)
+    for i, target in enumerate(targets):
+        alone = PromptPrediction(prediction.logits[i : i + 1], prediction.tokens[i : i + 1])
+        (query, part), = matcher(alone, [target])
+        assert torch.equal(query, together[i][0]) and torch.equal(part, together[i][1])
+        assert len(query) == len(target)
+
+
+def test_more_parts_than_queries_is_a_clear_error():
+    with pytest.raises(ValueError, match="7 parts but the prompter only 6 queries: raise MODEL.PROMPTER.NUM_QUERIES"):
+        HungarianMatcher(class_weight=10, prompt_weight=1)(_prediction(), [_targets(7)])
+
+
+def _cells(side=4, stride=8):
+    y, x = torch.meshgrid(*[(torch.arange(side) + 0.5) * stride] * 2, indexing="ij")
+    anchors = torch.stack([x, y], -1).flatten(0, 1)
+    n = len(anchors)
+    return PromptPrediction(torch.zeros(1, n, 3), torch.zeros(1, n, 2, 8), torch.zeros(1, n, 4), anchors)
+
+
+def _part(geometry):
+    geometry = torch.tensor(geometry, dtype=torch.float32).reshape(len(geometry), -1)
+    return PartTargets(torch.zeros(len(geometry), dtype=torch.int64), torch.zeros(len(geometry), 2, 8), geometry)
+
+
+def test_centre_matcher_takes_the_middle_half_and_the_smallest_box():
+    # Box 0..32: middle half is 8..24, which holds the cell centres 12 and 20 in each direction: cells 5, 6, 9, 10.
+    # Box 16..24 has its middle at 20; with a radius of 4 only cell 10 (centre 20, 20) is near, and it is smaller.
+    (query, part), = CenterMatcher(min_radius=4)(_cells(), [_part([[0, 0, 32, 32], [16, 16, 24, 24]])])
+    assert query.tolist() == [5, 6, 9, 10]
+    assert part.tolist() == [0, 0, 0, 1]
+
+
+def test_centre_matcher_gives_the_smallest_part_a_cell_and_survives_none():
+    (query, part), = CenterMatcher(min_radius=8)(_cells(), [_part([[13, 13, 14, 14]])])
+    assert len(query) >= 1 and not part.any()
+    empty = PartTargets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, 8), torch.zeros(0, 4))
+    (query, part), = CenterMatcher(min_radius=8)(_cells(), [empty])
+    assert len(query) == len(part) == 0
+
+
+def test_centre_matcher_gives_a_cell_between_two_points_to_the_nearest():
+    # Points are pixel indices: their continuous place is half a pixel further.
+    (query, part), = CenterMatcher(min_radius=8)(_cells(), [_part([[11.5, 11.5], [18.5, 11.5]])])
+    owner = dict(zip(query.tolist(), part.tolist()))
+    assert owner[5] == 0 and owner[6] == 1

@@ -1,0 +1,212 @@
+"""Prompters: the paper's sizes, a plain re-computation of its transformer, and dense read-outs."""
+
+from wps_sam.config import check_config
+from wps_sam.prompters.prompter import DensePrompter, DETRPrompter
+from wps_sam.prompters.transformer import Transformer
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+from torch.nn import functional as F
+
+PAPER = dict(
+    num_classes=40, num_queries=25, embedding_size=64, neck_strides=(2, 2), num_heads=8, ffn_dim=1024,
+    num_encoder_layers=6, num_decoder_layers=6,
+)
+
+
+def test_paper_prompter_has_12_72_million_parameters():
+    prompter = DETRPrompter(**PAPER)
+    assert sum(p.numel() for p in prompter.parameters()) == 12_717_609
+    assert len(prompter.state_dict()) == 198
+    assert prompter.position.shape == (1, 256, 16, 16) and not prompter.position.any()
+
+
+def test_paper_prompter_shapes():
+    prediction = DETRPrompter(**PAPER)(torch.randn(2, 256, 64, 64))
+    assert prediction.logits.shape == (2, 25, 41)
+    assert prediction.tokens.shape == (2, 25, 2, 256)
+    assert prediction.geometry is None
+
+
+def _attention(module: nn.MultiheadAttention, query, key, value):
+    """Multi-head attention written out, one head at a time."""
+    dim, heads = module.embed_dim, module.num_heads
+    wq, wk, wv = module.in_proj_weight.split(dim)
+    bq, bk, bv = module.in_proj_bias.split(dim)
+    q, k, v = query @ wq.T + bq, key @ wk.T + bk, value @ wv.T + bv
+    outputs = []
+    for h in range(heads):
+        part = slice(h * dim // heads, (h + 1) * dim // heads)
+        weight = (q[:, part] @ k[:, part].T / (dim // heads) ** 0.5).softmax(-1)
+        outputs.append(weight @ v[:, part])
+    return torch.cat(outputs, -1) @ module.out_proj.weight.T + module.out_proj.bias
+
+
+def _norm(module, x):
+    return F.layer_norm(x, x.shape[-1:], module.weight, module.bias, module.eps)
+
+
+def _ffn(layer, x):
+    hidden = (x @ layer.linear1.weight.T + layer.linear1.bias).relu()
+    return hidden @ layer.linear2.weight.T + layer.linear2.bias
+
+
+def _reference(transformer, memory, position, queries, positions_on_values=False):
+    for layer in transformer.encoder.layers:
+        with_position = memory + position
+        value = with_position if positions_on_values else memory
+        memory = _norm(layer.norm1, memory + _attention(layer.self_attn, with_position, with_position, value))
+        memory = _norm(layer.norm2, memory + _ffn(layer, memory))
+    hidden = torch.zeros_like(queries)
+    for layer in transformer.decoder.layers:
+        q = hidden + queries
+        hidden = _norm(layer.norm1, hidden + _attention(layer.self_attn, q, q, hidden))
+        cross = _attention(layer.multihead_attn, hidden + queries, memory + position, memory)
+        hidden = _norm(layer.norm2, hidden + cross)
+        hidden = _norm(layer.norm3, hidden + _ffn(layer, hidden))
+    return _norm(transformer.decoder.norm, hidden)
+
+
+def test_transformer_equals_its_formulas_and_a_wrong_one_differs():
+    torch.manual_seed(0)
+    transformer = Transformer(dim=16, num_heads=4, ffn_dim=32, num_encoder_layers=2, num_decoder_layers=2)
+    for parameter in transformer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    memory, position, queries = torch.randn(2, 9, 16), torch.randn(1, 9, 16), torch.randn(5, 16)
+    ours = transformer(memory, position, queries)
+    for i in range(2):
+        theirs = _reference(transformer, memory[i], position[0], queries)
+        torch.testing.assert_close(ours[i], theirs, atol=1e-5, rtol=1e-4)
+        wrong = _reference(transformer, memory[i], position[0], queries, positions_on_values=True)
+        assert (ours[i] - wrong).abs().max() > 1e-2
+
+
+def test_matrices_of_the_transformer_start_xavier_uniform():
+    transformer = Transformer(dim=32, num_heads=4, ffn_dim=64, num_encoder_layers=1, num_decoder_layers=1)
+    weight = transformer.encoder.layers[0].linear1.weight
+    bound = (6 / (32 + 64)) ** 0.5
+    assert weight.abs().max() <= bound and weight.abs().max() > 0.95 * bound
+
+
+def _dense(label_type, encode=None, companion_dim=0, stride=8):
+    encode = encode or (lambda geometry: torch.zeros(len(geometry), 2, 256))
+    return DensePrompter(
+        num_classes=3, label_type=label_type, image_size=256, stride=stride, conv_dim=32, num_convs=1,
+        companion_dim=companion_dim, encode_prompts=encode,
+    )
+
+
+STRIDES = pytest.mark.parametrize(("stride", "side"), [(8, 32), (16, 16)])
+
+
+@STRIDES
+def test_cells_of_both_strides(stride, side):
+    prompter = _dense("point", companion_dim=16, stride=stride)
+    picture = torch.randn(2, 3, 256, 256)
+    assert prompter.companion(picture).shape == (2, 16, side, side)
+    prediction = prompter(torch.randn(2, 256, 16, 16), picture)
+    assert prediction.logits.shape == (2, side**2, 4)
+    assert prediction.tokens.shape == (2, side**2, 2, 256) and prediction.geometry.shape == (2, side**2, 2)
+    # A cell's anchor is its centre; rows first. An output of 1 is one cell.
+    expected = torch.tensor([[(x + 0.5) * stride, (y + 0.5) * stride] for y in range(side) for x in range(side)])
+    assert torch.equal(prediction.anchors, expected)
+    moved = prompter.read_out(torch.ones(1, side**2, 2))[0, 2 * side + 3]
+    assert moved.tolist() == [4.5 * stride, 3.5 * stride]
+
+
+@STRIDES
+@torch.no_grad()
+def test_a_cell_looks_at_its_own_place(stride, side):
+    """Another colour in the cell of row 6, column 9 of the embedding's 16 x 16 changes the answers around there."""
+    torch.manual_seed(0)
+    prompter, embedding = _dense("box", companion_dim=16, stride=stride), torch.randn(1, 256, 16, 16)
+    picture = torch.randn(1, 3, 256, 256)
+    other = picture.clone()
+    other[..., 6 * 16 : 7 * 16, 9 * 16 : 10 * 16] += 10
+    moved = (prompter(embedding, picture).logits - prompter(embedding, other).logits)[0].abs().sum(-1)
+    x, y = (moved[:, None] * prompter.anchors).sum(0) / moved.sum()
+    assert abs(x - 9.5 * 16) < 8 and abs(y - 6.5 * 16) < 8
+
+
+def test_a_checkpoint_of_another_stride_is_refused():
+    with pytest.raises(RuntimeError, match=r"size mismatch for companion\.0\.weight"):
+        _dense("box", None, 16, stride=16).load_state_dict(_dense("box", None, 16).state_dict())
+
+
+@pytest.mark.parametrize("stride", [4, 12, 32])
+def test_other_strides_are_refused(tiny_cfg, stride):
+    check_config(tiny_cfg("MODEL.PROMPTER.STRIDE", 16))
+    with pytest.raises(ValueError, match=rf"MODEL\.PROMPTER\.STRIDE is {stride}; allowed: 8, 16"):
+        check_config(tiny_cfg("MODEL.PROMPTER.STRIDE", stride))
+
+
+def test_the_stride_of_the_config_reaches_all_that_count_in_cells(tiny_cfg):
+    dense = ("MODEL.PROMPTER.NAME", "DensePrompter", "WEAK_LABELS.TYPE", "point")
+    a, b = torch.tensor([[8.0, 4.0]]), torch.zeros(1, 2)
+    for stride in (8, 16):
+        model = build_model(tiny_cfg(*dense, "MODEL.PROMPTER.STRIDE", stride, "MODEL.DEVICE", "meta"))
+        assert model.prompter.stride == model.criterion.matcher.min_radius == model.point_radius == stride
+        assert model.criterion.prompt_loss(a, a, b, b).item() == pytest.approx(12 / stride)
+
+
+def test_dense_prompter_reads_boxes_out_around_its_cells():
+    prompter = _dense("box")
+    raw = torch.zeros(1, 32 * 32, 4)
+    boxes = prompter.read_out(raw)
+    # Cell (row 3, column 5) has its centre at (5.5 * 8, 3.5 * 8) = (44, 28); exp(0) * 256 / 8 = 32 pixels to each side,
+    # cut off at the top of the picture.
+    assert boxes[0, 3 * 32 + 5].tolist() == [12.0, 0.0, 76.0, 60.0]
+    assert boxes.min() >= 0 and boxes.max() <= 256
+    assert prompter.read_out(raw + 1e4).isfinite().all()
+
+
+def test_dense_prompter_reads_points_out_and_encodes_its_own_geometry():
+    seen = {}
+
+    def encode(geometry):
+        seen["geometry"] = geometry
+        return geometry.sum() + torch.zeros(len(geometry), 2, 256)
+
+    prediction = _dense("point", encode)(torch.randn(2, 256, 16, 16))
+    assert prediction.logits.shape == (2, 1024, 4)
+    assert prediction.tokens.shape == (2, 1024, 2, 256)
+    assert torch.equal(seen["geometry"], prediction.geometry.flatten(0, 1)) and seen["geometry"].shape[1] == 2
+
+
+def test_dense_prompter_starts_out_saying_no_part():
+    probability = _dense("box")(torch.zeros(1, 256, 16, 16)).logits.softmax(-1)
+    assert probability[..., -1].min() > 0.9
+
+
+def test_dense_prompter_holds_no_second_copy_of_sam():
+    encoder = nn.Linear(2, 2)
+    assert not any("encode_prompts" in key for key in _dense("box", encoder.forward).state_dict())
+
+
+@pytest.mark.parametrize("size, strides, side", [(64, (2, 2), 16), (16, (1, 1), 16), (16, (2, 1), 8)])
+def test_memory_follows_the_strides_of_the_neck(size, strides, side):
+    prompter = DETRPrompter(**{**PAPER, "embedding_size": size, "neck_strides": strides, "num_encoder_layers": 1,
+                               "num_decoder_layers": 1})
+    assert prompter.position.shape[-1] == side
+    assert prompter(torch.randn(1, 256, size, size)).logits.shape == (1, 25, 41)
+
+
+def test_a_constant_on_top_of_the_embedding_changes_nothing():
+    """SAM's embedding carries a large constant per channel; the dense prompter must not have to unlearn it."""
+    prompter, embedding = _dense("box"), torch.randn(1, 256, 16, 16)
+    lifted = embedding + 10 * torch.randn(1, 256, 1, 1)
+    torch.testing.assert_close(prompter(embedding).logits, prompter(lifted).logits, atol=1e-3, rtol=1e-3)
+
+
+def test_companion_looks_at_the_picture_and_says_when_it_cannot(caplog):
+    prompter, embedding = _dense("box", companion_dim=16), torch.randn(1, 256, 16, 16)
+    picture = torch.randn(1, 3, 256, 256)
+    seen, blind = prompter(embedding, picture).logits, prompter(embedding).logits
+    assert seen.shape == blind.shape == (1, 1024, 4)
+    assert not torch.allclose(seen, blind)
+    assert "not shown the images" in caplog.text
+    # A prompter without one does not look, whatever it is shown.
+    alone = _dense("box")
+    assert torch.equal(alone(embedding, picture).logits, alone(embedding).logits)

@@ -1,0 +1,421 @@
+"""One's own data without Python: registers data sets from short YAML descriptions (DATASETS.DESCRIPTIONS).
+
+The form is explained in datasets/README.md::
+
+    name: my_parts
+    layout: partimagenet            # or coco
+    root: my_parts
+    splits:
+      train: {images: images/train, annotations: annotations/train}
+      val: {images: images/val, annotations: annotations/val}
+    classes: [wheel, window]        # optional: the order of the class ids
+    unseen: [window]                # optional: classes that zero-shot training does not see
+    flip_pairs: [[left ear, right ear]]  # optional: classes that a mirrored picture exchanges
+    objects: [person]               # optional: what the parts belong to, with a folder of object maps in a split
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wps_sam.data.sources.ov_parts import OVSet, OVVocabulary, ov_metadata
+from wps_sam.data.sources.coco import (
+    LAYOUTS,
+    PROTOCOLS,
+    Layout,
+    PartClasses,
+    find_coco_json,
+    read_part_classes,
+    register_part_dataset,
+)
+from wps_sam.structures import object_of_part
+
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+logger = logging.getLogger(__name__)
+
+_REQUIRED = ("name", "layout", "root", "splits")
+_OPTIONAL = ("classes", "unseen", "flip_pairs", "objects")
+_SPLIT_REQUIRED, _SPLIT_OPTIONAL = ("images", "annotations"), ("objects",)
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}|\$(\w+)")
+
+
+class SplitPaths(NamedTuple):
+    """Where a split lies: image folder, COCO json, and the folder of its object maps if it has them; all absolute."""
+
+    split: str
+    images: str
+    json_file: str
+    objects: str | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """A checked description."""
+
+    name: str
+    layout: Layout
+    splits: tuple[SplitPaths, ...]
+    classes: tuple[str, ...] | None
+    unseen: tuple[str, ...]
+    flip_pairs: tuple[tuple[str, str], ...]
+    objects: tuple[str, ...]
+
+
+# What this process has registered: the same description may come twice, another one of that name may not.
+_REGISTERED: dict[str, Description] = {}
+
+
+def register_descriptions(paths: Iterable[str]) -> list[str]:
+    """Registers the data sets of every description and returns their names.
+
+    ``{name}_{split}`` shows all classes. With ``unseen`` there is also ``{name}_{split}_seen``, which shows the others
+    only, numbered 0..; and of a split with object maps ``{name}_{split}_obj_condition``, one record for each object of
+    a picture, as in OV-PARTS. The class list is the description's, or that of the first split's json. Registering a
+    description again does nothing.
+
+    Raises:
+        ValueError: names the description and the key, what came and what was expected; or the data set of that
+            name that is already there.
+    """
+    return [name for path in paths for name in _register(read_description(path), path)]
+
+
+def read_description(path: str) -> Description:
+    """Reads and checks one description. See :func:`register_descriptions` for the errors."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"data set description {path}: the file does not exist") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"data set description {path}: no valid YAML: {error}") from error
+    where = f"data set description {path}"
+    _check_keys(content, _REQUIRED, _OPTIONAL, where)
+    name = _text(content, "name", where)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"{where}: name: expected letters, digits, _ and -, got {name!r}")
+    if content["layout"] not in LAYOUTS:
+        raise ValueError(f"{where}: layout: expected one of {LAYOUTS}, got {content['layout']!r}")
+    root = _find_root(_text(content, "root", where), Path(path).resolve().parent, where)
+    splits = content["splits"]
+    if not isinstance(splits, dict) or not splits:
+        raise ValueError(
+            f"{where}: splits: expected at least one, such as train: {{images: ..., annotations: ...}}"
+        )
+    found = tuple(
+        _split(entry, str(split), root, f"{where}: splits.{split}") for split, entry in splits.items()
+    )
+    objects = _names(content, "objects", where)
+    for paths in found:
+        # Object-conditioned records are evaluated by their part maps, which the layout coco does not have.
+        if paths.objects is not None and (not objects or content["layout"] != "partimagenet"):
+            raise ValueError(
+                f"{where}: splits.{paths.split}: objects: needs the layout partimagenet and the names of the "
+                "objects, such as objects: [person]"
+            )
+    return Description(
+        name=name,
+        layout=content["layout"],
+        splits=found,
+        classes=_names(content, "classes", where) or None,
+        unseen=_names(content, "unseen", where),
+        flip_pairs=_pairs(content, where),
+        objects=objects,
+    )
+
+
+def _split(entry: Any, split: str, root: Path, where: str) -> SplitPaths:
+    _check_keys(entry, _SPLIT_REQUIRED, _SPLIT_OPTIONAL, where)
+    images, annotations = (str(root / _text(entry, key, where)) for key in _SPLIT_REQUIRED)
+    objects = str(root / _text(entry, "objects", where)) if "objects" in entry else None
+    if objects is not None and not os.path.isdir(objects):
+        raise ValueError(f"{where}: objects: the folder {objects} does not exist")
+    try:
+        return SplitPaths(split, images, find_coco_json(annotations, split), objects)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _register(description: Description, path: str) -> list[str]:
+    where = f"data set description {path}"
+    if _REGISTERED.get(description.name) == description:
+        return _dataset_names(description)
+    for name in _dataset_names(description):
+        if name in DatasetCatalog.list():
+            raise ValueError(
+                f"{where}: name: {name!r} is already registered with other content; choose another name"
+            )
+    try:
+        classes = read_part_classes(description.splits[0].json_file, description.classes)
+        vocabulary = _vocabulary(description, classes)
+        flip_map = _flip_map(description, vocabulary)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    for paths in description.splits:
+        _register_split(description, paths, vocabulary, flip_map)
+    _REGISTERED[description.name] = description
+    return _dataset_names(description)
+
+
+def _dataset_names(description: Description) -> list[str]:
+    names = []
+    for paths in description.splits:
+        name = f"{description.name}_{paths.split}"
+        names.append(name)
+        if description.unseen:
+            names.append(f"{name}_seen")
+        if paths.objects is not None:
+            names.append(f"{name}_obj_condition")
+    return names
+
+
+def _vocabulary(description: Description, classes: PartClasses) -> OVVocabulary:
+    """The classes, which of them are seen, and their objects, in the terms of OV-PARTS."""
+    _check_known(description.unseen, classes, "unseen")
+    seen = tuple(name not in description.unseen for name in classes.names)
+    if not any(seen):
+        raise ValueError("unseen: at least one class must be seen")
+    objects = description.objects or tuple(dict.fromkeys(classes.supercategories))
+    if len(description.objects) == 1:
+        owners = description.objects * len(classes.names)
+    elif description.objects:
+        owners = tuple(map(object_of_part, classes.names))
+    else:
+        owners = classes.supercategories
+    lost = [name for name, owner in zip(classes.names, owners) if owner not in objects]
+    if lost:
+        raise ValueError(
+            f"objects: the classes {lost} are of none of {list(objects)}; expected names such as \"{objects[0]}'s "
+            'head", or one object, which has all of them'
+        )
+    part_objects = tuple(objects.index(owner) for owner in owners)
+    return OVVocabulary(
+        family=description.name,
+        ignore_label=classes.metadata()["ignore_label"],
+        object_names=objects,
+        object_seen=tuple(
+            any(of == i and is_seen for of, is_seen in zip(part_objects, seen)) for i in range(len(objects))
+        ),
+        classes=classes,
+        class_seen=seen,
+        part_objects=part_objects,
+    )
+
+
+def _flip_map(description: Description, vocabulary: OVVocabulary) -> list[int] | None:
+    """Class to class after a horizontal flip; None where no pair is exchanged."""
+    names = vocabulary.classes.names
+    flip_map = list(range(len(names)))
+    for pair in description.flip_pairs:
+        _check_known(pair, vocabulary.classes, "flip_pairs")
+        left, right = map(names.index, pair)
+        if vocabulary.class_seen[left] != vocabulary.class_seen[right]:
+            raise ValueError(f"flip_pairs: of {list(pair)} one is unseen; expected both or none")
+        flip_map[left], flip_map[right] = right, left
+    return flip_map if description.flip_pairs else None
+
+
+def _check_known(names: Sequence[str], classes: PartClasses, key: str) -> None:
+    unknown = [name for name in names if name not in classes.names]
+    if unknown:
+        raise ValueError(f"{key}: {unknown} are not among the classes {list(classes.names)}")
+
+
+# What the data sets with background take over from OV-PARTS' metadata.
+_OBJECT_FIELDS = ("obj_classes", "part_objects", "family", "evaluation_set", "trainable_flag")
+_SEEN_FIELDS = (*_OBJECT_FIELDS, "obj_map", "obj_part_map")
+
+
+def _register_split(
+    description: Description, paths: SplitPaths, vocabulary: OVVocabulary, flip_map: list[int] | None
+) -> None:
+    """Registers the data sets of one split; those beside the first are made of its records."""
+    name, fields = f"{description.name}_{paths.split}", ov_metadata(vocabulary, OVSet("val", "object", "all"))
+    register_part_dataset(
+        name,
+        description.layout,
+        paths.images,
+        paths.json_file,
+        vocabulary.classes,
+        protocols=(*PROTOCOLS, "pred_all") if description.unseen else PROTOCOLS,
+        flip_map=flip_map,
+        **{key: fields[key] for key in _OBJECT_FIELDS},
+    )
+    if description.unseen:
+        _register_seen(name, description, paths, vocabulary, flip_map)
+    if paths.objects is not None:
+        _register_objects(name, paths, paths.objects, vocabulary, flip_map)
+
+
+def _register_seen(
+    name: str,
+    description: Description,
+    paths: SplitPaths,
+    vocabulary: OVVocabulary,
+    flip_map: list[int] | None,
+) -> None:
+    """Registers ``{name}_seen``, the data set ``name`` as zero-shot training may see it."""
+    classes, fields = vocabulary.classes, ov_metadata(vocabulary, OVSet("train", "image", "seen"))
+    class_ids = fields["obj_part_map"]
+    # The label maps keep their values: those of seen classes, of the background, and of what is ignored now.
+    to_seen = {**class_ids, len(classes.names): len(class_ids)}
+    register_part_dataset(
+        f"{name}_seen",
+        description.layout,
+        paths.images,
+        paths.json_file,
+        _subset(classes, class_ids),
+        load=lambda: _only_seen(name, class_ids),
+        label_map={v: to_seen.get(c, vocabulary.ignore_label) for v, c in classes.label_map.items()},
+        ignore_label=vocabulary.ignore_label,
+        flip_map=None if flip_map is None else [class_ids[flip_map[c]] for c in class_ids],
+        **{key: fields[key] for key in _SEEN_FIELDS},
+    )
+
+
+def _register_objects(
+    name: str, paths: SplitPaths, objects: str, vocabulary: OVVocabulary, flip_map: list[int] | None
+) -> None:
+    """Registers ``{name}_obj_condition``: which part of a given object is each of its pixels?"""
+    num_classes, num_objects = len(vocabulary.classes.names), len(vocabulary.object_names)
+    ignore_label = vocabulary.ignore_label
+    DatasetCatalog.register(f"{name}_obj_condition", lambda: _one_object_each(name, objects))
+    fields = ov_metadata(vocabulary, OVSet("val", "object", "all"))
+    # There is no background inside an object, and any other value of an object map means none.
+    fields["label_map"] = {
+        value: c if c < num_classes else ignore_label for value, c in vocabulary.classes.label_map.items()
+    }
+    if flip_map is not None:
+        fields["flip_map"] = flip_map
+    MetadataCatalog.get(f"{name}_obj_condition").set(
+        image_root=paths.images,
+        sem_seg_root=os.path.dirname(paths.json_file),
+        obj_label_map={value: value if value < num_objects else ignore_label for value in range(256)},
+        **fields,
+    )
+
+
+def _subset(classes: PartClasses, kept: Iterable[int]) -> PartClasses:
+    return PartClasses(
+        names=tuple(classes.names[c] for c in kept),
+        supercategories=tuple(classes.supercategories[c] for c in kept),
+        dataset_ids=tuple(classes.dataset_ids[c] for c in kept),
+        background_ids=classes.background_ids,
+    )
+
+
+def _only_seen(name: str, class_ids: Mapping[int, int]) -> list[dict[str, Any]]:
+    """The records of the data set ``name`` without the annotations of unseen classes; every picture stays."""
+    return [
+        {
+            **record,
+            "annotations": [
+                {**a, "category_id": class_ids[a["category_id"]]}
+                for a in record["annotations"]
+                if a["category_id"] in class_ids
+            ],
+        }
+        for record in DatasetCatalog.get(name)
+    ]
+
+
+def _one_object_each(name: str, objects: str) -> list[dict[str, Any]]:
+    """A record for each picture of the data set ``name`` and each object that has parts in it."""
+    part_objects = MetadataCatalog.get(name).part_objects
+    records = []
+    for record in DatasetCatalog.get(name):
+        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        object_map = os.path.join(objects, f"{stem}.png")
+        for path in (record.get("sem_seg_file_name"), object_map):
+            if path is None or not os.path.isfile(path):
+                raise ValueError(
+                    f"{record['file_name']}: expected a part map and an object map, {path} is missing"
+                )
+        # An object without parts has nothing to be told apart, and could never count.
+        for category_id in sorted({part_objects[a["category_id"]] for a in record["annotations"]}):
+            conditioned = {key: value for key, value in record.items() if key != "annotations"}
+            records.append(
+                {
+                    **conditioned,
+                    "image_id": f"{record['image_id']}_{category_id}",
+                    "obj_sem_seg_file_name": object_map,
+                    "category_id": category_id,
+                }
+            )
+    logger.info("%s_obj_condition: %d records", name, len(records))
+    return records
+
+
+def _check_keys(entry: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> None:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: expected the keys {required}, got {entry!r:.80}")
+    unknown = [key for key in entry if key not in required + optional]
+    missing = [key for key in required if key not in entry]
+    if unknown or missing:
+        raise ValueError(
+            f"{where}: unknown keys {unknown}, missing keys {missing}; "
+            f"expected {required}" + (f" and perhaps {optional}" if optional else "")
+        )
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    if not isinstance(entry[key], str) or not entry[key]:
+        raise ValueError(f"{where}: {key}: expected a text, got {entry[key]!r:.80}")
+    return entry[key]
+
+
+def _find_root(root: str, folder: Path, where: str) -> Path:
+    """The folder ``root``: relative to the description, then to $DETECTRON2_DATASETS."""
+    given = Path(_expand(root, where)).expanduser()
+    tried = [
+        folder / given,
+        Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser().resolve() / given,
+    ]
+    for candidate in tried:
+        if candidate.is_dir():
+            return candidate
+    paths = " and ".join(dict.fromkeys(map(str, tried)))
+    raise ValueError(f"{where}: root: the folder does not exist; looked for {paths}")
+
+
+def _expand(text: str, where: str) -> str:
+    """Puts environment variables in: $NAME, ${NAME}, and ${NAME:-default} as in a shell."""
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match.group(1) or match.group(3), match.group(2)
+        found = os.environ.get(name) or default
+        if not found:
+            raise ValueError(f"{where}: root: the environment variable {name} in {text!r} is not set")
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def _names(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """A list of different names; () where the key is left out."""
+    if key not in content:
+        return ()
+    names = content[key]
+    names_only = isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)
+    if not names_only or len(set(names)) != len(names):
+        raise ValueError(f"{where}: {key}: expected a list of different names, got {names!r:.120}")
+    return tuple(names)
+
+
+def _pairs(content: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+    """``flip_pairs``: lists of two names, in which no name occurs twice."""
+    pairs = content.get("flip_pairs", [])
+    well_formed = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+    names = [name for pair in pairs for name in pair] if well_formed else []
+    if not well_formed or len(set(names)) != len(names):
+        raise ValueError(
+            f"{where}: flip_pairs: expected pairs of names such as [[left ear, right ear]], got {pairs!r:.120}"
+        )
+    return tuple((left, right) for left, right in pairs)

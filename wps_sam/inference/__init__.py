@@ -1,0 +1,1 @@
+"""From proposals to parts, and from masks to one part map."""
