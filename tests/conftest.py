@@ -143,6 +143,16 @@ def build_tiny_cfg(parts: TinyParts, output_dir: Path, *opts: Any) -> CfgNode:
     """A configuration that trains on ``parts`` in seconds; ``opts`` are key, value, key, value ..."""
     cfg = get_cfg()
     add_wps_sam_config(cfg)
+    sizes: dict[str, tuple[Any, ...]] = {
+        "DETRPrompter": (
+            *("MODEL.DETR_PROMPTER.NUM_QUERIES", 6),
+            *("MODEL.DETR_PROMPTER.NUM_ENCODER_LAYERS", 1),
+            *("MODEL.DETR_PROMPTER.NUM_DECODER_LAYERS", 1),
+            *("MODEL.DETR_PROMPTER.FFN_DIM", 64),
+        ),
+        "DensePrompter": ("MODEL.DENSE_PROMPTER.NUM_CONVS", 1, "MODEL.DENSE_PROMPTER.CONV_DIM", 32),
+    }
+    named = dict(zip(opts[::2], opts[1::2])).get("MODEL.PROMPTER.NAME", "DETRPrompter")
     cfg.merge_from_list(
         [
             *("MODEL.DEVICE", "cpu"),
@@ -150,12 +160,7 @@ def build_tiny_cfg(parts: TinyParts, output_dir: Path, *opts: Any) -> CfgNode:
             *("MODEL.SAM.WEIGHTS", ""),
             *("MODEL.PROMPTER.NAME", "DETRPrompter"),
             *("MODEL.PROMPTER.NUM_CLASSES", len(parts.classes)),
-            *("MODEL.PROMPTER.NUM_QUERIES", 6),
-            *("MODEL.PROMPTER.NUM_ENCODER_LAYERS", 1),
-            *("MODEL.PROMPTER.NUM_DECODER_LAYERS", 1),
-            *("MODEL.PROMPTER.FFN_DIM", 64),
-            *("MODEL.PROMPTER.NUM_CONVS", 1),
-            *("MODEL.PROMPTER.CONV_DIM", 32),
+            *sizes.get(named, ()),
             *("DATASETS.DESCRIPTIONS", [str(parts.description)]),
             *("DATASETS.TRAIN", (parts.split("train"),)),
             *("DATASETS.TEST", (parts.split("val"),)),

@@ -40,18 +40,18 @@ OUR_KEYS = {
     "MODEL.MATCHER.CLASS_WEIGHT",
     "MODEL.MATCHER.PROMPT_WEIGHT",
     "MODEL.PROMPTER.CLASSIFIER",
-    "MODEL.PROMPTER.COMPANION_DIM",
-    "MODEL.PROMPTER.CONV_DIM",
-    "MODEL.PROMPTER.FFN_DIM",
+    "MODEL.DENSE_PROMPTER.COMPANION_DIM",
+    "MODEL.DENSE_PROMPTER.CONV_DIM",
+    "MODEL.DETR_PROMPTER.FFN_DIM",
     "MODEL.PROMPTER.NAME",
-    "MODEL.PROMPTER.NECK_STRIDES",
+    "MODEL.DETR_PROMPTER.NECK_STRIDES",
     "MODEL.PROMPTER.NUM_CLASSES",
-    "MODEL.PROMPTER.NUM_CONVS",
-    "MODEL.PROMPTER.NUM_DECODER_LAYERS",
-    "MODEL.PROMPTER.NUM_ENCODER_LAYERS",
-    "MODEL.PROMPTER.NUM_HEADS",
-    "MODEL.PROMPTER.NUM_QUERIES",
-    "MODEL.PROMPTER.STRIDE",
+    "MODEL.DENSE_PROMPTER.NUM_CONVS",
+    "MODEL.DETR_PROMPTER.NUM_DECODER_LAYERS",
+    "MODEL.DETR_PROMPTER.NUM_ENCODER_LAYERS",
+    "MODEL.DETR_PROMPTER.NUM_HEADS",
+    "MODEL.DETR_PROMPTER.NUM_QUERIES",
+    "MODEL.DENSE_PROMPTER.STRIDE",
     "MODEL.SAM.ARCH",
     "MODEL.SAM.CACHE_DIR",
     "MODEL.SAM.COMPILE",
@@ -102,7 +102,7 @@ def assigned_keys() -> dict[str, int]:
 def attribute_chains(path: Path) -> set[str]:
     """Dotted attribute reads in a file, with local names for a part of the configuration written out.
 
-    After ``node = cfg.MODEL.PROMPTER`` the expression ``node.NUM_HEADS`` counts as MODEL.PROMPTER.NUM_HEADS.
+    After ``node = cfg.MODEL.PROMPTER`` the expression ``node.NUM_HEADS`` counts as MODEL.DETR_PROMPTER.NUM_HEADS.
     """
     chains: set[str] = set()
     for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -246,7 +246,7 @@ def test_weights_and_config_that_do_not_fit(tiny_model: Any, tmp_path: Path) -> 
         ({"device": "abacus"}, "device 'abacus': torch cannot use it"),
         ({"confidence": 1.5}, "confidence: expected a number from 0 to 1, got 1.5"),
         ({"weights": None, "opts": ("OUTPUT_DIR", str(tmp_path))}, "holds no checkpoint"),
-        ({"opts": ("MODEL.PROMPTER.FFN_DIM", 32)}, "does not fit the model"),
+        ({"opts": ("MODEL.DETR_PROMPTER.FFN_DIM", 32)}, "does not fit the model"),
     ]:
         given = {"config_file": tiny_model.config_file, "weights": tiny_model.safetensors, **arguments}
         with pytest.raises(ValueError, match=message):

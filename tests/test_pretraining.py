@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wps_sam.data import register_descriptions
-from wps_sam.encoders.sam import PATCH_SIZE, SHIPPED_WEIGHTS, build_sam
+from wps_sam.encoders.build_sam import PATCH_SIZE, SHIPPED_WEIGHTS, build_sam
 from wps_sam.pretraining import Pretrainer, PretrainSettings, read_settings
 from wps_sam.pretraining.losses import dice_loss, focal_loss, prompt_losses
 from wps_sam.pretraining.pictures import CollageSource, DatasetSource, Pieces, SyntheticSource

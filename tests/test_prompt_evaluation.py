@@ -11,7 +11,7 @@ from wps_sam import prompt_evaluation
 from wps_sam.data import register_descriptions
 from wps_sam.data.synthetic import generate
 from wps_sam.masks import deepest_pixel, mask_to_box
-from wps_sam.encoders.sam import build_sam
+from wps_sam.encoders.build_sam import build_sam
 from wps_sam.prompt_evaluation import (
     KINDS,
     LabelledPicture,

@@ -21,7 +21,7 @@ from wps_sam.data import register_descriptions
 from wps_sam.data.synthetic import CLASS_NAMES
 from wps_sam.prompt_evaluation import (
     dataset_pictures,
-    load_sam,
+    load_encoder,
     score_prompts,
     synthetic_pictures,
     weights_hash,
@@ -71,15 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             pictures = dataset_pictures(args.dataset, args.limit)
             names = MetadataCatalog.get(args.dataset).thing_classes
-        sam = load_sam(args.arch, args.weights, args.device)
-        scores = score_prompts(sam, pictures, bf16=args.bf16)
+        encoder = load_encoder(args.arch, args.weights, args.device, args.bf16)
+        scores = score_prompts(encoder, pictures, bf16=args.bf16)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{args.dataset}: {scores.pictures} pictures; SAM {args.arch} ({args.weights or 'random weights'})")
     print(scores.table(names))
     if args.output:
-        about = {"arch": args.arch, "weights": args.weights, "weights_sha256": weights_hash(sam)}
+        about = {"arch": args.arch, "weights": args.weights, "weights_sha256": weights_hash(encoder)}
         about |= {"dataset": args.dataset, "limit": args.limit, "bf16": args.bf16, "device": args.device}
         about |= {"size": args.size} if synthetic else {}
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .checkpointer import SafeCheckpointer, write_atomically
 from .config import add_wps_sam_config
-from .encoders.sam import build_sam, check_state_dict, read_state_dict, recognise_arch
+from .encoders.build_sam import build_sam, check_state_dict, read_state_dict, recognise_arch
 
 logger = logging.getLogger(__name__)
 
@@ -116,10 +116,10 @@ def _read_sizes(prompter: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         return {
             "MODEL.PROMPTER.NAME": "DETRPrompter",
             "MODEL.PROMPTER.NUM_CLASSES": len(prompter["class_head.bias"]) - 1,
-            "MODEL.PROMPTER.NUM_QUERIES": len(prompter["queries.weight"]),
-            "MODEL.PROMPTER.FFN_DIM": len(prompter["transformer.encoder.layers.0.linear1.bias"]),
-            "MODEL.PROMPTER.NUM_ENCODER_LAYERS": _count_layers(prompter, "transformer.encoder.layers."),
-            "MODEL.PROMPTER.NUM_DECODER_LAYERS": _count_layers(prompter, "transformer.decoder.layers."),
+            "MODEL.DETR_PROMPTER.NUM_QUERIES": len(prompter["queries.weight"]),
+            "MODEL.DETR_PROMPTER.FFN_DIM": len(prompter["transformer.encoder.layers.0.linear1.bias"]),
+            "MODEL.DETR_PROMPTER.NUM_ENCODER_LAYERS": _count_layers(prompter, "transformer.encoder.layers."),
+            "MODEL.DETR_PROMPTER.NUM_DECODER_LAYERS": _count_layers(prompter, "transformer.decoder.layers."),
             # How the authors' code pads, merges and prompts: the weights were trained with the first.
             "MODEL.SAM.PADDING": "center",
             "MODEL.INFERENCE.MERGE": "authors",

@@ -8,30 +8,25 @@ from typing import Any
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY
 
-# Side S in pixels of the square input of each SAM: those of the published ones, and of our own small one.
-IMAGE_SIZES = {"vit_tiny": 512, "vit_b": 1024, "vit_l": 1024, "vit_h": 1024}
+from .encoders import PromptableEncoder
+from .evaluation import check_protocols
+from .prompters import PROMPTER_REGISTRY, Prompter
 
 # Keys whose value is one of a few, checked by check_config. A list value is checked item by item.
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "MODEL.SAM.ARCH": tuple(IMAGE_SIZES),
     "MODEL.SAM.PRECISION": ("fp32", "bf16"),
     "MODEL.SAM.COMPILE": (False, True),
     "MODEL.SAM.PADDING": ("bottom_right", "center"),
     "MODEL.SAM.FEATURES": ("live", "cache"),
-    "MODEL.PROMPTER.NAME": ("DETRPrompter", "DensePrompter"),
     "MODEL.PROMPTER.CLASSIFIER": ("linear", "text"),
-    "MODEL.PROMPTER.STRIDE": (8, 16),
     "MODEL.CLIPSEG.ARCH": ("rd64", "tiny"),
     "MODEL.CLIPSEG.TRAIN": ("adapter", "text_embeddings", "film", "decoder"),
     "MODEL.INFERENCE.MERGE": ("semantic", "authors"),
-    "WEAK_LABELS.TYPE": ("box", "point"),
+    "WEAK_LABELS.TYPE": ("box", "point", "mask", "as_annotated"),
     "WEAK_LABELS.POINT": ("box_center", "random_pixel", "deepest_pixel"),
     "SOLVER.OPTIMIZER": ("Adam", "AdamW"),
-    "TEST.PROTOCOLS": (
-        *("auto", "d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "error_breakdown"),
-        *("pascal_sq", "ov_oracle", "pred_obj", "pred_all"),
-    ),
     "TEST.OV_COMPAT": ("substring_names", "resized_labels"),
     "TEST.WPS_AUTHORS_NULL": ("drop", "zero"),
     "INPUT.FORMAT": ("RGB",),
@@ -43,13 +38,42 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
+# Keys of earlier versions; a configuration that holds one is told the new name.
+RENAMED = {
+    **{
+        f"MODEL.PROMPTER.{key}": f"MODEL.DETR_PROMPTER.{key}"
+        for key in ("NUM_QUERIES", "NECK_STRIDES", "NUM_ENCODER_LAYERS", "NUM_DECODER_LAYERS", "NUM_HEADS", "FFN_DIM")
+    },
+    **{
+        f"MODEL.PROMPTER.{key}": f"MODEL.DENSE_PROMPTER.{key}"
+        for key in ("STRIDE", "NUM_CONVS", "CONV_DIM", "COMPANION_DIM")
+    },
+    "MODEL.MATCHER": "MODEL.DETR_PROMPTER.MATCHER_CLASS_WEIGHT and MATCHER_PROMPT_WEIGHT",
+    "MODEL.LOSS": "CLASS_WEIGHT and PROMPT_WEIGHT of MODEL.DETR_PROMPTER or MODEL.DENSE_PROMPTER",
+    "MODEL.MATCHER.CLASS_WEIGHT": "MODEL.DETR_PROMPTER.MATCHER_CLASS_WEIGHT",
+    "MODEL.MATCHER.PROMPT_WEIGHT": "MODEL.DETR_PROMPTER.MATCHER_PROMPT_WEIGHT",
+    "MODEL.LOSS.CLASS_WEIGHT": "CLASS_WEIGHT of MODEL.DETR_PROMPTER or MODEL.DENSE_PROMPTER",
+    "MODEL.LOSS.PROMPT_WEIGHT": "PROMPT_WEIGHT of MODEL.DETR_PROMPTER or MODEL.DENSE_PROMPTER",
+}
+
+
+def _prompter_node(prompter: type[Prompter]) -> CN:
+    """The keys of a prompter with their defaults."""
+    node = CN()
+    prompter.add_config(node)
+    return node
+
+
 def add_wps_sam_config(cfg: CN) -> None:
     """Adds WPS-SAM's keys to Detectron2's default config, and the few defaults that differ.
 
     "Paper" is WPS-SAM, ECCV 2024, arXiv 2407.10131.
     """
+    for old, new in RENAMED.items():
+        cfg.register_renamed_key(old, new)
     cfg.MODEL.META_ARCHITECTURE = "WPSSAM"
-    cfg.MODEL.BACKBONE.NAME = "SAMImageEncoder"
+    # The frozen promptable encoder: SAMEncoder.
+    cfg.MODEL.BACKBONE.NAME = "SAMEncoder"
     cfg.MODEL.WEIGHTS = ""
     # SAM's own normalisation, on RGB in 0..255.
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -76,11 +100,12 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.SAM.FEATURES = "live"
     cfg.MODEL.SAM.CACHE_DIR = "output/features"
 
-    # The trained part: image embedding to class scores and prompt tokens.
+    # The trained part: features to class scores and prompts.
     cfg.MODEL.PROMPTER = CN()
     # DETRPrompter: the paper's transformer, which regresses tokens.
     # DensePrompter: every cell of the memory proposes a class and a box or point, read out through
     # SAM's own prompt encoder. Ours, for small data and small machines.
+    # Or the name of any other class in PROMPTER_REGISTRY.
     cfg.MODEL.PROMPTER.NAME = "DETRPrompter"
     # C, the number of part classes; checked against the data set.
     cfg.MODEL.PROMPTER.NUM_CLASSES = 40
@@ -88,24 +113,10 @@ def add_wps_sam_config(cfg: CN) -> None:
     # embedding of each class name, so that a model can be asked for classes that it was not trained on; NUM_CLASSES
     # then means nothing.
     cfg.MODEL.PROMPTER.CLASSIFIER = "linear"
-    # N, the learned queries of DETRPrompter. Must be at least the largest number of parts of an image.
-    cfg.MODEL.PROMPTER.NUM_QUERIES = 25
-    # Strides of its neck, from the image embedding (64 cells a side at 1024 pixels) to the memory (16).
-    cfg.MODEL.PROMPTER.NECK_STRIDES = [2, 2]
-    # Depths, heads and feed-forward width of DETRPrompter's transformer.
-    cfg.MODEL.PROMPTER.NUM_ENCODER_LAYERS = 6
-    cfg.MODEL.PROMPTER.NUM_DECODER_LAYERS = 6
-    cfg.MODEL.PROMPTER.NUM_HEADS = 8
-    cfg.MODEL.PROMPTER.FFN_DIM = 1024
-    # 8 | 16, pixels between the cells of DensePrompter's memory. The smallest parts want 8; 16 has a quarter of the
-    # cells, and costs a quarter.
-    cfg.MODEL.PROMPTER.STRIDE = 8
-    # Depth and width of DensePrompter's convolutions.
-    cfg.MODEL.PROMPTER.NUM_CONVS = 4
-    cfg.MODEL.PROMPTER.CONV_DIM = 128
-    # Width of the small trainable network with which DensePrompter looks at the picture itself, beside SAM's
-    # embedding, which knows edges but hardly colours and textures. 0: none.
-    cfg.MODEL.PROMPTER.COMPANION_DIM = 0
+    # The keys of each prompter are its own: MODEL.DETR_PROMPTER in prompters/detr.py, MODEL.DENSE_PROMPTER in
+    # prompters/dense.py. Those of a prompter that is not chosen must stay as they are.
+    for _, prompter in PROMPTER_REGISTRY:
+        cfg.MODEL[prompter.CONFIG_NODE] = _prompter_node(prompter)
 
     # Text embeddings of the class names, for MODEL.PROMPTER.CLASSIFIER text; see tools/embed_names.py.
     cfg.MODEL.TEXT = CN()
@@ -127,24 +138,14 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Weight of the background channel in the loss.
     cfg.MODEL.CLIPSEG.BACKGROUND_WEIGHT = 0.05
 
-    # Costs of the matching between queries and labelled parts (paper, section on training).
-    cfg.MODEL.MATCHER = CN()
-    cfg.MODEL.MATCHER.CLASS_WEIGHT = 10.0
-    cfg.MODEL.MATCHER.PROMPT_WEIGHT = 1.0
-
-    # Weights of the losses.
-    cfg.MODEL.LOSS = CN()
-    cfg.MODEL.LOSS.CLASS_WEIGHT = 5.0
-    cfg.MODEL.LOSS.PROMPT_WEIGHT = 20.0
-
-    # Which queries become parts, and how their masks become one part map.
+    # Which proposals become parts, and how their masks become one part map.
     cfg.MODEL.INFERENCE = CN()
-    # Queries whose most likely class is a part, and whose probability reaches this, are decoded.
+    # Proposals whose most likely class is a part, and whose probability reaches this, are decoded.
     cfg.MODEL.INFERENCE.SCORE_THRESHOLD = 0.0
-    # Box IoU above which the weaker of two queries of one class is dropped before decoding; 1 keeps all.
-    # Only prompters that read out boxes can be thinned so.
+    # Box IoU above which the weaker of two proposals of one class is dropped before decoding; 1 keeps all.
+    # Only prompters that propose boxes can be thinned so.
     cfg.MODEL.INFERENCE.NMS_THRESHOLD = 1.0
-    # At most so many queries of an image are decoded, the surest first.
+    # At most so many proposals of an image are decoded, the surest first.
     cfg.MODEL.INFERENCE.MAX_PARTS = 100
     # semantic: a pixel has the class with the largest p(class) * p(mask). authors: per class, the sum of
     # mask probabilities, cut at 0.5; where several classes pass, the largest sum wins the part map.
@@ -154,11 +155,12 @@ def add_wps_sam_config(cfg: CN) -> None:
     # on some names finds the others too unlikely. For CLASSIFIER text; in units of its scores, cosine times scale.
     cfg.MODEL.INFERENCE.UNSEEN_BIAS = 0.0
 
-    # What the labels of the training set are reduced to before the model sees them.
+    # What of the annotations of the training sets the model sees.
     cfg.WEAK_LABELS = CN()
-    # box | point
+    # box | point: every annotation is reduced to that. mask: masks, and boxes where there is none.
+    # as_annotated: of each annotation the most that it has, mask, box or point, and the tags of its picture.
     cfg.WEAK_LABELS.TYPE = "box"
-    # box_center (the paper's) | random_pixel | deepest_pixel, of the part's mask
+    # box_center (the paper's) | random_pixel | deepest_pixel, of the part's mask; a point that is annotated comes first
     cfg.WEAK_LABELS.POINT = "box_center"
     cfg.WEAK_LABELS.SEED = 0
 
@@ -231,12 +233,10 @@ def check_config(cfg: CN) -> None:
         ValueError: names the key, its value and what is allowed.
     """
     for key, allowed in CHOICES.items():
-        value: Any = cfg
-        for name in key.split("."):
-            value = value[name]
-        for item in value if isinstance(value, (list, tuple)) else [value]:
-            if item not in allowed:
-                raise ValueError(f"{key} is {item!r}; allowed: {', '.join(map(repr, allowed))}")
+        _check_choice(key, _value_of(cfg, key), allowed)
+    check_protocols(cfg.TEST.PROTOCOLS)
+    if cfg.MODEL.META_ARCHITECTURE == "WPSSAM":
+        _check_prompter(cfg)
     if cfg.MODEL.PROMPTER.NUM_CLASSES < 1:
         raise ValueError(
             f"MODEL.PROMPTER.NUM_CLASSES is {cfg.MODEL.PROMPTER.NUM_CLASSES}; set the number of part classes"
@@ -250,6 +250,52 @@ def check_config(cfg: CN) -> None:
             raise ValueError(
                 f"TEST.EXPECTED_RESULTS holds {expected!r}; each entry is [protocol, metric, value, tolerance]"
             )
+
+
+def _value_of(cfg: CN, key: str) -> Any:
+    value: Any = cfg
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def _check_choice(key: str, value: Any, allowed: Sequence[Any]) -> None:
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+        if item not in allowed:
+            raise ValueError(f"{key} is {item!r}; allowed: {', '.join(map(repr, allowed))}")
+
+
+def _check_prompter(cfg: CN) -> None:
+    """The encoder and the prompter exist, and no key is set that the chosen prompter does not read."""
+    # Refuses an unknown MODEL.SAM.ARCH.
+    encoder_class(cfg).spec_of(cfg)
+    prompters = dict(PROMPTER_REGISTRY)
+    name = cfg.MODEL.PROMPTER.NAME
+    _check_choice("MODEL.PROMPTER.NAME", name, sorted(prompters))
+    chosen = prompters[name]
+    for key, allowed in chosen.CHOICES.items():
+        full = f"MODEL.{chosen.CONFIG_NODE}.{key}"
+        _check_choice(full, _value_of(cfg, full), allowed)
+    for other in prompters.values():
+        if other.CONFIG_NODE == chosen.CONFIG_NODE:
+            continue
+        for key, default in _prompter_node(other).items():
+            value = cfg.MODEL[other.CONFIG_NODE][key]
+            if value != default:
+                raise ValueError(
+                    f"MODEL.{other.CONFIG_NODE}.{key} is {value!r}, but MODEL.PROMPTER.NAME is {name!r}, which does not "
+                    f"read it; leave it at {default!r}, or choose {other.__name__}"
+                )
+    if cfg.MODEL.INFERENCE.NMS_THRESHOLD < 1 and not chosen.PROPOSES_BOXES:
+        raise ValueError(
+            f"MODEL.INFERENCE.NMS_THRESHOLD is {cfg.MODEL.INFERENCE.NMS_THRESHOLD}, but {name} proposes no boxes by which "
+            "its proposals could be thinned; set it to 1.0"
+        )
+    if cfg.MODEL.INFERENCE.UNSEEN_BIAS and cfg.MODEL.PROMPTER.CLASSIFIER != "text":
+        raise ValueError(
+            f"MODEL.INFERENCE.UNSEEN_BIAS is {cfg.MODEL.INFERENCE.UNSEEN_BIAS}, but only MODEL.PROMPTER.CLASSIFIER text "
+            "can be asked for unseen classes"
+        )
 
 
 def check_cacheable(cfg: CN) -> None:
@@ -270,16 +316,16 @@ def check_cacheable(cfg: CN) -> None:
         )
 
 
+def encoder_class(cfg: CN) -> type[PromptableEncoder]:
+    """The class of MODEL.BACKBONE.NAME."""
+    return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)
+
+
 def needs_pixels(cfg: CN) -> bool:
-    """Whether a part of the model beside SAM's encoder looks at the pictures."""
-    return cfg.MODEL.PROMPTER.NAME == "DensePrompter" and cfg.MODEL.PROMPTER.COMPANION_DIM > 0
+    """Whether a part of the model beside the encoder looks at the pictures."""
+    return PROMPTER_REGISTRY.get(cfg.MODEL.PROMPTER.NAME).needs_image(cfg)
 
 
 def is_open_vocabulary(cfg: CN) -> bool:
     """Whether the model takes its classes by name, so that data sets may differ in them."""
     return cfg.MODEL.META_ARCHITECTURE == "CLIPSeg" or cfg.MODEL.PROMPTER.CLASSIFIER == "text"
-
-
-def image_size(cfg: CN) -> int:
-    """Side S of the square network input in pixels, which follows from MODEL.SAM.ARCH."""
-    return IMAGE_SIZES[cfg.MODEL.SAM.ARCH]

@@ -204,7 +204,7 @@ def read_part_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
 
     Raises:
         ValueError: names the PNG (missing, damaged, another size than the picture, or values that label_map
-            lacks), or the picture and the annotation whose mask cannot be read.
+            lacks), or the picture and the annotation whose mask cannot be read, or that has neither mask nor box.
     """
     if record.get("sem_seg_file_name"):
         return _translated(record, record["sem_seg_file_name"], metadata.label_map, metadata.ignore_label)
@@ -318,6 +318,12 @@ def _paint_annotations(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     painted = []
     for annotation in record["annotations"]:
         if "segmentation" not in annotation:
+            if "bbox" not in annotation:
+                # Background in its place would count against whatever finds the part.
+                raise ValueError(
+                    f"{record['file_name']}: annotation {annotation['id']}: expected a mask or a box to paint the "
+                    "part map from; a point or a tag does not say which pixels are the part"
+                )
             x, y, box_width, box_height = annotation["bbox"]
             rows = slice(max(math.floor(y), 0), max(math.ceil(y + box_height), 0))
             columns = slice(max(math.floor(x), 0), max(math.ceil(x + box_width), 0))

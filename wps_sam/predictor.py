@@ -33,7 +33,7 @@ from .masks import (
     record_size,
     restrict_to_object,
 )
-from .structures import PartVocabulary, vocabulary_from_names, vocabulary_of
+from .vocabulary import PartVocabulary
 from .visualization import draw_instances, side_by_side
 
 logger = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class PartPredictor:
         cfg.freeze()
         self.cfg = cfg
         self.model = build_model(cfg).eval()
-        self._set_vocabulary(vocabulary_from_names(self.class_names))
+        self._set_vocabulary(PartVocabulary.from_names(self.class_names))
         SafeCheckpointer(self.model, strict=True).load(path)
         build_augmentations = AUGMENTATIONS[cfg.INPUT.DATASET_MAPPER_NAME]
         self._augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
@@ -240,7 +240,7 @@ class PartPredictor:
             ground_truth = restrict_to_object(
                 ground_truth, objects, record["category_id"], metadata.ignore_label
             )
-            predicted = self._tell_apart(image, record, objects == record["category_id"])
+            predicted = self._predict_object(image, record, objects == record["category_id"])
         else:
             predicted = self(image).part_map
         # Ignored pixels and background are both left bare; neither is a class.
@@ -254,13 +254,13 @@ class PartPredictor:
                 f"{len(self.class_names)} that the model knows"
             )
         self.class_names = names
-        self._set_vocabulary(vocabulary_of(metadata))
+        self._set_vocabulary(PartVocabulary.of(metadata))
 
     def _set_vocabulary(self, vocabulary: PartVocabulary) -> None:
         self.model.set_vocabulary(vocabulary.after_training_on(self._trained_names))
 
     @torch.inference_mode()
-    def _tell_apart(self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray) -> np.ndarray:
+    def _predict_object(self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray) -> np.ndarray:
         """int64 [H, W]: which part of the record's object each of its pixels is; C elsewhere."""
         asked = {**self._to_input(image, record["file_name"]), "category_id": record["category_id"]}
         output = self.model([asked])[0]

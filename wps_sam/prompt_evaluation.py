@@ -16,16 +16,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from wps_sam.data.mapper import ResizeLongestSide
 from wps_sam.data.synthetic import generate
 from wps_sam.masks import annotation_mask, deepest_pixel, mask_to_box, read_rgb, record_size
-from wps_sam.encoders.fast_encoder import accelerate
-from wps_sam.encoders.sam import build_sam, hash_tensors
+from wps_sam.encoders import PromptableEncoder, SAMEncoder, build_sam
+from wps_sam.encoders.frozen import hash_tensors
+from wps_sam.inference.merge import resize_mask
 
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
-from segment_anything.modeling import Sam
 from tabulate import tabulate
 from torch import Tensor
 
@@ -203,22 +202,20 @@ class PromptScores:
 
 @torch.inference_mode()
 def score_prompts(
-    sam: Sam,
+    encoder: PromptableEncoder,
     pictures: Iterable[LabelledPicture],
     kinds: Collection[str] = tuple(KINDS),
     *,
-    encode: Callable[[Tensor], Tensor] | None = None,
     bf16: bool = False,
 ) -> PromptScores:
-    """Prompts SAM with the true box and the deepest pixel of every piece, and compares its masks with the true ones.
+    """Prompts a SAM with the true box and the deepest pixel of every piece, and compares its masks with the true ones.
 
     Args:
-        sam: on any device.
+        encoder: on any device.
         pictures: one is held at a time.
         kinds: which of ``KINDS`` are wanted; the fewer, the faster.
-        encode: normalised, padded images [1, 3, S, S] to embeddings [1, 256, S/16, S/16], in place of SAM's encoder.
-        bf16: autocast image encoder and mask decoder to bfloat16. Prompts are encoded in float32 all the same:
-            bfloat16 would move a coordinate by up to a pixel.
+        bf16: autocast the mask decoder to bfloat16. Prompts are encoded in float32 all the same: bfloat16 would move a
+            coordinate by up to a pixel.
 
     Raises:
         ValueError: a kind is unknown, a picture's masks do not fit it, or there is no piece to prompt for.
@@ -240,7 +237,7 @@ def score_prompts(
         sides = boxes[:, 2:] - boxes[:, :2]
         long_sides += sides.max(axis=1).tolist()
         filled = np.array([mask.sum() for mask in picture.masks]) / sides.prod(axis=1)
-        for kind, ious in {"filled_box": filled, **_ask(sam, picture, boxes, kinds, encode, bf16)}.items():
+        for kind, ious in {"filled_box": filled, **_ask(encoder, picture, boxes, kinds, bf16)}.items():
             if kind in scores:
                 scores[kind] += ious.tolist()
     if not category_ids:
@@ -267,44 +264,38 @@ def _check_picture(picture: LabelledPicture, number: int) -> None:
 
 
 def _ask(
-    sam: Sam,
-    picture: LabelledPicture,
-    boxes: np.ndarray,
-    kinds: Collection[str],
-    encode: Callable[[Tensor], Tensor] | None,
-    bf16: bool,
+    encoder: PromptableEncoder, picture: LabelledPicture, boxes: np.ndarray, kinds: Collection[str], bf16: bool
 ) -> dict[str, np.ndarray]:
     """IoUs float64 [K] by kind, of the kinds that need SAM."""
     ious: dict[str, np.ndarray] = {}
     of_three = {"point_best_of_3", "point_chosen_of_3"}.intersection(kinds)
     if not set(kinds) - {"filled_box"}:
         return ious
-    prompted = PromptedPicture(sam, picture.image, encode, bf16)
-    truth = [torch.from_numpy(mask).to(sam.device) for mask in picture.masks]
+    prompted = PromptedPicture(encoder, picture.image, bf16)
+    truth = [torch.from_numpy(mask).to(prompted.device) for mask in picture.masks]
     points = np.array([deepest_pixel(mask) for mask in picture.masks])
     if "box" in kinds:
-        ious["box"] = _compare(prompted.answers(boxes, None, 1), truth)[0][:, 0]
+        ious["box"] = _compare(prompted.masks(boxes, None), truth)[0][:, 0]
     if "box_and_point" in kinds:
-        ious["box_and_point"] = _compare(prompted.answers(boxes, points, 1), truth)[0][:, 0]
-    if "point" in kinds or of_three:
-        of_point, rated = _compare(prompted.answers(None, points, 4 if of_three else 1), truth)
-        ious["point"] = of_point[:, 0]
-        if of_three:
-            ambiguous = of_point[:, 1:]
-            ious["point_best_of_3"] = ambiguous.max(axis=1)
-            ious["point_chosen_of_3"] = ambiguous[np.arange(len(ambiguous)), rated[:, 1:].argmax(axis=1)]
+        ious["box_and_point"] = _compare(prompted.masks(boxes, points), truth)[0][:, 0]
+    if "point" in kinds:
+        ious["point"] = _compare(prompted.masks(None, points), truth)[0][:, 0]
+    if of_three:
+        ambiguous, rated = _compare(prompted.masks(None, points, multimask=True), truth)
+        ious["point_best_of_3"] = ambiguous.max(axis=1)
+        ious["point_chosen_of_3"] = ambiguous[np.arange(len(ambiguous)), rated.argmax(axis=1)]
     return ious
 
 
 def _compare(
-    answers: Iterable[tuple[Tensor, Tensor]], truth: Sequence[Tensor]
+    predictions: Iterable[tuple[Tensor, Tensor | None]], truth: Sequence[Tensor]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """True IoU and SAM's rating of each answer's n masks, float64 [K, n] both."""
+    """True IoU float64 [K, n] of each prompt's n masks, and SAM's rating of them, [K, n], or [K, 0] without one."""
     ious, ratings = [], []
-    for (masks, rated), true in zip(answers, truth):
+    for (masks, rated), true in zip(predictions, truth):
         overlap, union = (masks & true).sum((-2, -1)), (masks | true).sum((-2, -1))
         ious.append((overlap.double() / union).tolist())
-        ratings.append(rated.tolist())
+        ratings.append([] if rated is None else rated.tolist())
     return np.array(ious), np.array(ratings)
 
 
@@ -312,80 +303,62 @@ class PromptedPicture:
     """A picture as SAM sees it, encoded once and to be asked for many pieces.
 
     Args:
-        sam: on any device.
+        encoder: on any device.
         image: uint8 [H, W, 3], RGB.
-        encode, bf16: as for :func:`score_prompts`.
+        bf16: as for :func:`score_prompts`.
     """
 
-    def __init__(
-        self,
-        sam: Sam,
-        image: np.ndarray,
-        encode: Callable[[Tensor], Tensor] | None = None,
-        bf16: bool = False,
-    ) -> None:
-        self.sam, self.bf16 = sam, bf16
+    def __init__(self, encoder: PromptableEncoder, image: np.ndarray, bf16: bool = False) -> None:
+        self.encoder, self.bf16 = encoder, bf16
+        self.device = next(encoder.parameters()).device
         self.original_size = image.shape[:2]
-        resized = ResizeLongestSide(sam.image_encoder.img_size).get_transform(image).apply_image(image)
-        self.input_size = resized.shape[:2]
-        self.scale = np.array(self.input_size[::-1]) / self.original_size[::-1]
-        pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).to(sam.device)
-        self.position = sam.prompt_encoder.get_dense_pe()
-        with self._autocast():
-            self.embedding = (encode or sam.image_encoder)(sam.preprocess(pixels.float())[None])
+        resized = encoder.spec.resize.get_transform(image).apply_image(image)
+        self.scale = np.array(resized.shape[1::-1]) / self.original_size[::-1]
+        pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).to(self.device)
+        square, self.frame = encoder.preprocess(pixels)
+        self.features = encoder(square[None])
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.sam.device.type, torch.bfloat16, enabled=self.bf16)
-
-    def answers(
-        self, boxes: np.ndarray | None, points: np.ndarray | None, outputs: int = 4
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """SAM's masks for K prompts, one prompt after the other.
+    def masks(
+        self, boxes: np.ndarray | None, points: np.ndarray | None, multimask: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The masks of K prompts, one prompt after the other.
 
         Args:
             boxes: [K, 4] xyxy in pixels of the picture; None to ask without.
             points: [K, 2] xy of pixels inside; None to ask without.
-            outputs: how many masks n are wanted: 1 for the single mask, 4 for the three ambiguous ones as well.
+            multimask: see :meth:`PromptableEncoder.decode`.
 
         Yields:
-            masks bool [n, H, W] and SAM's ratings of them, predicted IoUs float32 [n].
+            masks bool [n, H, W] and the IoU float32 [n] that SAM expects of each, None with the single mask.
         """
-        sam = self.sam
         given_boxes = None if boxes is None else self._scaled(boxes.reshape(-1, 2, 2)).flatten(1)
-        given_points = None if points is None else self._scaled(points[:, None])
+        given_points = None if points is None else self._scaled(points)
         given = given_points if given_boxes is None else given_boxes
         assert given is not None, "neither boxes nor points"
         for start in range(0, len(given), PROMPTS_AT_ONCE):
             some = slice(start, start + PROMPTS_AT_ONCE)
-            asked = None
-            if given_points is not None:
-                coords = given_points[some]
-                asked = (coords, torch.ones(coords.shape[:2], device=coords.device))
-            sparse, dense = sam.prompt_encoder(
-                points=asked, boxes=None if given_boxes is None else given_boxes[some], masks=None
+            prompts = self.encoder.encode_prompts(
+                boxes=None if given_boxes is None else given_boxes[some],
+                points=None if given_points is None else given_points[some],
             )
-            with self._autocast():
-                logits, rated = sam.mask_decoder.predict_masks(
-                    image_embeddings=self.embedding,
-                    image_pe=self.position,
-                    sparse_prompt_embeddings=sparse,
-                    dense_prompt_embeddings=dense,
-                )
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                predicted = self.encoder.decode(self.features, [prompts], multimask)[0]
             # One prompt at a time: the masks of a large photo are the largest things here.
-            for of_prompt, ratings in zip(logits[:, :outputs].float(), rated[:, :outputs].float()):
-                masks = sam.postprocess_masks(of_prompt[None], self.input_size, self.original_size)[0]
-                yield masks > sam.mask_threshold, ratings
+            for k, logits in enumerate(predicted.logits):
+                masks = torch.stack([resize_mask(one, self.frame, *self.original_size) > 0 for one in logits])
+                yield masks, None if predicted.iou is None else predicted.iou[k].float()
 
     def _scaled(self, coords: np.ndarray) -> Tensor:
         """xy [..., 2] in pixels of the picture to float32 [..., 2] in pixels of SAM's input."""
-        return torch.from_numpy((coords * self.scale).astype(np.float32)).to(self.sam.device)
+        corner = np.array([self.frame.left, self.frame.top])
+        return torch.from_numpy((coords * self.scale + corner).astype(np.float32)).to(self.device)
 
 
 # ---------------------------------------------------------------- models
 
 
-def load_sam(arch: str, weights: str, device: str = "cpu") -> Sam:
-    """:func:`wps_sam.encoders.sam.build_sam` on a device, with an encoder that takes little memory.
+def load_encoder(arch: str, weights: str, device: str = "cpu", bf16: bool = False) -> SAMEncoder:
+    """:func:`wps_sam.encoders.build_sam.build_sam` as a promptable encoder on a device.
 
     Raises:
         ValueError: as ``build_sam``, or PyTorch cannot use the device.
@@ -393,13 +366,12 @@ def load_sam(arch: str, weights: str, device: str = "cpu") -> Sam:
     sam = build_sam(arch, weights)
     if not weights:
         logger.warning("no weights are given: SAM has random ones, and its masks mean nothing")
-    accelerate(sam.image_encoder)
     try:
-        return sam.to(device)
+        return SAMEncoder.from_sam(sam, precision="bf16" if bf16 else "fp32").to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r}: torch cannot use it: {error}") from error
 
 
-def weights_hash(sam: Sam) -> str:
+def weights_hash(encoder: PromptableEncoder) -> str:
     """SHA-256 of all weights of a SAM."""
-    return hash_tensors(sorted(sam.state_dict().items()))
+    return hash_tensors(sorted(encoder.state_dict().items()))

@@ -1,16 +1,21 @@
 """Typed values that stages of the model hand to each other.
 
-Axes in comments: B images, N prompt queries, M ground-truth parts of one image, C part classes,
-T = 2 prompt tokens, D = 256 (SAM's prompt width), S side of the padded network square in pixels.
+Axes in comments: B images, N prompt queries, M labelled parts of one image, C part classes, T tokens a prompt and D their
+width (2 and 256 with SAM), S side of the padded network square in pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import torch
+
+# Of a batch, by name: what an encoder saw, such as "image_embedding" [B, 256, h, w], and "image" [B, 3, S, S], the
+# normalised pictures themselves, where somebody looks at them.
+Features = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,87 +50,70 @@ def input_size(model_input: Mapping[str, Any]) -> tuple[int, int]:
     return height, width
 
 
-@dataclass(frozen=True)
-class PartVocabulary:
-    """The part classes a model is asked for, and the objects they belong to.
+class LabelKind(IntEnum):
+    """What is known of one labelled part, the least first."""
 
-    ``names`` of the C part classes, in the order of their ids; ``part_objects`` int [C], which object each part
-    is of; ``object_names`` of all objects, those without parts too; ``unseen`` classes, whose names were not there
-    in training.
-    """
-
-    names: tuple[str, ...]
-    part_objects: tuple[int, ...]
-    object_names: tuple[str, ...]
-    unseen: frozenset[int] = frozenset()
-
-    def __post_init__(self) -> None:
-        if len(self.names) != len(self.part_objects):
-            raise ValueError(f"{len(self.names)} part classes, but {len(self.part_objects)} objects of parts")
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def after_training_on(self, trained_names: Sequence[str]) -> PartVocabulary:
-        """The same vocabulary for a model that was trained on these names: the others are unseen."""
-        trained = set(trained_names)
-        return replace(self, unseen=frozenset(c for c, name in enumerate(self.names) if name not in trained))
-
-    def parts_of(self, object_id: int) -> list[int]:
-        """The classes of the parts of one object, ascending; [] for an object without parts."""
-        if not 0 <= object_id < len(self.object_names):
-            raise ValueError(f"object {object_id}: expected 0..{len(self.object_names) - 1}")
-        return [c for c, of in enumerate(self.part_objects) if of == object_id]
-
-
-def object_of_part(part_name: str) -> str:
-    """The object in a name such as ``dog's left ear``: the text before the first ``'s ``; else the whole name.
-
-    Never a substring test: "chair" is in "armchair's seat", and "door" in "cabinet's door".
-    """
-    return part_name.split("'s ", 1)[0]
-
-
-def vocabulary_of(metadata: Any) -> PartVocabulary:
-    """The classes of a data set, from its metadata; where no objects are known, the supercategories are them."""
-    objects = metadata.get("obj_classes") or list(dict.fromkeys(metadata.part_supercategories))
-    of_part = metadata.get("part_objects") or [objects.index(s) for s in metadata.part_supercategories]
-    return PartVocabulary(tuple(metadata.thing_classes), tuple(of_part), tuple(objects))
-
-
-def vocabulary_from_names(names: Sequence[str]) -> PartVocabulary:
-    """The vocabulary of part names alone, whose objects are read off them."""
-    objects = list(dict.fromkeys(map(object_of_part, names)))
-    return PartVocabulary(tuple(names), tuple(objects.index(object_of_part(n)) for n in names), tuple(objects))
+    TAG = 0  # that it is in the picture
+    POINT = 1
+    BOX = 2
+    MASK = 3
 
 
 @dataclass
 class PartTargets:
-    """The weak labels of one image, as the criterion needs them.
+    """The labels of one image, each as weak as its annotation.
 
-    ``labels`` int64 [M]; ``tokens`` float [M, 2, D], the teacher's prompt tokens; ``geometry`` float
-    [M, 4] boxes xyxy or [M, 2] points xy, in pixels of the padded square.
+    Of the M parts with a place: ``labels`` int64 [M]; ``kinds`` int64 [M] of :class:`LabelKind`, POINT, BOX or MASK;
+    ``boxes`` float [M, 4] xyxy of boxes and masks, ``points`` float [M, 2] xy of points, in pixels of the padded square;
+    ``masks`` float [M, S/4, S/4], the covered share of each cell, of masks. Rows of another kind hold zeros; ``masks`` is
+    None where no part has one. ``tags`` int64 [T]: classes that are in the picture, nobody says where.
     """
 
     labels: torch.Tensor
-    tokens: torch.Tensor
-    geometry: torch.Tensor
+    kinds: torch.Tensor
+    boxes: torch.Tensor
+    points: torch.Tensor
+    masks: torch.Tensor | None = None
+    tags: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @classmethod
+    def of_boxes(cls, labels: torch.Tensor, boxes: torch.Tensor) -> PartTargets:
+        """Parts [M] of boxes [M, 4]."""
+        kinds = torch.full_like(labels, LabelKind.BOX)
+        return cls(labels, kinds, boxes, boxes.new_zeros(len(boxes), 2))
+
+    @classmethod
+    def of_points(cls, labels: torch.Tensor, points: torch.Tensor) -> PartTargets:
+        """Parts [M] of points [M, 2]."""
+        kinds = torch.full_like(labels, LabelKind.POINT)
+        return cls(labels, kinds, points.new_zeros(len(points), 4), points)
+
+    def of_kind(self, *kinds: LabelKind) -> torch.Tensor:
+        """bool [M]: the parts of these kinds."""
+        chosen = torch.zeros_like(self.kinds, dtype=torch.bool)
+        for kind in kinds:
+            chosen |= self.kinds == kind
+        return chosen
+
 
 @dataclass
-class PromptPrediction:
-    """What a prompter says of a batch.
+class Proposals:
+    """The parts that a prompter proposes for a batch, and how it would ask a segmenter for each.
 
-    ``logits`` float [B, N, C+1], last = no part; ``tokens`` float [B, N, 2, D]; ``geometry`` float
-    [B, N, 4] or [B, N, 2] in pixels of the padded square where the prompter reads prompts out as boxes
-    or points, None where it regresses tokens directly (the paper's way); ``anchors`` [N, 2] the
-    reference points xy of a prompter whose queries have a fixed place, else None.
+    ``logits`` float [B, N, C+1], last = no part; ``boxes`` float [B, N, 4] xyxy in pixels of the padded square, by which
+    proposals can be thinned, None where the prompter says no place; ``encode`` (image, queries int64 [K]) to prompt tokens
+    [K, T, D], for those alone that are to be decoded.
     """
 
     logits: torch.Tensor
-    tokens: torch.Tensor
-    geometry: torch.Tensor | None = None
-    anchors: torch.Tensor | None = None
+    encode: Callable[[int, torch.Tensor], torch.Tensor]
+    boxes: torch.Tensor | None = None
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """The prompts of all N queries [B, N, T, D]."""
+        queries = torch.arange(self.logits.shape[1], device=self.logits.device)
+        return torch.stack([self.encode(image, queries) for image in range(len(self.logits))])

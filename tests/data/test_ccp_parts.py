@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from wps_sam.data import PartDatasetMapper, check_part_map_ids, load_partimagenet
+from wps_sam.data.sources.coco import load_coco_vocabulary
 from wps_sam.data.sources.descriptions import read_description, register_descriptions
-from wps_sam.data.sources.coco import read_part_classes
 from wps_sam.data.weak_labels import usable_box
 from wps_sam.masks import mask_to_box, read_object_map, read_part_map, segmentation_to_mask
 
@@ -28,9 +28,9 @@ def val():
         patch.setenv("WPS_SAM_CCP_PARTS", str(PHOTOS))
         description = read_description(str(ROOT / "datasets" / "ccp_parts.yaml"))
     train, val = description.splits
-    classes = read_part_classes(train.json_file)
-    metadata = MetadataCatalog.get("ccp_parts_val_of_the_data_tests").set(**classes.metadata())
-    return load_partimagenet(val.images, val.json_file, classes), metadata
+    vocabulary = load_coco_vocabulary(train.json_file)
+    metadata = MetadataCatalog.get("ccp_parts_val_of_the_data_tests").set(**vocabulary.metadata())
+    return load_partimagenet(val.images, val.json_file, vocabulary), metadata
 
 
 def test_split_is_complete(val):

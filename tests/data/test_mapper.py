@@ -9,7 +9,7 @@ from wps_sam.data import PartDatasetMapper
 from wps_sam.data.mapper import RandomCrop, ResizeLongestSide, build_augmentations
 from wps_sam.data.sources.coco import load_partimagenet, load_vocabulary
 from wps_sam.masks import mask_to_box, mask_to_rle
-from wps_sam.encoders.sam import SAM_ARCHS
+from wps_sam.encoders.build_sam import SAM_ARCHS
 
 import numpy as np
 import pytest

@@ -15,7 +15,7 @@ from wps_sam.data.sources.ov_parts import (
 )
 from wps_sam.data.part_mask_mapper import PartMaskMapper, build_augmentations, move_labels
 from wps_sam.masks import mask_to_rle
-from wps_sam.structures import object_of_part
+from wps_sam.vocabulary import object_of_part
 
 import numpy as np
 import pytest
@@ -324,7 +324,7 @@ def test_every_label_of_the_benchmarks_lies_on_its_colour(tmp_path, family, ov_s
     write(tmp_path)
     vocabulary = load_ov_vocabulary(family)
     metadata = SimpleNamespace(**ov_metadata(vocabulary, ov_set))
-    seen_objects = [name for name, seen in zip(vocabulary.object_names, vocabulary.object_seen) if seen]
+    seen_objects = [n for i, n in enumerate(vocabulary.object_names) if i not in vocabulary.unseen_objects]
     found = set()
     for record in load(str(tmp_path), ov_set):
         output = map_records(record, [T.RandomFlip()], metadata, seed=len(found))

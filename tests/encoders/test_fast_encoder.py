@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from wps_sam.encoders import SAMImageEncoder, fast_encoder
+from wps_sam.encoders import SAMEncoder, fast_encoder
 from wps_sam.encoders.fast_encoder import FastImageEncoderViT, accelerate
-from wps_sam.encoders.sam import build_sam, get_arch, hash_tensors
+from wps_sam.encoders.build_sam import build_sam, get_arch
+from wps_sam.encoders.frozen import hash_tensors
 
 import pytest
 import torch
@@ -119,9 +120,9 @@ def mirror_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pad_with_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the projection, where SAM pads before it."""
-    attend = fast_encoder._attend_in_windows_cpu
+    attend = fast_encoder._window_attention_cpu
     monkeypatch.setattr(
-        fast_encoder, "_attend_in_windows_cpu", lambda layer, qkv, bias, out: attend(layer, qkv, 0 * bias, out)
+        fast_encoder, "_window_attention_cpu", lambda layer, qkv, bias, out: attend(layer, qkv, 0 * bias, out)
     )
 
 
@@ -274,9 +275,9 @@ def test_backbone_reads_precision_and_compile(tiny_cfg, caplog):
     results = {}
     for precision in ("fp32", "bf16"):
         cfg = tiny_cfg("MODEL.SAM.PRECISION", precision, "MODEL.SAM.COMPILE", precision == "bf16")
-        backbone = SAMImageEncoder(cfg, None)
+        backbone = SAMEncoder(cfg, None)
         assert isinstance(backbone.image_encoder, FastImageEncoderViT)
-        fast_encoder._tell_once.cache_clear()
+        fast_encoder._warn_once.cache_clear()
         with caplog.at_level(logging.WARNING):
             results[precision] = backbone(images)["image_embedding"]
         assert ("MODEL.SAM.COMPILE: ignored on the CPU" in caplog.text) == (precision == "bf16")
@@ -285,7 +286,7 @@ def test_backbone_reads_precision_and_compile(tiny_cfg, caplog):
 
 
 def test_mixed_precision_of_training_leaves_the_frozen_encoder_alone(tiny_cfg):
-    backbone, images = SAMImageEncoder(tiny_cfg(), None), make_images(1, TINY_SIDE)
+    backbone, images = SAMEncoder(tiny_cfg(), None), make_images(1, TINY_SIDE)
     expected = backbone(images)["image_embedding"]
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(backbone(images)["image_embedding"], expected)

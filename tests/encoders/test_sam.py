@@ -1,138 +1,165 @@
-"""Strict loading of SAM: every key used, none missing, nothing executed, nothing trained."""
+"""SAM behind the interface of promptable encoders: pictures, prompts, masks, identity."""
 
-import pickle
+import math
 
-from wps_sam.encoders.sam import SAM_ARCHS, FrozenModule, build_sam, get_arch, hash_tensors
+from wps_sam.encoders import SAMEncoder, build_sam
+from wps_sam.encoders.build_sam import get_arch
+from wps_sam.encoders.promptable import ResizeLongestSide
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from segment_anything import SamPredictor
+
+SIZE = get_arch("vit_tiny").image_size
 
 
 @pytest.fixture(scope="module")
-def tiny_state():
-    return build_sam("vit_tiny").state_dict()
+def encoder():
+    return SAMEncoder.from_sam(build_sam("vit_tiny"))
 
 
-def test_unknown_arch_lists_the_known():
-    with pytest.raises(ValueError, match="vit_tiny, vit_b, vit_l, vit_h"):
-        get_arch("vit_x")
+def _fourier(encoder, x, y):
+    """SAM's position code of a pixel centre, written out."""
+    unit = 2 * torch.tensor([(x + 0.5) / SIZE, (y + 0.5) / SIZE]) - 1
+    angle = 2 * math.pi * (unit @ encoder.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix)
+    return torch.cat([angle.sin(), angle.cos()])
 
 
-def test_random_weights_are_seeded_and_leave_the_global_generator_alone():
-    before = torch.random.get_rng_state()
-    first, second = build_sam("vit_tiny"), build_sam("vit_tiny")
-    assert torch.equal(before, torch.random.get_rng_state())
-    for a, b in zip(first.state_dict().values(), second.state_dict().values()):
-        assert torch.equal(a, b)
+def test_box_gives_its_two_corners(encoder):
+    tokens = encoder.encode_prompts(boxes=torch.tensor([[10.0, 20.0, 110.0, 220.0]]))
+    assert tokens.shape == (1, encoder.spec.tokens_per_prompt, encoder.spec.prompt_dim)
+    embeddings = encoder.prompt_encoder.point_embeddings
+    for i, (x, y) in enumerate([(10, 20), (110, 220)]):
+        expected = _fourier(encoder, x, y) + embeddings[2 + i].weight[0]
+        torch.testing.assert_close(tokens[0, i], expected, atol=1e-4, rtol=1e-4)
+    # Adding the half pixel twice, the classic mistake, is another token.
+    wrong = _fourier(encoder, 10.5, 20.5) + embeddings[2].weight[0]
+    assert (tokens[0, 0] - wrong).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_loads_both_formats(tmp_path, tiny_state, suffix):
-    path = tmp_path / f"sam{suffix}"
-    changed = {k: v + 1 for k, v in tiny_state.items()}
-    save_file(changed, path) if suffix == ".safetensors" else torch.save(changed, path)
-    sam = build_sam("vit_tiny", str(path))
-    assert not sam.training
-    for key, value in sam.state_dict().items():
-        assert torch.equal(value, changed[key]), key
+def test_point_gives_itself_and_the_padding_token(encoder):
+    tokens = encoder.encode_prompts(points=torch.tensor([[10.0, 20.0], [30.0, 40.0]]))
+    assert tokens.shape == (2, encoder.spec.tokens_per_prompt, 256)
+    expected = _fourier(encoder, 30, 40) + encoder.prompt_encoder.point_embeddings[1].weight[0]
+    torch.testing.assert_close(tokens[1, 0], expected, atol=1e-4, rtol=1e-4)
+    for i in range(2):
+        assert torch.equal(tokens[i, 1], encoder.prompt_encoder.not_a_point_embed.weight[0])
 
 
-def test_only_the_wanted_components_take_memory(tmp_path, tiny_state):
-    torch.save(tiny_state, tmp_path / "sam.pth")
-    sam = build_sam("vit_tiny", str(tmp_path / "sam.pth"), components=("prompt_encoder",))
-    assert all(p.is_meta for p in sam.image_encoder.parameters())
-    assert not any(p.is_meta for p in sam.prompt_encoder.parameters())
+def test_box_and_point_are_three_tokens(encoder):
+    boxes, points = torch.tensor([[10.0, 20.0, 110.0, 220.0]]), torch.tensor([[30.0, 40.0]])
+    tokens = encoder.encode_prompts(boxes=boxes, points=points)
+    assert tokens.shape == (1, 3, 256)
+    assert torch.equal(tokens[:, 0], encoder.encode_prompts(points=points)[:, 0])
+    assert torch.equal(tokens[:, 1:], encoder.encode_prompts(boxes=boxes))
 
 
-def test_all_314_tensors_of_vit_b_are_expected():
-    with torch.device("meta"):
-        from wps_sam.encoders.sam import _sam
-
-        assert len(_sam(SAM_ARCHS["vit_b"]).state_dict()) == 314
-
-
-def test_official_layout_of_every_size_equals_the_packages_own():
-    from wps_sam.encoders.sam import _sam
-
-    from segment_anything import sam_model_registry
-
-    for name in ("vit_b", "vit_l", "vit_h"):
-        with torch.device("meta"):
-            ours, theirs = _sam(SAM_ARCHS[name]).state_dict(), sam_model_registry[name]().state_dict()
-        assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+def test_no_parts_and_bad_shapes(encoder):
+    assert encoder.encode_prompts(boxes=torch.zeros(0, 4)).shape == (0, 2, 256)
+    assert encoder.encode_prompts(points=torch.zeros(0, 2)).shape == (0, 2, 256)
+    with pytest.raises(ValueError, match=r"boxes: expected \[K, 4\] in pixels, got a tensor \(3, 5\)"):
+        encoder.encode_prompts(boxes=torch.zeros(3, 5))
+    with pytest.raises(ValueError, match=r"points: expected \[K, 2\]"):
+        encoder.encode_prompts(points=torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="expected boxes or points"):
+        encoder.encode_prompts()
 
 
-def test_missing_unexpected_and_misshaped_keys_are_named(tmp_path, tiny_state):
-    broken = dict(tiny_state)
-    broken.pop("mask_decoder.iou_token.weight")
-    broken["surplus"] = torch.zeros(1)
-    broken["image_encoder.pos_embed"] = torch.zeros(1, 2, 2, 3)
-    torch.save(broken, tmp_path / "sam.pth")
-    with pytest.raises(ValueError) as error:
-        build_sam("vit_tiny", str(tmp_path / "sam.pth"))
-    message = str(error.value)
-    assert "1 missing: mask_decoder.iou_token.weight" in message
-    assert "1 unexpected: surplus" in message
-    assert "image_encoder.pos_embed ((1, 2, 2, 3), expected (1, 32, 32, 192))" in message
-    assert "sam.pth" in message
+def test_gradients_reach_coordinates_and_no_weight(encoder):
+    boxes = torch.tensor([[10.0, 20.0, 110.0, 220.0]], requires_grad=True)
+    embedding = torch.randn(1, 256, SIZE // 16, SIZE // 16, generator=torch.Generator().manual_seed(0))
+    prompts = [encoder.encode_prompts(boxes=boxes)]
+    encoder.decode({"image_embedding": embedding}, prompts)[0].logits.sum().backward()
+    assert boxes.grad.abs().min() > 0
+    assert all(p.grad is None for p in encoder.parameters())
 
 
-def test_checkpoint_of_another_size_is_recognised(tmp_path, tiny_state):
-    torch.save(tiny_state, tmp_path / "sam.pth")
-    with pytest.raises(ValueError, match="It looks like a vit_tiny: set MODEL.SAM.ARCH"):
-        build_sam("vit_b", str(tmp_path / "sam.pth"))
+@pytest.mark.parametrize("height, width", [(512, 512), (333, 512), (512, 77)], ids=["square", "landscape", "portrait"])
+@torch.no_grad()
+def test_picture_to_mask_equals_sams_own_predictor(encoder, height, width):
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    predictor = SamPredictor(build_sam("vit_tiny"))
+    predictor.set_image(picture)
+    box, point = np.array([5.0, 20.0, 60.0, 120.0]), np.array([[30.0, 40.0]])
+    square, frame = encoder.preprocess(torch.from_numpy(picture.transpose(2, 0, 1).copy()))
+    features = encoder(square[None])
+    torch.testing.assert_close(features["image_embedding"], predictor.get_image_embedding(), atol=1e-4, rtol=1e-4)
+    _, _, single = predictor.predict(box=box, multimask_output=False, return_logits=True)
+    _, quality, three = predictor.predict(point, np.array([1]), multimask_output=True, return_logits=True)
+    of_box = encoder.decode(features, [encoder.encode_prompts(boxes=torch.from_numpy(box).float()[None])])[0]
+    asked = [encoder.encode_prompts(points=torch.from_numpy(point).float())]
+    of_point = encoder.decode(features, asked, multimask=True)[0]
+    torch.testing.assert_close(of_box.logits[0], torch.from_numpy(single), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(of_point.logits[0], torch.from_numpy(three), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(of_point.iou[0], torch.from_numpy(quality), atol=1e-4, rtol=1e-4)
+    assert (frame.height, frame.width, frame.top, frame.left) == (height, width, 0, 0)
 
 
-class _Bomb:
-    def __reduce__(self):
-        return (pytest.fail, ("code inside a checkpoint was executed",))
+def test_spec_is_what_the_built_encoder_does(tiny_cfg):
+    cfg = tiny_cfg()
+    kind = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)
+    built, spec = build_backbone(cfg), kind.spec_of(cfg)
+    assert built.spec.features == spec.features and built.image_size == spec.image_size == SIZE
+    features = built(torch.zeros(1, 3, SIZE, SIZE))
+    assert {name: tuple(value.shape[1:]) for name, value in features.items()} == spec.features
+    assert {n: (s.channels, s.stride) for n, s in built.output_shape().items()} == {"image_embedding": (256, 16)}
+    assert isinstance(spec.resize, ResizeLongestSide) and spec.resize.size == SIZE
+    with pytest.raises(ValueError, match="unknown SAM 'vit_x'"):
+        kind.spec_of(tiny_cfg("MODEL.SAM.ARCH", "vit_x"))
 
 
-def test_pickle_with_code_is_refused(tmp_path):
-    torch.save({"weight": _Bomb()}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="evil.pth: refused"):
-        build_sam("vit_tiny", str(tmp_path / "evil.pth"))
-    (tmp_path / "plain.pth").write_bytes(pickle.dumps(_Bomb()))
-    with pytest.raises(ValueError, match="plain.pth"):
-        build_sam("vit_tiny", str(tmp_path / "plain.pth"))
+def test_padding_in_the_centre_is_the_authors(tiny_cfg):
+    corner, centre = (build_backbone(tiny_cfg("MODEL.SAM.PADDING", way)) for way in ("bottom_right", "center"))
+    picture = torch.randint(256, (3, 512, 100), dtype=torch.uint8)
+    square, frame = centre.preprocess(picture)
+    assert (frame.left, frame.top) == (206, 0)
+    # Black borders before normalisation, zeros after it: the authors' way and SAM's.
+    black = (-centre.pixel_mean / centre.pixel_std).flatten()
+    torch.testing.assert_close(square[:, 0, 0], black)
+    assert not corner.preprocess(picture)[0][:, :, 100:].any()
 
 
-@pytest.mark.parametrize("name", ["cut.pth", "cut.safetensors"])
-def test_truncated_files_are_named(tmp_path, tiny_state, name):
-    path = tmp_path / name
-    save_file(tiny_state, path) if name.endswith("safetensors") else torch.save(tiny_state, path)
-    path.write_bytes(path.read_bytes()[: 10_000])
-    with pytest.raises(ValueError, match=name):
-        build_sam("vit_tiny", str(path))
+def test_a_picture_that_does_not_fit_is_refused(encoder):
+    with pytest.raises(ValueError, match="100x600 does not fit the 512x512 square"):
+        encoder.preprocess(torch.zeros(3, 600, 100, dtype=torch.uint8))
 
 
-def test_missing_file_nested_file_and_wrong_shipped_arch(tmp_path, tiny_state):
-    with pytest.raises(ValueError, match="nowhere.pth: no such checkpoint file"):
-        build_sam("vit_tiny", str(tmp_path / "nowhere.pth"))
-    torch.save({"model": tiny_state}, tmp_path / "nested.pth")
-    with pytest.raises(ValueError, match="non-tensor values under 'model'"):
-        build_sam("vit_tiny", str(tmp_path / "nested.pth"))
-    with pytest.raises(ValueError, match="only vit_tiny is shipped"):
-        build_sam("vit_b", "shipped")
+def test_without_an_image_encoder_nothing_is_encoded(tiny_cfg):
+    cached = build_backbone(tiny_cfg("MODEL.SAM.FEATURES", "cache"))
+    assert cached.image_encoder is None
+    with pytest.raises(ValueError, match="MODEL.SAM.FEATURES is 'cache'"):
+        cached(torch.zeros(1, 3, SIZE, SIZE))
 
 
-def test_frozen_module_stays_in_eval_mode():
-    class Frozen(FrozenModule):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())
-            self.freeze()
+def test_fingerprint_tells_weights_and_preprocessing_apart(tiny_cfg, monkeypatch):
+    own = build_backbone(tiny_cfg())
+    assert own.fingerprint() == build_backbone(tiny_cfg()).fingerprint()
+    assert own.fingerprint() == build_backbone(tiny_cfg("MODEL.SAM.FEATURES", "cache")).fingerprint()
+    # Rounding is no other encoder: features of both precisions serve one prompter.
+    assert own.fingerprint() == build_backbone(tiny_cfg("MODEL.SAM.PRECISION", "bf16")).fingerprint()
+    others = [
+        build_backbone(tiny_cfg("MODEL.SAM.WEIGHTS", "shipped")),
+        build_backbone(tiny_cfg("MODEL.SAM.PADDING", "center")),
+        build_backbone(tiny_cfg("MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0])),
+    ]
+    changed = build_backbone(tiny_cfg())
+    changed.mask_decoder.iou_token.weight[0, 0] += 1
+    fingerprints = [encoder.fingerprint() for encoder in (own, changed, *others)]
+    monkeypatch.setattr("wps_sam.encoders.sam.VERSION", 10**6)
+    fingerprints.append(build_backbone(tiny_cfg()).fingerprint())
+    assert len(set(fingerprints)) == len(fingerprints)
 
-    module = Frozen()
-    module.train()
-    assert not module.training and not module.layer[1].training
-    assert not any(p.requires_grad for p in module.parameters())
 
-
-def test_hash_tells_values_names_and_shapes_apart():
-    zeros = torch.zeros(4)
-    base = hash_tensors([("a", zeros)])
-    assert base == hash_tensors([("a", zeros.half())])
-    assert len({base, hash_tensors([("b", zeros)]), hash_tensors([("a", zeros + 1)]),
-                hash_tensors([("a", zeros.view(2, 2))])}) == 4
+def test_feature_settings_follow_what_features_follow_from(tiny_cfg):
+    settings = SAMEncoder.feature_settings
+    own = settings(tiny_cfg())
+    assert own == settings(tiny_cfg("MODEL.DEVICE", "meta", "MODEL.PROMPTER.NUM_CLASSES", 5))
+    for key, value in (
+        ("MODEL.SAM.WEIGHTS", "shipped"),
+        ("MODEL.SAM.PADDING", "center"),
+        ("MODEL.SAM.PRECISION", "bf16"),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]),
+    ):
+        assert [name for name, other in settings(tiny_cfg(key, value)).items() if own[name] != other] == [key]

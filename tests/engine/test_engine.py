@@ -197,8 +197,8 @@ def test_more_parts_than_queries_names_image_and_number(toy_cfg):
     with pytest.raises(
         ValueError, match=r"NUM_QUERIES is 1, but .*n00000000_0\.JPEG has 2 parts: set .* 2 or more"
     ):
-        engine.Trainer.build_train_loader(toy_cfg("MODEL.PROMPTER.NUM_QUERIES", 1))
-    dense = toy_cfg("MODEL.PROMPTER.NUM_QUERIES", 1, "MODEL.PROMPTER.NAME", "DensePrompter")
+        engine.Trainer.build_train_loader(toy_cfg("MODEL.DETR_PROMPTER.NUM_QUERIES", 1))
+    dense = toy_cfg("MODEL.DETR_PROMPTER.NUM_QUERIES", 1, "MODEL.PROMPTER.NAME", "DensePrompter")
     engine.Trainer.build_train_loader(dense)
 
 

@@ -23,7 +23,7 @@ import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-DENSE = ("MODEL.PROMPTER.NAME", "DensePrompter", "MODEL.PROMPTER.COMPANION_DIM", 8)
+DENSE = ("MODEL.PROMPTER.NAME", "DensePrompter", "MODEL.DENSE_PROMPTER.COMPANION_DIM", 8)
 NO_TEST = ("DATASETS.TEST", ())
 
 
@@ -108,7 +108,7 @@ def test_a_flip_that_is_missed_shows_in_the_losses(cfg, cached, monkeypatch):
 
 
 def test_evaluation_and_checkpoints_are_interchangeable(cfg, cached):
-    learns = ("SOLVER.BASE_LR", 0.001, "MODEL.PROMPTER.NUM_QUERIES", 2, "SOLVER.MAX_ITER", 8)
+    learns = ("SOLVER.BASE_LR", 0.001, "MODEL.DETR_PROMPTER.NUM_QUERIES", 2, "SOLVER.MAX_ITER", 8)
     learns += ("TEST.ORACLES", True, "TEST.PROTOCOLS", ["d2_semseg", "wps_image_part"])
     live, fp32 = cfg(*learns), cached("fp32")
     expected, _, undisturbed = train(live)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wps_sam.masks import mask_to_rle
-from wps_sam.structures import object_of_part
+from wps_sam.vocabulary import object_of_part
 
 import numpy as np
 import torch

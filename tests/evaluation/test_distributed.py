@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from wps_sam.evaluation import PART_PROTOCOLS, build_evaluators
+from wps_sam.evaluation import build_evaluators
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
-from evaluation_scenes import Scene, annotation, box_mask, run
+from evaluation_scenes import PART_PROTOCOLS, Scene, annotation, box_mask, run
 from open_vocabulary_scenes import OVScene, output
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from wps_sam.evaluation import metrics
-from wps_sam.evaluation.metrics import confusion_matrix, pair_iou, pixel_accuracy, row_mean_f1, row_mean_iou
+from wps_sam.evaluation.metrics import binary_iou, confusion_matrix, pixel_accuracy, row_mean_f1, row_mean_iou
 
 import numpy as np
 import pytest
@@ -108,17 +108,17 @@ def test_without_ground_truth_there_is_no_score() -> None:
     assert all(math.isnan(v) for v in metrics.pooled_scores_d2(np.zeros((2, 2), dtype=np.int64)).values())
 
 
-# ------------------------------------------------------------------ pairs
+# ------------------------------------------------------------------ one mask against one
 
 
-def test_pair_scores_by_hand() -> None:
+def test_binary_scores_by_hand() -> None:
     pred = np.array([[1, 1, 0], [1, 0, 0]])
     target = np.array([[1, 0, 0], [1, 1, 0]])
     # TP 2, FP 1, FN 1, TN 2.
-    assert metrics.pair_counts(pred, target) == (2, 1, 1, 2)
-    assert pair_iou(pred, target) == pytest.approx(2 / 4)
-    assert metrics.pair_accuracy(pred, target) == pytest.approx(2 / 3)
-    assert metrics.pair_f1(pred, target) == pytest.approx(4 / 6)
+    assert metrics.binary_stats(pred, target) == (2, 1, 1, 2)
+    assert binary_iou(pred, target) == pytest.approx(2 / 4)
+    assert metrics.binary_recall(pred, target) == pytest.approx(2 / 3)
+    assert metrics.binary_f1(pred, target) == pytest.approx(4 / 6)
     assert pixel_accuracy(pred, target) == pytest.approx(4 / 6)
     # Rows: TP, FP, FN = 1, 1, 0 and 1, 0, 1: IoU 1/2 and 1/2; F1 2/3 and 2/3.
     assert row_mean_iou(pred, target) == pytest.approx(1 / 2)
@@ -127,9 +127,9 @@ def test_pair_scores_by_hand() -> None:
     assert row_mean_iou(pred.T, target.T) == pytest.approx(2 / 3)
 
 
-def test_pair_scores_want_something_to_find() -> None:
+def test_binary_scores_want_something_to_find() -> None:
     with pytest.raises(ValueError, match="at least one pixel"):
-        pair_iou(np.ones((2, 2), dtype=bool), np.zeros((2, 2), dtype=bool))
+        binary_iou(np.ones((2, 2), dtype=bool), np.zeros((2, 2), dtype=bool))
 
 
 # ------------------------------------------------------------------ the authors' rows
@@ -143,7 +143,7 @@ def test_two_disjoint_squares_score_0_84() -> None:
     assert row_mean_iou(pred, target) == pytest.approx(864 / 1024, abs=1e-12)
     assert row_mean_f1(pred, target) == pytest.approx(864 / 1024, abs=1e-12)
     assert by_library(pred, target) == pytest.approx(864 / 1024, abs=1e-6)
-    assert pair_iou(pred, target) == 0.0
+    assert binary_iou(pred, target) == 0.0
     # 2 * 160 * 160 wrong pixels.
     assert pixel_accuracy(pred, target) == pytest.approx(1 - 2 * 160**2 / 1024**2)
 
@@ -155,7 +155,7 @@ def test_two_disjoint_squares_score_0_84() -> None:
 )
 def test_discs_score_as_the_specification_says(shift: int, true_iou: float, row_wise: float) -> None:
     target, pred = disc(400, 400, 100), disc(400 + shift, 400 + shift, 100)
-    assert pair_iou(pred, target) == pytest.approx(true_iou, abs=5e-3)
+    assert binary_iou(pred, target) == pytest.approx(true_iou, abs=5e-3)
     assert row_mean_iou(pred, target) == pytest.approx(row_wise, abs=5e-3)
 
 
@@ -180,7 +180,7 @@ def test_row_scores_agree_with_the_library(density: float) -> None:
 def test_the_library_called_rightly_gives_the_true_iou() -> None:
     pred, target = disc(40, 40, 20, 128), disc(50, 50, 20, 128)
     rightly = by_library(pred[None, None], target[None, None])
-    assert pair_iou(pred, target) == pytest.approx(rightly, abs=1e-6)
+    assert binary_iou(pred, target) == pytest.approx(rightly, abs=1e-6)
     # So the agreement above can fail.
     assert abs(row_mean_iou(pred, target) - rightly) > 0.1
 
@@ -209,7 +209,7 @@ def test_masks_may_come_in_any_type_and_layout(kind: type) -> None:
         ([[True]], np.zeros((1, 1)), "pred: expected an array or tensor"),
     ],
 )
-@pytest.mark.parametrize("score", [row_mean_iou, row_mean_f1, pixel_accuracy, pair_iou])
+@pytest.mark.parametrize("score", [row_mean_iou, row_mean_f1, pixel_accuracy, binary_iou])
 def test_bad_masks_are_refused(score: object, pred: object, target: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score(pred, target)  # type: ignore[operator]

@@ -10,7 +10,6 @@ from typing import Any
 
 from wps_sam.evaluation import (
     AllPartsEvaluator,
-    FilledBoxOracle,
     GroundTruth,
     OracleObjectEvaluator,
     PredictedObjectEvaluator,
@@ -37,7 +36,7 @@ FOR_CAT, FOR_BUS = [[0, 1, 1, 0, 0, 0, 1, 1]], [[4, 4, 4, 4, 4, 4, 3, 4]]
 
 def score(evaluator: OpenVocabularyEvaluator, outputs: list[Any], inputs: list[Any] | None = None) -> Any:
     """The metrics of the evaluator's protocol over all pictures of its data set."""
-    return run(evaluator, inputs or list(evaluator.ground_truth.records), outputs)[evaluator.PROTOCOL]
+    return run(evaluator, inputs or list(evaluator.ground_truth.records), outputs)[evaluator.protocol]
 
 
 # ------------------------------------------------------------------ ov_oracle
@@ -437,40 +436,6 @@ def test_without_unseen_classes_or_across_data_sets_there_is_one_mean(
         [output(PREDICTED)],
     )
     assert ("hIoU" in same["pred_obj"]) == bool(unseen)
-
-
-# ------------------------------------------------------------------ which protocol fits
-
-
-def test_protocols_that_do_not_fit_are_refused_with_those_that_do(ov_scene: OVScene, scene: Scene) -> None:
-    ov_scene.add(PARTS, OBJECTS, CAT)
-    scene.add([])
-    ov_scene.register()
-    scene.register()
-    with pytest.raises(ValueError, match=r"protocols \['d2_semseg'\] do not fit .*; \['ov_oracle'\] do"):
-        build_evaluators(["d2_semseg"], ov_scene.name)
-    ov_scene.records[:] = [{k: v for k, v in ov_scene.records[0].items() if k != "category_id"}]
-    with pytest.raises(ValueError, match=r"\['ov_oracle'\] do not fit .*; \['pred_obj', 'pred_all'\] do"):
-        build_evaluators(["ov_oracle", "pred_all"], ov_scene.name)
-    with pytest.raises(
-        ValueError, match=r"protocols \['pred_obj'\] do not fit .*'pascal_sq', 'pred_all'\] do"
-    ):
-        build_evaluators(["pred_obj"], scene.name)
-    with pytest.raises(ValueError, match="TEST.ORACLES needs a data set with boxes of its parts"):
-        FilledBoxOracle(GroundTruth(ov_scene.name))
-
-
-def test_auto_stands_for_the_protocols_of_the_data_set(ov_scene: OVScene, scene: Scene) -> None:
-    mask = box_mask(16, 16, 0, 0, 8, 8)
-    record = scene.add([annotation(0, mask)])
-    scene.register()
-    outputs = [scene.output(record, [(0, mask)])]
-    usual = ["d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap"]
-    assert list(run(build_evaluators(["auto"], scene.name), [record], outputs)) == usual
-    with_more = run(build_evaluators(["auto", "error_breakdown", "pin41"], scene.name), [record], outputs)
-    assert list(with_more) == [*usual, "error_breakdown"]
-    GroundTruth(scene.name).metadata.set(protocols=("d2_semseg", "pascal_sq"))
-    assert list(run(build_evaluators(["auto"], scene.name), [record], outputs)) == ["d2_semseg", "pascal_sq"]
 
 
 # ------------------------------------------------------------------ bad input

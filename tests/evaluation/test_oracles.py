@@ -78,6 +78,14 @@ def test_crowds_are_no_parts(scene: Scene) -> None:
     assert len(FilledBoxOracle(GroundTruth(scene.name))([record])[0]["instances"]) == 0
 
 
+def test_annotations_without_box_are_left_out(scene: Scene) -> None:
+    record = scene.add([annotation(0, block(0, 0, 4, 4), bbox=None), annotation(1, block(8, 8, 12, 12))])
+    scene.register()
+    (output,) = FilledBoxOracle(GroundTruth(scene.name))([record])
+    assert output["instances"].pred_classes.tolist() == [1]
+    assert (part_map(output)[:8] == 3).all()
+
+
 def test_box_prompts_are_asked_once_and_the_surest_mask_wins(scene: Scene) -> None:
     first = scene.add([annotation(0, block(0, 0, 8, 8)), annotation(2, block(4, 4, 12, 12))])
     empty = scene.add([])

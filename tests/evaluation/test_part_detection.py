@@ -145,6 +145,31 @@ def test_broken_annotations_are_cleaned(
     assert (tmp_path / "coco_ap_mask" / "coco_instances_results.json").exists()
 
 
+def test_an_annotation_without_box_takes_part_in_mask_ap_alone(
+    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_box, without, point_only = block(0, 0, 10, 10), block(20, 20, 30, 30), block(0, 30, 5, 35)
+    record = scene.add(
+        [
+            annotation(0, with_box),
+            annotation(1, without, bbox=None),
+            annotation(2, point_only, bbox=None, segmentation=None),
+        ],
+        size=(40, 40),
+    )
+    scene.register()
+    with caplog.at_level(logging.WARNING, logger="wps_sam.evaluation"):
+        scores = ap(scene, [scene.output(record, [(0, with_box), (1, without)])], output_dir=str(tmp_path))
+    assert "1 annotations have no usable mask and take no part in mask AP" in caplog.text
+    assert "2 annotations have no usable box and take no part in box AP" in caplog.text
+    # Counted as a miss, the last one would make a class with AP 0.
+    assert scores["AP"] == scores["AP-Animal Body"] == scores["box_AP"] == pytest.approx(100)
+    assert math.isnan(scores["AP-Car Wheel"])
+    written = [json.loads((tmp_path / f"coco_ap_ground_truth_{k}.json").read_text()) for k in ("mask", "box")]
+    assert [[a["category_id"] for a in truth["annotations"]] for truth in written] == [[0, 1], [0]]
+    assert ["bbox" in a for a in written[0]["annotations"]] == [True, False]
+
+
 def test_a_second_evaluation_forgets_the_first(scene: Scene) -> None:
     mask = block(0, 0, 10, 10)
     record = scene.add([annotation(0, mask)], size=(40, 40))
@@ -197,7 +222,7 @@ def test_a_prediction_that_found_a_piece_explains_no_other(scene: Scene) -> None
     assert scores["false_positives_per_image"] == 0
 
 
-def test_duplicates_are_false_positives_and_the_surest_claims_first(scene: Scene) -> None:
+def test_duplicates_are_false_positives_and_the_surest_is_matched_first(scene: Scene) -> None:
     mask, near = block(0, 0, 10, 10), block(0, 0, 10, 7)
     record = scene.add([annotation(0, mask)], size=(40, 40))
     scene.register()
@@ -205,7 +230,7 @@ def test_duplicates_are_false_positives_and_the_surest_claims_first(scene: Scene
     assert scores["found"] == 100 and scores["false_positives_per_image"] == 1
 
 
-def test_the_best_free_piece_is_claimed(scene: Scene) -> None:
+def test_the_best_unmatched_instance_is_matched(scene: Scene) -> None:
     # The first prediction covers both pieces at 0.5 or more and takes the better one, so both are found.
     small, large = block(0, 0, 10, 10), block(0, 0, 10, 14)
     record = scene.add([annotation(0, small), annotation(0, large)], size=(40, 40))
@@ -221,6 +246,22 @@ def test_crowds_are_no_pieces_and_swallow_what_lies_in_them(scene: Scene) -> Non
     output = scene.output(record, [(0, block(4, 4, 10, 10)), (2, block(4, 4, 10, 10))])
     scores = breakdown(scene, [output])
     assert scores["not_found"] == 100 and scores["false_positives_per_image"] == 1
+
+
+def test_an_annotation_without_box_is_where_its_mask_is(scene: Scene) -> None:
+    hollow = block(20, 0, 40, 20)
+    record = scene.add(
+        [
+            annotation(1, hollow, bbox=None),
+            # Only a point: nothing that could be found.
+            annotation(0, block(0, 0, 5, 5), bbox=None, segmentation=None),
+        ],
+        size=(40, 40),
+    )
+    scene.register()
+    # The box right, mask IoU (400 - 324)/400 = 0.19, as above.
+    scores = breakdown(scene, [scene.output(record, [(1, hollow & ~block(21, 1, 39, 19))])])
+    assert scores["wrong_mask"] == 100
 
 
 def test_without_pieces_there_are_no_shares(scene: Scene) -> None:

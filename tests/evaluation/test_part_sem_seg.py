@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from wps_sam.evaluation import (
-    PART_PROTOCOLS,
     AuthorsEvaluator,
     ImagePartEvaluator,
     PooledPartEvaluator,
@@ -22,7 +21,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from detectron2.evaluation import SemSegEvaluator
-from evaluation_scenes import Scene, annotation, box_mask, run
+from evaluation_scenes import PART_PROTOCOLS, Scene, annotation, box_mask, run
 
 NOTHING: list[Any] = []
 EMPTY = np.zeros((16, 16), dtype=bool)
@@ -361,35 +360,6 @@ def test_agrees_with_the_authors_way_written_out(scene: Scene) -> None:
     assert not torch.equal(largest, probabilities[[c == 1 for c in classes]].sum(0) >= 0.5)
 
 
-# ------------------------------------------------------------------ pascal_sq
-
-
-def test_pascal_sq_by_hand(scene: Scene) -> None:
-    # Label maps of 16 x 16: Animal Head left, background right; the second picture's left half is a body, and its
-    # first row is ignored.
-    left, top = block(0, 0, 8, 16), block(0, 0, 16, 8)
-    first, second = np.full((16, 16), 3, np.uint8), np.full((16, 16), 3, np.uint8)
-    first[left], second[left], second[0] = 0, 1, 255
-    records = [scene.add(NOTHING, part_map=first), scene.add(NOTHING, part_map=second)]
-    scene.register()
-    # A head on the upper half of both; the second picture's body is found.
-    outputs = [scene.output(records[0], [(0, top)]), scene.output(records[1], [(0, top), (1, left)])]
-    scores = run(build_evaluators(["pascal_sq"], scene.name), records, outputs)["pascal_sq"]
-    # Head, first picture: 64 of 128 + 128 - 64 = 1/3; the 7 * 8 false pixels of the second picture are free.
-    # Body: 1. Background: 64 of 192 = 1/3; second, of 15 * 8 = 120 pixels 64 found and nothing else: 64/120.
-    assert scores["IoU-Animal Head"] == scores["sqIoU-Animal Head"] == pytest.approx(100 / 3)
-    assert scores["IoU-Animal Body"] == scores["sqIoU-Animal Body"] == pytest.approx(100)
-    pooled, by_image = (64 + 64) / (192 + 120), (1 / 3 + 64 / 120) / 2
-    assert scores["IoU-background"] == pytest.approx(100 * pooled)
-    assert scores["sqIoU-background"] == pytest.approx(100 * by_image)
-    assert math.isnan(scores["IoU-Car Wheel"])
-    # Classes, then categories: Animal, Car (which does not occur), background.
-    assert scores["mIOU"] == pytest.approx(100 * (1 / 3 + 1 + pooled) / 3)
-    assert scores["sqIOU"] == pytest.approx(100 * (1 / 3 + 1 + by_image) / 3)
-    assert scores["mAvg"] == pytest.approx(100 * ((1 / 3 + 1) / 2 + pooled) / 2)
-    assert scores["sqAvg"] == pytest.approx(100 * ((1 / 3 + 1) / 2 + by_image) / 2)
-
-
 # ------------------------------------------------------------------ bad input
 
 
@@ -464,13 +434,3 @@ def test_two_records_with_one_id_are_refused(scene: Scene) -> None:
     scene.register()
     with pytest.raises(ValueError, match=r"image_id 'a' belongs to both picture_0.JPEG and picture_1.JPEG"):
         build_evaluators(["d2_semseg"], scene.name)
-
-
-def test_unknown_protocols_are_refused_with_the_list(scene: Scene) -> None:
-    scene.register()
-    with pytest.raises(
-        ValueError, match=r"unknown protocols \['miou'\]; expected some of \['d2_semseg', 'pin41'"
-    ):
-        build_evaluators(["d2_semseg", "miou"], scene.name)
-    with pytest.raises(ValueError, match="each at most once"):
-        build_evaluators(["pin41", "pin41"], scene.name)

@@ -52,3 +52,16 @@ def test_means_of_seen_and_unseen_classes_are_shown_and_unseen_classes_marked() 
     # Where no protocol averages over them, the division says nothing about the model.
     plain = format_results_table({"ov_oracle": scores}, ["cat's ear", "dog's ear"], unseen=[1])
     assert "(unseen)" not in plain
+
+
+def test_columns_stand_by_kind_and_not_by_protocol() -> None:
+    scores = {"IoU-ear": 1.0, "ACC-ear": 2.0, "sqIoU-ear": 3.0, "AP-ear": 4.0}
+    names = ("coco_ap", "oracle_filled_box", "pascal_sq", "oracle_box_prompt", "pred_all", "d2_semseg")
+    header = format_results_table(dict.fromkeys(names, scores), ["ear"]).splitlines()[-2]
+    columns = ("IoU", "ACC", "IoU, pred-all", "sq-IoU", "mask AP", "IoU, box prompt", "IoU, filled box")
+    assert header.split() == " ".join(["part", *columns]).split()
+
+
+def test_a_row_that_nobody_registered_has_no_note() -> None:
+    lines = format_results_table({"mine": {"mIoU": 1.0, "IoU-ear": 2.0}}, ["ear"]).splitlines()
+    assert lines[1:] == ["mine  mIoU 1.00"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wps_sam.checkpointer import SafeCheckpointer
 from wps_sam.config import add_wps_sam_config
 from wps_sam.models.clipseg import CLIPSeg, VisualAdapter, build_clipseg, mask_loss
-from wps_sam.structures import PartVocabulary
+from wps_sam.vocabulary import PartVocabulary
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ ALL = ("adapter", "text_embeddings", "film", "decoder")
 IGNORE = 65535
 # Six parts of two objects, and an object without parts.
 NAMES = ("cat's head", "cat's torso", "cat's tail", "bus's wheel", "bus's door", "bus's headlight")
-VOCABULARY = PartVocabulary(NAMES, (0, 0, 0, 1, 1, 1), ("cat", "bus", "boat"))
+VOCABULARY = replace(PartVocabulary.from_names(NAMES), object_names=("cat", "bus", "boat"))
 
 
 def build(trained: tuple[str, ...] = ALL, vocabulary: PartVocabulary | None = VOCABULARY) -> CLIPSeg:
@@ -172,7 +173,7 @@ def test_text_is_the_name_without_its_s() -> None:
 def test_byte_tokens_spell_any_name_and_cut_long_ones() -> None:
     model = build(vocabulary=None)
     names = ("Kühlschrank's Tür 3", "x" * 200)
-    model.set_vocabulary(PartVocabulary(names, (0, 0), ("any",)))
+    model.set_vocabulary(PartVocabulary.from_names(names))
     assert model.tokenizer.decode(model.token_ids[0], skip_special_tokens=True) == "kühlschrank tür 3"
     # Always an end: it is where the text encoder reads.
     assert (model.token_ids == model.tokenizer.eos_token_id).any(dim=1).all()
@@ -187,7 +188,7 @@ def test_prompt_of_a_name_does_not_depend_on_the_vocabulary_around_it() -> None:
     """Cross-dataset: the other data set's names are asked of the same model."""
     model = build()
     before = model([picture()])[0]["sem_seg"]
-    other = PartVocabulary(("aeroplane's wheel", "bus's door"), (0, 1), ("aeroplane", "bus"))
+    other = PartVocabulary.from_names(("aeroplane's wheel", "bus's door"))
     model.set_vocabulary(other)
     after = model([picture()])[0]["sem_seg"]
     assert after.shape == (3, 40, 60)
@@ -550,7 +551,7 @@ def test_model_over_fits_eight_pictures() -> None:
     assert mean_iou(conditioned, records) > 0.8
     assert mean_iou(by_name_alone, records) > 0.5
     # Names it has never seen are answered, whatever they are worth.
-    model.set_vocabulary(PartVocabulary(("dog's head", "dog's ear"), (0, 0), ("dog",)))
+    model.set_vocabulary(PartVocabulary.from_names(("dog's head", "dog's ear")))
     unseen = model([records[0] | {"category_id": 0}])[0]
     assert unseen["sem_seg"].shape == (2, 64, 64)
     assert torch.isfinite(unseen["sem_seg"]).all()

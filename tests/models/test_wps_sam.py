@@ -3,8 +3,8 @@
 import itertools
 
 from wps_sam.config import add_wps_sam_config
-from wps_sam.encoders.sam import build_sam
-from wps_sam.structures import PartVocabulary
+from wps_sam.encoders.build_sam import build_sam
+from wps_sam.vocabulary import PartVocabulary
 
 import pytest
 import torch
@@ -19,8 +19,8 @@ def tiny_config(*opts):
     add_wps_sam_config(cfg)
     cfg.merge_from_list(
         ["MODEL.DEVICE", "cpu", "MODEL.SAM.ARCH", "vit_tiny", "MODEL.PROMPTER.NUM_CLASSES", 4,
-         "MODEL.PROMPTER.NUM_QUERIES", 8, "MODEL.PROMPTER.NUM_ENCODER_LAYERS", 1,
-         "MODEL.PROMPTER.NUM_DECODER_LAYERS", 1, "MODEL.PROMPTER.NUM_CONVS", 1, "MODEL.PROMPTER.CONV_DIM", 32,
+         "MODEL.DETR_PROMPTER.NUM_QUERIES", 8, "MODEL.DETR_PROMPTER.NUM_ENCODER_LAYERS", 1,
+         "MODEL.DETR_PROMPTER.NUM_DECODER_LAYERS", 1, "MODEL.DENSE_PROMPTER.NUM_CONVS", 1, "MODEL.DENSE_PROMPTER.CONV_DIM", 32,
          "MODEL.INFERENCE.MAX_PARTS", 6, *opts]
     )
     return cfg
@@ -168,7 +168,7 @@ def test_nothing_found_is_all_background():
 
 def _asked_of_objects(model, inputs):
     """The last of three inputs also once for the parts of one object."""
-    model.set_vocabulary(PartVocabulary(tuple("abcd"), (0, 0, 0, 1), ("animal", "car")))
+    model.set_vocabulary(PartVocabulary.from_names("abcd", ["animal", "animal", "animal", "car"]))
     return [*inputs, {**inputs[-1], "category_id": 0}]
 
 

@@ -54,7 +54,7 @@ def test_batched_equals_alone_and_empty_targets_survive():
 
 
 def test_more_parts_than_queries_is_a_clear_error():
-    with pytest.raises(ValueError, match="7 parts but the prompter only 6 queries: raise MODEL.PROMPTER.NUM_QUERIES"):
+    with pytest.raises(ValueError, match="7 parts but the prompter only 6 queries: raise MODEL.DETR_PROMPTER.NUM_QUERIES"):
         HungarianMatcher(class_weight=10, prompt_weight=1)(_prediction(), [_targets(7)])
 
 

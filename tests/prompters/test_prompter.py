@@ -137,16 +137,16 @@ def test_a_checkpoint_of_another_stride_is_refused():
 
 @pytest.mark.parametrize("stride", [4, 12, 32])
 def test_other_strides_are_refused(tiny_cfg, stride):
-    check_config(tiny_cfg("MODEL.PROMPTER.STRIDE", 16))
-    with pytest.raises(ValueError, match=rf"MODEL\.PROMPTER\.STRIDE is {stride}; allowed: 8, 16"):
-        check_config(tiny_cfg("MODEL.PROMPTER.STRIDE", stride))
+    check_config(tiny_cfg("MODEL.DENSE_PROMPTER.STRIDE", 16))
+    with pytest.raises(ValueError, match=rf"MODEL\.DENSE_PROMPTER\.STRIDE is {stride}; allowed: 8, 16"):
+        check_config(tiny_cfg("MODEL.DENSE_PROMPTER.STRIDE", stride))
 
 
 def test_the_stride_of_the_config_reaches_all_that_count_in_cells(tiny_cfg):
     dense = ("MODEL.PROMPTER.NAME", "DensePrompter", "WEAK_LABELS.TYPE", "point")
     a, b = torch.tensor([[8.0, 4.0]]), torch.zeros(1, 2)
     for stride in (8, 16):
-        model = build_model(tiny_cfg(*dense, "MODEL.PROMPTER.STRIDE", stride, "MODEL.DEVICE", "meta"))
+        model = build_model(tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.STRIDE", stride, "MODEL.DEVICE", "meta"))
         assert model.prompter.stride == model.criterion.matcher.min_radius == model.point_radius == stride
         assert model.criterion.prompt_loss(a, a, b, b).item() == pytest.approx(12 / stride)
 

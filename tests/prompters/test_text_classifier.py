@@ -1,10 +1,11 @@
 """Classes by name: cosines with text embeddings, vocabularies that change, parts of one object told apart."""
 
 import math
+from dataclasses import replace
 
 from wps_sam.prompters.text_classifier import TextClassifier
-from wps_sam.structures import PartVocabulary, object_of_part, vocabulary_from_names
 from wps_sam.text_embeddings import TextEmbeddings, random_embeddings
+from wps_sam.vocabulary import PartVocabulary
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from detectron2.modeling import build_model
 from test_meta_arch import make_inputs, tiny_config
 from torch.nn import functional as F
 
-SEEN = vocabulary_from_names(["dog's ear", "dog's tail", "car's door", "car's wheel"])
-ALL = vocabulary_from_names([*SEEN.names, "cat's ear", "cat's tail", "cat's leg"])
+SEEN = PartVocabulary.from_names(["dog's ear", "dog's tail", "car's door", "car's wheel"])
+ALL = PartVocabulary.from_names([*SEEN.names, "cat's ear", "cat's tail", "cat's leg"])
 TEXT = ("MODEL.PROMPTER.CLASSIFIER", "text")
 
 
@@ -138,14 +139,14 @@ def test_only_the_objects_own_classes_compete(model):
     inputs[0]["category_id"] = 0
     with torch.no_grad():
         among_all = model(inputs)[0]
-        model.set_vocabulary(vocabulary_from_names(ALL.names[:2]))
+        model.set_vocabulary(PartVocabulary.from_names(ALL.names[:2]))
         alone = model(inputs)[0]
     # log C moves "no part", and so every score alike; who wins must stay.
     assert torch.equal(among_all["sem_seg"].argmax(0), alone["sem_seg"].argmax(0))
 
 
 def test_an_object_without_parts_or_an_unknown_one_is_named(model):
-    model.eval().set_vocabulary(PartVocabulary(SEEN.names, SEEN.part_objects, ("dog", "car", "boat")))
+    model.eval().set_vocabulary(replace(SEEN, object_names=("dog", "car", "boat")))
     inputs = make_inputs()[:1]
     for category_id, message in ((2, "boat"), (3, "expected 0..2")):
         with pytest.raises(ValueError, match=message):
@@ -162,16 +163,6 @@ def test_a_model_of_numbered_classes_has_only_its_own():
     assert made(inputs)[0]["part_classes"].tolist() == [2, 3]
     with pytest.raises(ValueError, match="CLASSIFIER text"):
         made.set_vocabulary(ALL)
-
-
-def test_objects_of_part_names():
-    assert object_of_part("chest of drawers's leg") == "chest of drawers"
-    assert object_of_part("dog's left ear") == "dog"
-    assert object_of_part("boat") == "boat"
-    # A substring would take the armchair for a chair.
-    vocabulary = vocabulary_from_names(["armchair's seat", "chair's seat", "chair's leg"])
-    assert vocabulary.object_names == ("armchair", "chair")
-    assert vocabulary.parts_of(1) == [1, 2] and vocabulary.parts_of(0) == [0]
 
 
 def test_cosines_agree_with_torch():
@@ -198,9 +189,3 @@ def test_a_bias_helps_the_names_that_training_did_not_show(model):
             logits.append(one.prompter(one.backbone(images)["image_embedding"], images).logits)
     gained = (logits[1] - logits[0]).flatten(0, 1)
     assert torch.allclose(gained, torch.tensor([0.0] * 4 + [3.0] * 3 + [0.0]).expand_as(gained), atol=1e-4)
-
-
-def test_which_names_are_unseen():
-    assert ALL.unseen == frozenset()
-    assert ALL.after_training_on(SEEN.names).unseen == {4, 5, 6}
-    assert SEEN.after_training_on(ALL.names).unseen == frozenset()

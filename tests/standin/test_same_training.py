@@ -35,7 +35,7 @@ def _scores(cfg: CfgNode, which: str, folder: Path) -> dict[str, dict[str, float
 def test_the_tiny_training_scores_the_same(tiny_cfg: Callable[..., CfgNode], tmp_path: Path) -> None:
     cfg = tiny_cfg(
         *("MODEL.SAM.WEIGHTS", "shipped", "MODEL.PROMPTER.NAME", "DensePrompter"),
-        *("MODEL.PROMPTER.COMPANION_DIM", 32, "MODEL.PROMPTER.CONV_DIM", 64),
+        *("MODEL.DENSE_PROMPTER.COMPANION_DIM", 32, "MODEL.DENSE_PROMPTER.CONV_DIM", 64),
         *("MODEL.LOSS.CLASS_WEIGHT", 1.0, "MODEL.LOSS.PROMPT_WEIGHT", 1.0, "MODEL.INFERENCE.NMS_THRESHOLD", 0.6),
         *("SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", 3e-3, "SOLVER.WARMUP_ITERS", 10),
         *("SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 80, "SOLVER.CHECKPOINT_PERIOD", 80),

@@ -250,7 +250,7 @@ def test_converted_model_computes_what_the_authors_does(
     converted = convert_wps_sam(str(tiny_file))
     assert converted.options["MODEL.SAM.ARCH"] == "vit_tiny"
     assert converted.options["MODEL.PROMPTER.NUM_CLASSES"] == 3
-    assert converted.options["MODEL.PROMPTER.NUM_QUERIES"] == 5
+    assert converted.options["MODEL.DETR_PROMPTER.NUM_QUERIES"] == 5
     differences = largest_differences(converted, tiny_state, "vit_tiny", 2, tmp_path)
     assert max(differences.values()) < TOLERANCE, differences
 

@@ -7,7 +7,7 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from wps_sam.encoders.sam import build_sam
+from wps_sam.encoders.build_sam import build_sam
 from wps_sam.pretraining import Pretrainer, read_settings
 
 import pytest

@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "train_net.py"
 # Few queries and a high rate, so that some parts are found after a handful of steps.
-LEARNS_FAST = ("MODEL.PROMPTER.NUM_QUERIES", 2, "SOLVER.BASE_LR", 0.001, "SOLVER.MAX_ITER", 8)
+LEARNS_FAST = ("MODEL.DETR_PROMPTER.NUM_QUERIES", 2, "SOLVER.BASE_LR", 0.001, "SOLVER.MAX_ITER", 8)
 
 KILLED_IN_ITERATION_5 = f"""
 import os, runpy, signal, sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wps_sam.models import WPSSAM
-from wps_sam.encoders.sam import build_sam
+from wps_sam.encoders.build_sam import build_sam
 
 import torch
 from segment_anything.modeling import Sam
@@ -31,18 +31,18 @@ def part_maps(model: WPSSAM, sam: Sam, batched_inputs: list[dict[str, Any]]) -> 
         sam: as from :func:`stock_sam`, of the same weights as the model's.
         batched_inputs: as for ``model``.
     """
-    embedding, images, frames = model.embed(batched_inputs)
-    prediction = model.prompter(embedding, images)
+    features, frames = model.embed(batched_inputs)
+    proposals = model.prompter.propose(features)
     maps = []
     for i, (record, frame) in enumerate(zip(batched_inputs, frames)):
-        scores, classes = prediction.logits[i].softmax(-1).max(-1)
+        scores, classes = proposals.logits[i].softmax(-1).max(-1)
         kept = scores.masked_fill(classes == model.num_classes, -1).argsort(descending=True, stable=True)
         kept = kept[: model.selection["max_parts"]]
         no_mask = sam.prompt_encoder(points=None, boxes=None, masks=None)[1]
         low_resolution, _ = sam.mask_decoder(
-            image_embeddings=embedding[i : i + 1],
+            image_embeddings=features["image_embedding"][i : i + 1],
             image_pe=sam.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=prediction.tokens[i, kept],
+            sparse_prompt_embeddings=proposals.encode(i, kept),
             dense_prompt_embeddings=no_mask,
             multimask_output=False,
         )

@@ -19,7 +19,7 @@ from wps_sam.engine import Trainer, build_mapper
 from wps_sam.evaluation import PooledPartEvaluator
 from wps_sam.models import WPSSAM
 from wps_sam.prompters import DETRPrompter
-from wps_sam.encoders.sam import PATCH_SIZE, PROMPT_DIM, SAM_ARCHS
+from wps_sam.encoders.build_sam import PATCH_SIZE, PROMPT_DIM, SAM_ARCHS
 
 import torch
 import yaml
@@ -166,7 +166,7 @@ def _records(settings: Settings) -> list[dict[str, Any]]:
 def _with_embeddings(model: WPSSAM, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records as the mapper gives them with MODEL.SAM.FEATURES cache: features in place of pictures."""
     cached = []
-    for record, embedding in zip(records, model.embed(records)[0].cpu()):
+    for record, embedding in zip(records, model.embed(records)[0]["image_embedding"].cpu()):
         of_cache = {"image_embedding": embedding, "image_size": tuple(record["image"].shape[-2:])}
         cached.append({**{key: value for key, value in record.items() if key != "image"}, **of_cache})
     return cached

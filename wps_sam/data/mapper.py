@@ -1,44 +1,35 @@
-"""One data-set record to one model input; weak labels move with the picture, masks stay behind."""
+"""One data-set record to one model input; labels move with the picture, and no more of them than training may see."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from wps_sam.config import image_size, needs_pixels
-from wps_sam.data.feature_store import FeatureReaders
-from wps_sam.data.weak_labels import LabelType, PointRule, part_point, usable_box
-from wps_sam.masks import read_rgb, record_size
+from wps_sam.data.weak_labels import LabelType, PointRule, label_kind, part_mask, part_point, usable_box
+from wps_sam.masks import mask_to_box, read_rgb, record_size
+from wps_sam.structures import LabelKind
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.structures import BitMasks, Boxes, Instances
 
 # Of a record, to the model and the evaluators.
 _PASSED_ON = ("file_name", "image_id", "category_id")
 
-# Which of the cached views a picture is, by whether it is mirrored.
+# Which of the stored views a picture is, by whether it is mirrored.
 VIEW_OF = {False: "original", True: "flipped"}
 
 
-class ResizeLongestSide(T.Augmentation):
-    """Scales a picture to ``size`` pixels on its longest side, keeping its shape, as SAM does.
+class FeatureReader(Protocol):
+    """Where features of pictures are stored, such as :class:`wps_sam.data.feature_store.FeatureStoreReader`."""
 
-    Unlike Detectron2's ResizeShortestEdge(size, size) it leaves a thin picture at least one pixel thick.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        height, width = image.shape[:2]
-        scale = self.size / max(height, width)
-        new_height, new_width = (max(1, int(side * scale + 0.5)) for side in (height, width))
-        return T.ResizeTransform(height, width, new_height, new_width)
+    def read(self, record: Mapping[str, Any], view: str) -> Mapping[str, torch.Tensor]:
+        """The features of a record's picture, by name."""
 
 
 class RandomCrop(T.RandomCrop):
@@ -55,14 +46,14 @@ def is_mirrored(transforms: T.TransformList) -> bool:
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """What ``cfg`` does to a picture: in training INPUT.CROP and INPUT.RANDOM_FLIP, then always the resize."""
+    """What ``cfg`` does to a picture: in training INPUT.CROP and INPUT.RANDOM_FLIP, then always the encoder's resize."""
     augmentations: list[T.Augmentation] = []
     if is_train:
         if cfg.INPUT.CROP.ENABLED:
             augmentations.append(RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if cfg.INPUT.RANDOM_FLIP == "horizontal":
             augmentations.append(T.RandomFlip())
-    return [*augmentations, ResizeLongestSide(image_size(cfg))]
+    return [*augmentations, BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME).spec_of(cfg).resize]
 
 
 class _UnreadInput(T.AugInput):
@@ -76,17 +67,28 @@ class _UnreadInput(T.AugInput):
             self.image = np.broadcast_to(np.uint8(0), (tfm.new_h, tfm.new_w, 3))
 
 
+@dataclass(frozen=True)
+class _Label:
+    """One label in the augmented picture: a box [4] for a box or a mask, a point [2], a mask bool [h, w]."""
+
+    category_id: int
+    kind: LabelKind
+    box: np.ndarray | None = None
+    point: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+
 class PartDatasetMapper:
-    """Reads a record's picture, augments it and, in training, attaches its weak labels.
+    """Reads a record's picture, augments it and, in training, attaches its labels.
 
     Args:
         is_train: whether labels are attached.
         augmentations: applied in turn to the picture; labels follow them exactly.
-        label_type: "box" or "point", what the model is allowed to see.
+        label_type: WEAK_LABELS.TYPE, what the model is allowed to see of an annotation.
         point_rule, seed: how a point is chosen, see :func:`wps_sam.data.weak_labels.part_point`.
         flip_map: class to class in a mirrored picture, int [C], where classes are sided ("dog's left ear").
-        features: where image embeddings are read; None if the model is to make them. Then ``augmentations`` are no
-            more than a flip and the resize.
+        features: where features are read; None if the model is to make them. Then ``augmentations`` are no more than a flip
+            and the resize.
         pixels: whether pictures are read although there are ``features``.
     """
 
@@ -100,7 +102,7 @@ class PartDatasetMapper:
         point_rule: PointRule = "box_center",
         seed: int = 0,
         flip_map: Sequence[int] | None = None,
-        features: FeatureReaders | None = None,
+        features: FeatureReader | None = None,
         pixels: bool = True,
     ) -> None:
         self.is_train = is_train
@@ -123,7 +125,6 @@ class PartDatasetMapper:
             "point_rule": cfg.WEAK_LABELS.POINT,
             "seed": cfg.WEAK_LABELS.SEED,
             "flip_map": MetadataCatalog.get(dataset_name).get("flip_map") if dataset_name else None,
-            "pixels": needs_pixels(cfg),
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,15 +132,17 @@ class PartDatasetMapper:
 
         Returns:
             image: uint8 tensor [3, h, w], RGB, after augmentation, or its size image_size (h, w) where the pixels are
-            not needed; image_embedding [256, S/16, S/16] of it where there are features; file_name, image_id; height,
-            width: of the original picture; category_id if the record asks for one object's parts only. In training also
-            instances: Instances of size (h, w) with gt_classes int64 [M] and, by label type, gt_boxes Boxes [M, 4],
-            xyxy, or gt_points float32 [M, 2], xy, pixel centres at integers.
+            not needed; the stored features of it by name where there are any; file_name, image_id; height, width: of the
+            original picture; category_id if the record asks for one object's parts only. In training also
+            instances: Instances of size (h, w) with gt_classes int64 [M], gt_kinds int64 [M] and, if a label of their kind
+            is possible, gt_boxes Boxes [M, 4], xyxy, gt_points float32 [M, 2], xy, pixel centres at integers, gt_masks
+            BitMasks [M, h, w]; rows of another kind are zeros. tags: int64 [T], classes that the record says are there
+            (with label type "as_annotated").
             Parts without a usable label, outside the crop, or marked as crowd are left out; M may be 0.
 
         Raises:
             ValueError: names the picture, which is missing, damaged or of another size than the record says, the
-                annotation whose mask is malformed, if its point is to be taken from it, or the damaged features.
+                annotation whose mask is malformed, if it is needed, or the damaged features.
         """
         height, width = record_size(dataset_dict)
         if self.pixels:
@@ -157,66 +160,93 @@ class PartDatasetMapper:
         else:
             output["image_size"] = size
         if self.features is not None:
-            output["image_embedding"] = self.features.read(dataset_dict, VIEW_OF[is_mirrored(transforms)])
+            output.update(self.features.read(dataset_dict, VIEW_OF[is_mirrored(transforms)]))
         if self.is_train:
-            # Crowd regions are no single part, so neither their box nor their point stands for one.
+            # Crowd regions are no single part, so no label of theirs stands for one.
             parts = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
-            move = self._moved_box if self.label_type == "box" else self._moved_point
             try:
-                classes = [self._class_of(a, transforms) for a in parts]
-                labels = [(c, move(a, height, width, transforms, size)) for c, a in zip(classes, parts)]
+                moved = [self._moved(a, height, width, transforms, size) for a in parts]
             except ValueError as error:
                 raise ValueError(f"{dataset_dict['file_name']}: {error}") from error
-            output["instances"] = self._instances([(c, g) for c, g in labels if g is not None], size)
+            output["instances"] = self._instances([label for label in moved if label is not None], size)
+            if self.label_type == "as_annotated":
+                tags = [self._mirrored(c, transforms) for c in dataset_dict.get("tags", ())]
+                output["tags"] = torch.tensor(tags, dtype=torch.int64)
         return output
 
-    def _class_of(self, annotation: Mapping[str, Any], transforms: T.TransformList) -> int:
+    def _mirrored(self, category_id: int, transforms: T.TransformList) -> int:
         """The part's class, which in a mirrored picture is that of the other side."""
         if self.flip_map is not None and is_mirrored(transforms):
-            return self.flip_map[annotation["category_id"]]
-        return annotation["category_id"]
+            return self.flip_map[category_id]
+        return category_id
 
-    def _moved_box(
+    def _moved(
         self,
         annotation: Mapping[str, Any],
         height: int,
         width: int,
         transforms: T.TransformList,
         size: tuple[int, int],
-    ) -> np.ndarray | None:
-        """The box after the augmentation, clipped to the picture; None if it is unusable or cropped away."""
-        # The loader has counted and logged the unusable ones.
-        box = usable_box(annotation, height, width)
-        if box is None:
-            return None
-        moved = transforms.apply_box(np.asarray([box], dtype=np.float64))[0]
-        moved = moved.clip(0, [size[1], size[0], size[1], size[0]])
-        return moved if moved[0] < moved[2] and moved[1] < moved[3] else None
+    ) -> _Label | None:
+        """The label after the augmentation; None if there is none or it was cropped away.
 
-    def _moved_point(
-        self,
-        annotation: Mapping[str, Any],
-        height: int,
-        width: int,
-        transforms: T.TransformList,
-        size: tuple[int, int],
-    ) -> np.ndarray | None:
-        """The point after the augmentation; None if there is none or it was cropped away."""
-        point = part_point(annotation, height, width, self.point_rule, self.seed)
-        if point is None:
+        The loader has counted and logged the annotations that give none.
+        """
+        kind = label_kind(annotation, height, width, self.label_type)
+        category_id = self._mirrored(annotation["category_id"], transforms)
+        if kind == LabelKind.POINT:
+            point = part_point(annotation, height, width, self.point_rule, self.seed)
+            point = None if point is None else _moved_point(point, transforms, size)
+            return None if point is None else _Label(category_id, kind, point=point)
+        if kind == LabelKind.TAG:
             return None
-        # Transforms move continuous coordinates, in which the centre of pixel 0 is 0.5.
-        moved = transforms.apply_coords(np.asarray([point], dtype=np.float64) + 0.5)[0]
-        inside = 0 <= moved[0] < size[1] and 0 <= moved[1] < size[0]
-        return moved - 0.5 if inside else None
+        stored = usable_box(annotation, height, width)
+        box = None if stored is None else _moved_box(stored, transforms, size)
+        if kind == LabelKind.MASK:
+            pixels = part_mask(annotation, height, width).astype(np.uint8)
+            mask = np.ascontiguousarray(transforms.apply_segmentation(pixels)).astype(bool)
+            if mask.any():
+                box = np.asarray(mask_to_box(mask)) if box is None else box
+                return _Label(category_id, kind, box=box, mask=mask)
+        # Also slivers whose mask covers no pixel, or none that is left.
+        return None if box is None else _Label(category_id, LabelKind.BOX, box=box)
 
-    def _instances(self, labels: Sequence[tuple[int, np.ndarray]], size: tuple[int, int]) -> Instances:
+    def _instances(self, labels: Sequence[_Label], size: tuple[int, int]) -> Instances:
         instances = Instances(size)
-        instances.gt_classes = torch.tensor([category for category, _ in labels], dtype=torch.int64)
-        columns = 4 if self.label_type == "box" else 2
-        geometry = np.asarray([moved for _, moved in labels], dtype=np.float32).reshape(-1, columns)
-        if self.label_type == "box":
-            instances.gt_boxes = Boxes(torch.from_numpy(geometry))
-        else:
-            instances.gt_points = torch.from_numpy(geometry)
+        instances.gt_classes = torch.tensor([label.category_id for label in labels], dtype=torch.int64)
+        instances.gt_kinds = torch.tensor([int(label.kind) for label in labels], dtype=torch.int64)
+        # A model that is taught points must not see boxes.
+        if self.label_type != "point":
+            instances.gt_boxes = Boxes(torch.from_numpy(_rows([label.box for label in labels], 4)))
+        if self.label_type in ("point", "as_annotated"):
+            instances.gt_points = torch.from_numpy(_rows([label.point for label in labels], 2))
+        if self.label_type in ("mask", "as_annotated"):
+            masks = [np.zeros(size, bool) if label.mask is None else label.mask for label in labels]
+            stacked = np.stack(masks) if masks else np.zeros((0, *size), bool)
+            instances.gt_masks = BitMasks(torch.from_numpy(stacked))
         return instances
+
+
+def _rows(values: Sequence[np.ndarray | None], columns: int) -> np.ndarray:
+    """float32 [M, columns], zeros for None."""
+    rows = [np.zeros(columns) if value is None else value for value in values]
+    return np.asarray(rows, dtype=np.float32).reshape(-1, columns)
+
+
+def _moved_box(
+    box: tuple[float, float, float, float], transforms: T.TransformList, size: tuple[int, int]
+) -> np.ndarray | None:
+    """The box after the augmentation, clipped to the picture; None if it was cropped away."""
+    moved = transforms.apply_box(np.asarray([box], dtype=np.float64))[0]
+    moved = moved.clip(0, [size[1], size[0], size[1], size[0]])
+    return moved if moved[0] < moved[2] and moved[1] < moved[3] else None
+
+
+def _moved_point(
+    point: tuple[float, float], transforms: T.TransformList, size: tuple[int, int]
+) -> np.ndarray | None:
+    """The point after the augmentation; None if it was cropped away."""
+    # Transforms move continuous coordinates, in which the centre of pixel 0 is 0.5.
+    moved = transforms.apply_coords(np.asarray([point], dtype=np.float64) + 0.5)[0]
+    inside = 0 <= moved[0] < size[1] and 0 <= moved[1] < size[0]
+    return moved - 0.5 if inside else None

@@ -1,6 +1,7 @@
 """Frozen networks that see pictures: promptable segmenters behind one interface."""
 
-from .promptable import SAMImageEncoder
-from .sam import build_sam
+from .build_sam import build_sam
+from .promptable import EncoderSpec, MaskPredictions, PromptableEncoder, ResizeLongestSide
+from .sam import SAMEncoder
 
-__all__ = ["SAMImageEncoder", "build_sam"]
+__all__ = ["EncoderSpec", "MaskPredictions", "PromptableEncoder", "ResizeLongestSide", "SAMEncoder", "build_sam"]

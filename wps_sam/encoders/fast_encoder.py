@@ -62,7 +62,7 @@ class FastImageEncoderViT(ImageEncoderViT):
         device = x.device.type
         if device == "cpu":
             if self.compiled:
-                _tell_once("MODEL.SAM.COMPILE: ignored on the CPU, where the image encoder is faster without it")
+                _warn_once("MODEL.SAM.COMPILE: ignored on the CPU, where the image encoder is faster without it")
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             with torch.autocast("cpu", enabled=False):
                 return torch.cat([self._forward_cpu(image, dtype) for image in x.split(1)])
@@ -94,8 +94,8 @@ class FastImageEncoderViT(ImageEncoderViT):
             weight, bias = _cast(attn.qkv, dtype)
             for rows in _slices(len(x), TOKEN_ROWS):
                 torch.addmm(bias, layer.norm1(x[rows]).to(dtype), weight.t(), out=qkv[rows])
-            attend = _attend_in_windows_cpu if layer.window_size else _attend_everywhere_cpu
-            attend(layer, qkv.view(*grid, 3, *heads), bias.view(3, *heads), mixed.view(*grid, *heads))
+            attention = _window_attention_cpu if layer.window_size else _global_attention_cpu
+            attention(layer, qkv.view(*grid, 3, *heads), bias.view(3, *heads), mixed.view(*grid, *heads))
             _add_linear(x, mixed, *_cast(attn.proj, dtype))
             _add_mlp_cpu(layer, x, dtype)
         return self.neck(tokens.permute(0, 3, 1, 2))
@@ -125,14 +125,14 @@ def _block(layer: Block, x: Tensor, tables: PositionTables | None, one_hot: Tens
     down, right = (height + down) // rows, (width + right) // columns
     qkv = qkv.view(batch, down, rows, right, columns, 3, attn.num_heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
     q, k, v = qkv.reshape(3, batch * down * right, attn.num_heads, rows * columns, -1).unbind(0)
-    mixed = _attend_widened(q, k, v, tables, one_hot, attn.scale)
+    mixed = _attention_with_positions(q, k, v, tables, one_hot, attn.scale)
     mixed = mixed.view(batch, down, right, attn.num_heads, rows, columns, -1).permute(0, 1, 4, 2, 5, 3, 6)
     mixed = mixed.reshape(batch, down * rows, right * columns, dim)[:, :height, :width]
     x = x + attn.proj(mixed)
     return x + layer.mlp(layer.norm2(x))
 
 
-def _attend_widened(
+def _attention_with_positions(
     q: Tensor, k: Tensor, v: Tensor, tables: PositionTables | None, one_hot: Tensor, scale: float
 ) -> Tensor:
     """Softmax attention with SAM's relative positions, which fused kernels compute without the matrix of logits.
@@ -164,7 +164,7 @@ def _attend_widened(
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :channels]
 
 
-def _attend_everywhere_cpu(layer: Block, qkv: Tensor, bias: Tensor, out: Tensor) -> None:
+def _global_attention_cpu(layer: Block, qkv: Tensor, bias: Tensor, out: Tensor) -> None:
     """Global attention of qkv [H, W, 3, heads, C], written to ``out`` [H, W, heads, C]; ``bias`` is not needed.
 
     Some rows of queries and one head at a time, so that their logits stay in the processor's cache.
@@ -188,7 +188,7 @@ def _attend_everywhere_cpu(layer: Block, qkv: Tensor, bias: Tensor, out: Tensor)
             torch.mm(logits, v, out=out[rows, :, head].flatten(0, 1))
 
 
-def _attend_in_windows_cpu(layer: Block, qkv: Tensor, bias: Tensor, out: Tensor) -> None:
+def _window_attention_cpu(layer: Block, qkv: Tensor, bias: Tensor, out: Tensor) -> None:
     """Attention within windows of qkv [H, W, 3, heads, C], written to ``out`` [H, W, heads, C].
 
     Args:
@@ -246,7 +246,7 @@ def _cast(linear: nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache
-def _tell_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     logger.warning(message)
 
 

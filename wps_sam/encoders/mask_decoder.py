@@ -1,7 +1,11 @@
-"""SAM's frozen mask decoder for the prompts of several images at once, without work whose result nobody reads.
+"""SAM's mask decoder for the prompts of several images at once, without work whose result nobody reads.
+
+The same weights and, up to rounding, the same masks as ``segment_anything.modeling.MaskDecoder``, which decodes one image
+a call, projects that image once for every prompt, and computes four masks and their quality for the one mask that is used.
+Functions are named after what they compute of ``segment_anything``'s ``TwoWayTransformer``.
 
 Axes in comments: B images, K prompts of all of them, T tokens a prompt (SAM's own 5 and the prompt's 2),
-P = h * w cells of the image embedding, H heads.
+P = h * w cells of the image embedding, H heads, n masks a prompt.
 """
 
 from __future__ import annotations
@@ -15,100 +19,122 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .sam import FrozenModule
+from .promptable import MaskPredictions
 
 # A prompt takes about 40 MiB at 1024 pixels while it is decoded. A GPU wants many at once, a CPU its caches warm.
 PROMPTS_AT_ONCE = 64
 PROMPTS_AT_ONCE_ON_CPU = 4
+# SAM's own tokens: the expected IoU, the single mask, and the three masks of an ambiguous prompt.
+_IOU_TOKEN, _SINGLE_MASK_TOKEN, _MULTIMASK_TOKENS = 0, 1, (2, 3, 4)
 
 
-class FrozenMaskDecoder(FrozenModule):
-    """SAM's mask decoder, single-mask output, frozen; gradients may still flow through it to the prompts.
+def predict_masks(
+    decoder: MaskDecoder,
+    image_embedding: Tensor,
+    prompts: Sequence[Tensor],
+    no_mask: Tensor,
+    position: Tensor,
+    multimask: bool = False,
+) -> list[MaskPredictions]:
+    """The masks of every image's prompts.
 
-    The same weights and, up to rounding, the same masks as ``segment_anything.modeling.MaskDecoder``, which decodes
-    one image a call, projects that image once for every prompt, and computes four masks and their quality for the
-    one mask that is used.
+    Args:
+        decoder: of the ``segment_anything`` package; gradients may flow through it to the prompts.
+        image_embedding: [B, 256, h, w].
+        prompts: for each image its tokens [K_i, 2, 256]; K_i may be 0.
+        no_mask: SAM's embedding of "no mask", [1, 256, h, w].
+        position: SAM's dense position encoding, [1, 256, h, w].
+        multimask: the three masks of an ambiguous prompt and the IoU that SAM expects of each, instead of the single one.
+
+    Returns:
+        For each image mask logits [K_i, n, 4h, 4w], n 1 or 3; expected IoU [K_i, 3], or None of single masks.
     """
+    height, width = image_embedding.shape[-2:]
+    counts = [len(of_image) for of_image in prompts]
+    if len(counts) != len(image_embedding):
+        raise ValueError(f"{len(image_embedding)} images, but prompts for {len(counts)}")
+    if not any(counts):
+        masks = image_embedding.new_zeros(0, 3 if multimask else 1, 4 * height, 4 * width)
+        return [MaskPredictions(masks, masks.new_zeros(0, 3) if multimask else None) for _ in counts]
+    keys = (image_embedding + no_mask).flatten(2).transpose(1, 2).contiguous()  # [B, P, 256]
+    key_position = position.flatten(2).transpose(1, 2).contiguous()  # [1, P, 256]
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([own.expand(sum(counts), -1, -1), torch.cat(list(prompts))], dim=1)  # [K, T, 256]
 
-    def __init__(self, mask_decoder: MaskDecoder) -> None:
-        super().__init__()
-        self.mask_decoder = mask_decoder
-        self.freeze()
-
-    def forward(
-        self, image_embedding: Tensor, tokens: Sequence[Tensor], no_mask: Tensor, position: Tensor
-    ) -> list[Tensor]:
-        """The masks of every image's prompts.
-
-        Args:
-            image_embedding: [B, 256, h, w].
-            tokens: for each image its prompts [K_i, 2, 256]; K_i may be 0.
-            no_mask: SAM's embedding of "no mask", [1, 256, h, w].
-            position: SAM's dense position encoding, [1, 256, h, w].
-
-        Returns:
-            For each image mask logits [K_i, 4h, 4w].
-        """
-        height, width = image_embedding.shape[-2:]
-        counts = [len(of_image) for of_image in tokens]
-        if len(counts) != len(image_embedding):
-            raise ValueError(f"{len(image_embedding)} images, but prompts for {len(counts)}")
-        if not any(counts):
-            return [image_embedding.new_zeros(0, 4 * height, 4 * width) for _ in counts]
-        decoder = self.mask_decoder
-        pixels = (image_embedding + no_mask).flatten(2).transpose(1, 2).contiguous()  # [B, P, 256]
-        position = position.flatten(2).transpose(1, 2).contiguous()  # [1, P, 256]
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        prompts = torch.cat([own.expand(sum(counts), -1, -1), torch.cat(list(tokens))], dim=1)  # [K, T, 256]
-
-        first = decoder.transformer.layers[0]
-        placed = pixels + position
-        queries = among_tokens(first, prompts, prompts)
-        seen = _tokens_to_shared_images(
-            first.cross_attn_token_to_image, queries + prompts, placed, pixels, counts
+    first = decoder.transformer.layers[0]
+    placed_keys = keys + key_position
+    queries = token_self_attention(first, tokens, tokens)
+    attended = _token_to_shared_image_attention(
+        first.cross_attn_token_to_image, queries + tokens, placed_keys, keys, counts
+    )
+    queries = token_mlp(first, queries, attended)
+    image_of = [i for i, count in enumerate(counts) for _ in range(count)]
+    at_once = PROMPTS_AT_ONCE_ON_CPU if keys.device.type == "cpu" else PROMPTS_AT_ONCE
+    masks, ious = [], []
+    for start in range(0, len(queries), at_once):
+        some = slice(start, start + at_once)
+        images = image_of[some]
+        of_some, iou = _predict(
+            decoder, queries[some], tokens[some], placed_keys[images], keys[images], key_position, multimask
         )
-        queries = take_in(first, queries, seen)
-        image_of = [i for i, count in enumerate(counts) for _ in range(count)]
-        at_once = PROMPTS_AT_ONCE_ON_CPU if pixels.device.type == "cpu" else PROMPTS_AT_ONCE
-        masks = []
-        for start in range(0, len(queries), at_once):
-            some = slice(start, start + at_once)
-            images = image_of[some]
-            masks.append(self._draw(queries[some], prompts[some], placed[images], pixels[images], position))
-        # Rows are laid out by image, so that the masks of one do not keep the others' alive.
-        return [in_rows(of_image, height, width) for of_image in torch.cat(masks).split(counts)]
-
-    def _draw(
-        self, queries: Tensor, prompts: Tensor, placed: Tensor, pixels: Tensor, position: Tensor
-    ) -> Tensor:
-        """Masks [k, P * 16] of some prompts, from where each changes its own copy [k, P, 256] of the image."""
-        transformer = self.mask_decoder.transformer
-        first, *others = transformer.layers
-        pixels = image_to_tokens(first, pixels, q=placed, k=queries + prompts, v=queries)
-        placed = pixels + position
-        for layer in others:
-            queries = among_tokens(layer, queries, prompts)
-            seen = tokens_to_image(layer.cross_attn_token_to_image, q=queries + prompts, k=placed, v=pixels)
-            queries = take_in(layer, queries, seen)
-            pixels = image_to_tokens(layer, pixels, q=placed, k=queries + prompts, v=queries)
-            placed = pixels + position
-        # Of the tokens that could look once more, only that of the single mask is ever read.
-        query = queries[:, 1:2]
-        seen = tokens_to_image(transformer.final_attn_token_to_image, query + prompts[:, 1:2], placed, pixels)
-        query = transformer.norm_final_attn(query + seen)
-        weights = self.mask_decoder.output_hypernetworks_mlps[0](query)  # [k, 1, 32]
-        return (enlarge_twice(self.mask_decoder, pixels) @ weights.transpose(1, 2)).squeeze(2)
+        masks.append(of_some)
+        ious.append(iou)
+    expected = torch.cat(ious).split(counts) if multimask else [None] * len(counts)  # type: ignore[arg-type]
+    # Rows are laid out by image, so that the masks of one do not keep the others' alive.
+    return [
+        MaskPredictions(masks_to_grid(of_image, height, width), iou)
+        for of_image, iou in zip(torch.cat(masks).split(counts), expected)
+    ]
 
 
-def enlarge_twice(decoder: MaskDecoder, pixels: Tensor) -> Tensor:
-    """[k, P, 256] to [k, P * 16, 32]: each cell's 16 pixels one after the other."""
+def _predict(
+    decoder: MaskDecoder,
+    queries: Tensor,
+    tokens: Tensor,
+    placed_keys: Tensor,
+    keys: Tensor,
+    key_position: Tensor,
+    multimask: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Masks [k, n, P * 16] and IoU of some prompts, from where each changes its own copy [k, P, 256] of the image."""
+    transformer = decoder.transformer
+    first, *others = transformer.layers
+    keys = image_to_token_attention(first, keys, q=placed_keys, k=queries + tokens, v=queries)
+    placed_keys = keys + key_position
+    for layer in others:
+        queries = token_self_attention(layer, queries, tokens)
+        attended = token_to_image_attention(
+            layer.cross_attn_token_to_image, q=queries + tokens, k=placed_keys, v=keys
+        )
+        queries = token_mlp(layer, queries, attended)
+        keys = image_to_token_attention(layer, keys, q=placed_keys, k=queries + tokens, v=queries)
+        placed_keys = keys + key_position
+    # Of the tokens that could attend once more, only those that are read do.
+    chosen = [_IOU_TOKEN, *_MULTIMASK_TOKENS] if multimask else slice(_SINGLE_MASK_TOKEN, _SINGLE_MASK_TOKEN + 1)
+    queries, tokens = queries[:, chosen], tokens[:, chosen]
+    attended = token_to_image_attention(
+        transformer.final_attn_token_to_image, queries + tokens, placed_keys, keys
+    )
+    queries = transformer.norm_final_attn(queries + attended)
+    upscaled = upscale(decoder, keys)  # [k, P * 16, 32]
+    if not multimask:
+        weights = decoder.output_hypernetworks_mlps[0](queries)  # [k, 1, 32]
+        return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), None
+    weights = torch.stack(
+        [decoder.output_hypernetworks_mlps[i](queries[:, i]) for i in range(1, len(_MULTIMASK_TOKENS) + 1)], dim=1
+    )
+    return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), decoder.iou_prediction_head(queries[:, 0])[:, 1:]
+
+
+def upscale(decoder: MaskDecoder, keys: Tensor) -> Tensor:
+    """SAM's ``output_upscaling``: [k, P, 256] to [k, P * 16, 32], each cell's 16 pixels one after the other."""
     enlarge, norm, gelu, enlarge_again, gelu_again = decoder.output_upscaling
-    quarters = F.layer_norm(_enlarge(enlarge, pixels), norm.weight.shape, norm.weight, norm.bias, norm.eps)
-    return gelu_again(_enlarge(enlarge_again, gelu(quarters)))
+    quarters = F.layer_norm(_upscale_twice(enlarge, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+    return gelu_again(_upscale_twice(enlarge_again, gelu(quarters)))
 
 
-def in_rows(masks: Tensor, height: int, width: int) -> Tensor:
-    """Masks [..., h * w * 16] of :func:`enlarge_twice`'s pixels to [..., 4h, 4w]."""
+def masks_to_grid(masks: Tensor, height: int, width: int) -> Tensor:
+    """Masks [..., h * w * 16] of :func:`upscale`'s pixels to [..., 4h, 4w]."""
     # The 16 pixels of a cell come as 2 x 2 of 2 x 2: rows to rows, columns to columns.
     cells = masks.unflatten(-1, (height, width, 2, 2, 2, 2))
     first = cells.ndim - 6
@@ -116,7 +142,7 @@ def in_rows(masks: Tensor, height: int, width: int) -> Tensor:
     return cells.permute(order).reshape(*masks.shape[:-1], 4 * height, 4 * width)
 
 
-def _enlarge(conv: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
+def _upscale_twice(conv: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
     """A transposed convolution whose stride is its kernel, 2: a linear map of each pixel, [k, n, c] to [k, n * 4, d].
 
     The four new pixels stay together, so channels stay last, where layer norm and the next map want them.
@@ -126,43 +152,43 @@ def _enlarge(conv: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
     return F.linear(pixels, weight, conv.bias.repeat(4)).view(len(pixels), -1, conv.out_channels)
 
 
-def among_tokens(layer: TwoWayAttentionBlock, queries: Tensor, prompts: Tensor) -> Tensor:
-    """The tokens [K, T, 256] of one prompt attend to each other."""
+def token_self_attention(layer: TwoWayAttentionBlock, queries: Tensor, tokens: Tensor) -> Tensor:
+    """Self-attention among the tokens of a prompt: ``queries`` [K, T, 256], with ``tokens`` as their positions."""
     if layer.skip_first_layer_pe:
         return layer.norm1(layer.self_attn(q=queries, k=queries, v=queries))
-    q = queries + prompts
+    q = queries + tokens
     return layer.norm1(queries + layer.self_attn(q=q, k=q, v=queries))
 
 
-def take_in(layer: TwoWayAttentionBlock, queries: Tensor, seen: Tensor) -> Tensor:
-    """The tokens [K, T, 256] after what they saw of the image, [K, T, 256]."""
-    queries = layer.norm2(queries + seen)
+def token_mlp(layer: TwoWayAttentionBlock, queries: Tensor, attended: Tensor) -> Tensor:
+    """The rest of the block for the tokens [K, T, 256], after what they ``attended`` to of the image, [K, T, 256]."""
+    queries = layer.norm2(queries + attended)
     return layer.norm3(queries + layer.mlp(queries))
 
 
-def _tokens_to_shared_images(
+def _token_to_shared_image_attention(
     attention: Attention, q: Tensor, k: Tensor, v: Tensor, counts: Sequence[int]
 ) -> Tensor:
     """Tokens [K, T, 256] attend to images [B, P, 256] that no prompt has changed yet, ``counts`` prompts to each.
 
     Here tokens do not see each other, so those of all prompts of an image can ask at once, and it is projected once.
     """
-    seen = [
+    attended = [
         attention(q=of_image.flatten(0, 1)[None], k=k[i : i + 1], v=v[i : i + 1])
         for i, of_image in enumerate(q.split(list(counts)))
         if len(of_image)
     ]
-    return torch.cat(seen, dim=1).view_as(q)
+    return torch.cat(attended, dim=1).view_as(q)
 
 
-def tokens_to_image(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def token_to_image_attention(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """``attention`` of tokens q [k, T, 256] to pixels k and v [k, P, 256], in a cheaper order.
 
     A logit ``(Wq t) . (Wk p)`` is also ``(Wk' Wq t) . p``, and T tokens are fewer to project than P = 4096 pixels. The
     bias of the keys adds the same to all logits of a token, which a softmax does not see.
     """
     heads = attention.num_heads
-    query = _split(attention.q_proj(q), heads)  # [k, H, T, d]
+    query = _split_heads(attention.q_proj(q), heads)  # [k, H, T, d]
     query = query @ _per_head(attention.k_proj, heads) / math.sqrt(query.shape[-1])
     weights = (query.flatten(1, 2) @ k.transpose(1, 2)).softmax(-1)  # [k, H * T, P]
     value = (weights @ v).unflatten(1, (heads, -1))  # [k, H, T, 256]
@@ -170,24 +196,24 @@ def tokens_to_image(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Te
     return attention.out_proj(value.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
 
-def image_to_tokens(layer: TwoWayAttentionBlock, pixels: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Pixels q [k, P, 256] attend to tokens k and v [k, T, 256], in a cheaper order too; gives the new ``pixels``."""
+def image_to_token_attention(layer: TwoWayAttentionBlock, keys: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Pixels q [k, P, 256] attend to tokens k and v [k, T, 256], in a cheaper order too; gives the new ``keys``."""
     attention = layer.cross_attn_image_to_token
     heads, tokens = attention.num_heads, k.shape[1]
-    key = _split(attention.k_proj(k), heads)  # [k, H, T, d]
+    key = _split_heads(attention.k_proj(k), heads)  # [k, H, T, d]
     key = key / math.sqrt(key.shape[-1])
     bias = _tokens_first(key @ attention.q_proj.bias.view(heads, -1, 1))  # [k, T * H, 1]
     key = _tokens_first(key @ _per_head(attention.q_proj, heads))  # [k, T * H, 256]
     logits = torch.baddbmm(bias, key, q.transpose(1, 2)).unflatten(1, (tokens, heads))
     weights = logits.softmax(1).flatten(1, 2)  # [k, T * H, P]
     out = attention.out_proj.weight.t().unflatten(0, (heads, -1))  # [H, d, 256]
-    value = _tokens_first(_split(attention.v_proj(v), heads) @ out)  # [k, T * H, 256]
+    value = _tokens_first(_split_heads(attention.v_proj(v), heads) @ out)  # [k, T * H, 256]
     # The weights of a head sum to 1, so the bias can come in equal shares from all heads.
     value = value + attention.out_proj.bias / heads
-    return layer.norm4(torch.baddbmm(pixels, weights.transpose(1, 2), value))
+    return layer.norm4(torch.baddbmm(keys, weights.transpose(1, 2), value))
 
 
-def _split(tokens: Tensor, heads: int) -> Tensor:
+def _split_heads(tokens: Tensor, heads: int) -> Tensor:
     """[k, T, H * d] to [k, H, T, d]."""
     return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
 

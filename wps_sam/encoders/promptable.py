@@ -1,70 +1,145 @@
-"""SAM's image encoder behind Detectron2's Backbone interface."""
+"""One interface over promptable segmenters: a picture is encoded once, prompts are encoded and decoded to masks.
+
+Axes: B images, K prompts of one image, T tokens a prompt, D their width, S side of the padded square the network sees,
+n masks a prompt, h x w cells of a feature map.
+"""
 
 from __future__ import annotations
 
-import torch
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import transforms as T
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from segment_anything.modeling import ImageEncoderViT
+from detectron2.modeling import Backbone
+from torch import Tensor
 
-from .fast_encoder import accelerate
-from .sam import PATCH_SIZE, PROMPT_DIM, FrozenModule, build_sam, get_arch
+from ..structures import Frame
+from .frozen import FrozenModule
 
 
-@BACKBONE_REGISTRY.register()
-class SAMImageEncoder(FrozenModule, Backbone):
-    """Frozen image encoder: normalised images [B, 3, S, S] to ``{"image_embedding": [B, 256, S/16, S/16]}``.
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What is known of an encoder before it is built.
 
-    The embedding is float32, whatever the precision within. With MODEL.SAM.FEATURES cache there is no encoder in it:
-    nothing is left to encode.
+    ``image_size`` S in pixels; ``resize`` brings a picture to the size at which ``preprocess`` takes it; ``features``: name
+    to the shape (channels, h, w) of what ``encode`` gives for one image; ``tokens_per_prompt`` T and ``prompt_dim`` D of
+    ``encode_prompts``.
     """
 
-    def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
+    image_size: int
+    resize: T.Augmentation
+    features: Mapping[str, tuple[int, int, int]]
+    tokens_per_prompt: int
+    prompt_dim: int
+
+
+class MaskPredictions(NamedTuple):
+    """The masks of one image's K prompts: ``logits`` [K, n, S/4, S/4], and the IoU [K, n] that the segmenter expects of
+    each; None where it was not asked for it."""
+
+    logits: Tensor
+    iou: Tensor | None
+
+
+class ResizeLongestSide(T.Augmentation):
+    """Scales a picture to ``size`` pixels on its longest side, keeping its shape, as SAM does.
+
+    Unlike Detectron2's ResizeShortestEdge(size, size) it leaves a thin picture at least one pixel thick.
+    """
+
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.arch, self.weights = cfg.MODEL.SAM.ARCH, cfg.MODEL.SAM.WEIGHTS
-        self.precision: str = cfg.MODEL.SAM.PRECISION
-        self.image_encoder: ImageEncoderViT | None = None
-        if cfg.MODEL.SAM.FEATURES == "live":
-            self.image_encoder = accelerate(self._build(), compiled=cfg.MODEL.SAM.COMPILE)
-        self.freeze()
+        self.size = size
 
-    def _build(self) -> ImageEncoderViT:
-        return build_sam(self.arch, self.weights, components=("image_encoder",)).image_encoder
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        scale = self.size / max(height, width)
+        new_height, new_width = (max(1, int(side * scale + 0.5)) for side in (height, width))
+        return T.ResizeTransform(height, width, new_height, new_width)
 
-    def frozen_state(self) -> dict[str, torch.Tensor]:
-        """The encoder's state dict; read again, for this once, where the encoder is not kept."""
-        encoder = self._build() if self.image_encoder is None else self.image_encoder
-        return encoder.state_dict(prefix="image_encoder.")
+
+class PromptableEncoder(FrozenModule, Backbone):
+    """A frozen promptable segmenter, registered in Detectron2's BACKBONE_REGISTRY and built by ``build_backbone``.
+
+    What an image is, how it is prompted and how masks come back is its own business; a prompter and a model know
+    only what is named here. The class methods answer before anything is built.
+    """
+
+    spec: EncoderSpec
+
+    # -- by configuration
+
+    @classmethod
+    @abstractmethod
+    def spec_of(cls, cfg: CfgNode) -> EncoderSpec:
+        """Sizes of the encoder that ``cfg`` asks for; ValueError where there is none such."""
+
+    @classmethod
+    @abstractmethod
+    def feature_settings(cls, cfg: CfgNode) -> dict[str, Any]:
+        """All that the features of a picture follow from, by name and ready for JSON: a feature cache of other
+        settings does not fit."""
+
+    # -- built
 
     @property
     def image_size(self) -> int:
         """S, the side of the square input in pixels."""
-        return get_arch(self.arch).image_size
-
-    @property
-    def size_divisibility(self) -> int:
-        return PATCH_SIZE
+        return self.spec.image_size
 
     @property
     def padding_constraints(self) -> dict[str, int]:
         return {"square_size": self.image_size}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        return {"image_embedding": ShapeSpec(channels=PROMPT_DIM, stride=PATCH_SIZE)}
+        return {
+            name: ShapeSpec(channels=channels, stride=self.image_size // height)
+            for name, (channels, height, _) in self.spec.features.items()
+        }
 
-    @torch.no_grad()
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """See the class; a ValueError tells of images of another size."""
-        if self.image_encoder is None:
-            raise ValueError(
-                "MODEL.SAM.FEATURES is 'cache': no encoder was built, and this input has no image_embedding; "
-                "set MODEL.SAM.FEATURES live for pictures that are in no cache"
-            )
-        if images.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"SAM's image encoder takes [B, 3, {self.image_size}, {self.image_size}], got {tuple(images.shape)}"
-            )
-        # Not the trained part's mixed precision: the embeddings must be the same in training, inference and a cache.
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return {"image_embedding": self.image_encoder(images.float())}
+    @abstractmethod
+    def frame(self, height: int, width: int) -> Frame:
+        """Where a picture of this size, in pixels after ``spec.resize``, lies in the square; ValueError if it does not
+        fit."""
+
+    @abstractmethod
+    def preprocess(self, image: Tensor) -> tuple[Tensor, Frame]:
+        """uint8 RGB [3, h, w], as ``spec.resize`` leaves it, to the network's input [3, S, S] and its frame."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        """Inputs [B, 3, S, S] to features float32 [B, channels, h, w] by name, as the spec says; without gradient."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """As :meth:`encode`: Detectron2's name for it."""
+        return self.encode(images)
+
+    @abstractmethod
+    def encode_prompts(self, *, boxes: Tensor | None = None, points: Tensor | None = None) -> Tensor:
+        """Boxes [K, 4] xyxy, points [K, 2] xy or one of each a prompt, to tokens [K, T, D]; T is the spec's but for both.
+
+        Coordinates are pixels of the padded square; integers are pixel centres of points, corners of boxes are
+        continuous. Differentiable in the coordinates.
+        """
+
+    @abstractmethod
+    def decode(
+        self, features: Mapping[str, Tensor], prompts: Sequence[Tensor], multimask: bool = False
+    ) -> list[MaskPredictions]:
+        """The masks of every image's prompts; gradients may flow to the prompts.
+
+        Args:
+            features: of :meth:`encode`, B images.
+            prompts: for each image its tokens [K_i, T, D]; K_i may be 0.
+            multimask: the n masks of an ambiguous prompt, each with its expected IoU, instead of the single one.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of weights, preprocessing and code version: prompters fit the encoder they were trained on, and
+        no other."""

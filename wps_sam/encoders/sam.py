@@ -1,239 +1,251 @@
-"""Segment Anything from the ``segment_anything`` package: architectures, strict loading, freezing."""
+"""SAM of the ``segment_anything`` package as a promptable encoder (Kirillov et al., ICCV 2023)."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import pickle
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from torch import nn
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam
+from torch import Tensor
+from torch.nn import functional as F
 
-from ..config import IMAGE_SIZES
+from ..structures import Frame
+from .build_sam import PATCH_SIZE, PROMPT_DIM, build_sam, get_arch, image_encoder_hash
+from .fast_encoder import accelerate
+from .frozen import hash_tensors
+from .mask_decoder import predict_masks
+from .promptable import EncoderSpec, MaskPredictions, PromptableEncoder, ResizeLongestSide
 
-PROMPT_DIM = 256
-PATCH_SIZE = 16
-SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "sam_vit_tiny.safetensors"
-# Random weights, the Fourier matrix of the prompt encoder among them, are drawn from this seed, so that
-# two modules built apart belong together.
-RANDOM_WEIGHTS_SEED = 0
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class SamArch:
-    """Sizes of one SAM. ``image_size`` is the side of the padded square input in pixels."""
-
-    image_size: int
-    embed_dim: int
-    depth: int
-    num_heads: int
-    global_attn_indexes: tuple[int, ...]
-    window_size: int
-    decoder_mlp_dim: int
+# To be raised when the same weights and settings give other features, prompts or masks than before: feature caches
+# and prompters of the older code are then refused.
+VERSION = 1
+# A box is its two corners; a point is itself and SAM's padding, "not a point".
+TOKENS_PER_PROMPT = 2
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
 
 
-# The three published sizes (SAM paper, appendix A; ViTDet backbones), and our own for CPUs.
-SAM_ARCHS: dict[str, SamArch] = {
-    "vit_tiny": SamArch(IMAGE_SIZES["vit_tiny"], 192, 8, 6, (1, 3, 5, 7), 8, 512),
-    "vit_b": SamArch(IMAGE_SIZES["vit_b"], 768, 12, 12, (2, 5, 8, 11), 14, 2048),
-    "vit_l": SamArch(IMAGE_SIZES["vit_l"], 1024, 24, 16, (5, 11, 17, 23), 14, 2048),
-    "vit_h": SamArch(IMAGE_SIZES["vit_h"], 1280, 32, 16, (7, 15, 23, 31), 14, 2048),
-}
+@BACKBONE_REGISTRY.register()
+class SAMEncoder(PromptableEncoder):
+    """SAM's image encoder, prompt encoder and mask decoder, frozen; its one feature is the image embedding.
 
+    Args:
+        image_encoder: None where features come from a cache and nothing is left to encode; ``read_image_encoder``
+            then reads it for as long as its weights are hashed.
+        prompt_encoder, mask_decoder: of the same SAM.
+        padding: "bottom_right", SAM's own, after normalisation; "center": on all sides and before it, as the WPS-SAM
+            authors' code does.
+        pixel_mean, pixel_std: of RGB in 0..255.
+        precision: "fp32" or "bf16", of the image encoder's matrix products; features are float32 all the same.
+        compiled: pass the image encoder's layers through ``torch.compile``.
+    """
 
-def get_arch(name: str) -> SamArch:
-    """The sizes of ``name``; ValueError lists the known ones."""
-    if name not in SAM_ARCHS:
-        raise ValueError(f"MODEL.SAM.ARCH: unknown SAM {name!r}; expected one of {', '.join(SAM_ARCHS)}")
-    return SAM_ARCHS[name]
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
+    @configurable
+    def __init__(
+        self,
+        *,
+        image_encoder: ImageEncoderViT | None,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        padding: str = "bottom_right",
+        pixel_mean: Sequence[float] = PIXEL_MEAN,
+        pixel_std: Sequence[float] = PIXEL_STD,
+        precision: str = "fp32",
+        compiled: bool = False,
+        read_image_encoder: Callable[[], ImageEncoderViT] | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = None if image_encoder is None else accelerate(image_encoder, compiled=compiled)
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.padding = padding
+        self.precision = precision
+        self.spec = _spec(prompt_encoder.input_image_size[0])
+        self._read_image_encoder = read_image_encoder
+        self._weights_hash: str | None = None
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        self.freeze()
 
-def _sam(arch: SamArch) -> Sam:
-    grid = arch.image_size // PATCH_SIZE
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            depth=arch.depth,
-            embed_dim=arch.embed_dim,
-            img_size=arch.image_size,
-            mlp_ratio=4,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            num_heads=arch.num_heads,
-            patch_size=PATCH_SIZE,
-            qkv_bias=True,
-            use_rel_pos=True,
-            global_attn_indexes=arch.global_attn_indexes,
-            window_size=arch.window_size,
-            out_chans=PROMPT_DIM,
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=PROMPT_DIM,
-            image_embedding_size=(grid, grid),
-            input_image_size=(arch.image_size, arch.image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=PROMPT_DIM, mlp_dim=arch.decoder_mlp_dim, num_heads=8
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
+        node = cfg.MODEL.SAM
+        live = node.FEATURES == "live"
+        components = ("image_encoder", "prompt_encoder", "mask_decoder") if live else ("prompt_encoder", "mask_decoder")
+        if not node.WEIGHTS:
+            logger.warning("MODEL.SAM.WEIGHTS is empty: SAM has random weights, and its masks mean nothing")
+        sam = build_sam(node.ARCH, node.WEIGHTS, components=components)
+        return {
+            "image_encoder": sam.image_encoder if live else None,
+            "prompt_encoder": sam.prompt_encoder,
+            "mask_decoder": sam.mask_decoder,
+            "padding": node.PADDING,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "precision": node.PRECISION,
+            "compiled": node.COMPILE,
+            "read_image_encoder": lambda arch=node.ARCH, weights=node.WEIGHTS: (
+                build_sam(arch, weights, components=("image_encoder",)).image_encoder
             ),
-            transformer_dim=PROMPT_DIM,
-            iou_head_depth=3,
-            iou_head_hidden_dim=256,
-        ),
+        }
+
+    @classmethod
+    def from_sam(cls, sam: Sam, precision: str = "fp32") -> SAMEncoder:
+        """``sam`` itself, not a copy, which is frozen by this."""
+        return cls(
+            image_encoder=sam.image_encoder,
+            prompt_encoder=sam.prompt_encoder,
+            mask_decoder=sam.mask_decoder,
+            precision=precision,
+        )
+
+    # -- by configuration
+
+    @classmethod
+    def spec_of(cls, cfg: CfgNode) -> EncoderSpec:
+        return _spec(get_arch(cfg.MODEL.SAM.ARCH).image_size)
+
+    @classmethod
+    def feature_settings(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {
+            "MODEL.BACKBONE.NAME": cls.__name__,
+            "MODEL.SAM.ARCH": cfg.MODEL.SAM.ARCH,
+            "MODEL.SAM.WEIGHTS": "sha256:" + image_encoder_hash(cfg.MODEL.SAM.ARCH, cfg.MODEL.SAM.WEIGHTS),
+            "MODEL.SAM.PRECISION": cfg.MODEL.SAM.PRECISION,
+            "MODEL.SAM.PADDING": cfg.MODEL.SAM.PADDING,
+            "MODEL.PIXEL_MEAN": list(cfg.MODEL.PIXEL_MEAN),
+            "MODEL.PIXEL_STD": list(cfg.MODEL.PIXEL_STD),
+            "version of the code": VERSION,
+        }
+
+    # -- pictures
+
+    @property
+    def size_divisibility(self) -> int:
+        return PATCH_SIZE
+
+    def frame(self, height: int, width: int) -> Frame:
+        size = self.image_size
+        if max(height, width) > size:
+            raise ValueError(
+                f"{width}x{height} does not fit the {size}x{size} square; resize the longest side to {size} first"
+            )
+        if self.padding == "center":
+            return Frame(size, height, width, top=(size - height) // 2, left=(size - width) // 2)
+        return Frame(size, height, width)
+
+    def preprocess(self, image: Tensor) -> tuple[Tensor, Frame]:
+        frame = self.frame(*image.shape[-2:])
+        if self.padding == "center":
+            # The authors' way: black borders on all sides, normalised with the image.
+            return (_pad(image.float(), frame) - self.pixel_mean) / self.pixel_std, frame
+        return _pad((image.float() - self.pixel_mean) / self.pixel_std, frame), frame
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> dict[str, Tensor]:
+        """``{"image_embedding": float32 [B, 256, S/16, S/16]}``; a ValueError tells of images of another size."""
+        if self.image_encoder is None:
+            raise ValueError(
+                "MODEL.SAM.FEATURES is 'cache': no encoder was built, and this input has no image_embedding; "
+                "set MODEL.SAM.FEATURES live for pictures that are in no cache"
+            )
+        if images.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"SAM's image encoder takes [B, 3, {self.image_size}, {self.image_size}], got {tuple(images.shape)}"
+            )
+        # Not the trained part's mixed precision: the embeddings must be the same in training, inference and a cache.
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return {"image_embedding": self.image_encoder(images.float())}
+
+    # -- prompts and masks
+
+    def encode_prompts(self, *, boxes: Tensor | None = None, points: Tensor | None = None) -> Tensor:
+        """As the interface says; a box and a point together are three tokens. SAM's prompt encoder adds the half pixel
+        of points and corners itself."""
+        if boxes is None and points is None:
+            raise ValueError("encode_prompts: expected boxes or points")
+        if boxes is not None:
+            _check_columns("boxes", boxes, 4)
+        clicks = None
+        if points is not None:
+            _check_columns("points", points, 2)
+            positive = torch.ones(len(points), 1, dtype=torch.int64, device=points.device)
+            clicks = (points[:, None], positive)
+        return self.prompt_encoder(points=clicks, boxes=boxes, masks=None)[0]
+
+    def decode(
+        self, features: Mapping[str, Tensor], prompts: Sequence[Tensor], multimask: bool = False
+    ) -> list[MaskPredictions]:
+        no_mask = self.prompt_encoder(points=None, boxes=None, masks=None)[1]
+        position = self.prompt_encoder.get_dense_pe()
+        return predict_masks(
+            self.mask_decoder, features["image_embedding"], prompts, no_mask, position, multimask=multimask
+        )
+
+    # -- identity
+
+    def weights_hash(self) -> str:
+        """SHA-256 of all weights of this SAM."""
+        if self._weights_hash is None:
+            encoder = self.image_encoder
+            if encoder is None:
+                assert self._read_image_encoder is not None, "a SAMEncoder without image encoder"
+                encoder = self._read_image_encoder()
+            # The names under which the first checkpoints had these modules: their hashes still hold.
+            modules = {
+                "backbone.image_encoder.": encoder,
+                "teacher.prompt_encoder.": self.prompt_encoder,
+                "decoder.mask_decoder.": self.mask_decoder,
+            }
+            self._weights_hash = hash_tensors(
+                (prefix + key, value)
+                for prefix, module in modules.items()
+                for key, value in sorted(module.state_dict().items())
+            )
+        return self._weights_hash
+
+    def fingerprint(self) -> str:
+        about = {
+            "encoder": type(self).__name__,
+            "version": VERSION,
+            "weights": self.weights_hash(),
+            "image_size": self.image_size,
+            "padding": self.padding,
+            "pixel_mean": [round(v, 6) for v in self.pixel_mean.flatten().tolist()],
+            "pixel_std": [round(v, 6) for v in self.pixel_std.flatten().tolist()],
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _spec(image_size: int) -> EncoderSpec:
+    cells = image_size // PATCH_SIZE
+    return EncoderSpec(
+        image_size=image_size,
+        resize=ResizeLongestSide(image_size),
+        features={"image_embedding": (PROMPT_DIM, cells, cells)},
+        tokens_per_prompt=TOKENS_PER_PROMPT,
+        prompt_dim=PROMPT_DIM,
     )
 
 
-def build_sam(
-    arch: str,
-    weights: str = "",
-    components: Iterable[str] = ("image_encoder", "prompt_encoder", "mask_decoder"),
-) -> Sam:
-    """Builds SAM in eval mode, with the weights of a file or, without one, seeded random weights.
-
-    Args:
-        arch: a key of ``SAM_ARCHS``.
-        weights: path of an official ``.pth`` or a ``.safetensors``; "shipped" for the vit_tiny that comes
-            with this package; "" for random weights.
-        components: the parts of SAM that are wanted. The others stay on the meta device, without memory;
-            the checkpoint is checked as a whole all the same.
-
-    Raises:
-        ValueError: unknown ``arch``; a checkpoint that is missing, damaged, not a plain state dict, or whose
-            keys or shapes are not exactly this SAM's, all of which are named.
-    """
-    config = get_arch(arch)
-    if weights == "shipped":
-        if arch != "vit_tiny":
-            raise ValueError(f"MODEL.SAM.WEIGHTS: only vit_tiny is shipped with this package, not {arch}")
-        weights = str(SHIPPED_WEIGHTS)
-    if weights:
-        state = read_state_dict(weights)
-        with torch.device("meta"):
-            sam = _sam(config)
-        check_state_dict(sam, state, source=weights, arch=arch)
-        for name in components:
-            prefix = name + "."
-            part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
-            getattr(sam, name).load_state_dict(part, strict=True, assign=True)
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_WEIGHTS_SEED)
-            sam = _sam(config)
-    return sam.eval()
+def _check_columns(name: str, coordinates: Tensor, columns: int) -> None:
+    if coordinates.dim() != 2 or coordinates.shape[1] != columns:
+        raise ValueError(f"{name}: expected [K, {columns}] in pixels, got a tensor {tuple(coordinates.shape)}")
 
 
-def read_state_dict(path: str) -> dict[str, torch.Tensor]:
-    """Reads a flat ``{name: tensor}`` from a ``.safetensors`` or a PyTorch file, never running code of it.
-
-    Raises:
-        ValueError: the file is missing, damaged, contains anything but tensors (a pickle may hold code), or
-            nests them.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"{path}: no such checkpoint file")
-    if file.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a readable .safetensors file ({error})") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: refused, it holds more than tensors and reading it could run code. Expected a plain "
-            f"state dict saved by torch.save. ({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable PyTorch checkpoint ({error})") from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        found = type(state).__name__
-        if isinstance(state, Mapping):
-            found += " with non-tensor values under " + ", ".join(
-                repr(k) for k, v in list(state.items())[:5] if not isinstance(v, torch.Tensor)
-            )
-        raise ValueError(f"{path}: expected a flat state dict of tensors, found a {found}")
-    return dict(state)
-
-
-def check_state_dict(module: nn.Module, state: Mapping[str, torch.Tensor], source: str, arch: str) -> None:
-    """Raises ValueError unless ``state`` has exactly the keys and shapes of ``module``; names the differences."""
-    expected = module.state_dict()
-    problems = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - expected.keys()),
-        "of another shape": [
-            f"{key} ({tuple(state[key].shape)}, expected {tuple(value.shape)})"
-            for key, value in expected.items()
-            if key in state and state[key].shape != value.shape
-        ],
-    }
-    lines = [
-        f"{len(keys)} {kind}: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
-        for kind, keys in problems.items()
-        if keys
-    ]
-    if lines:
-        found = recognise_arch(state)
-        hint = f" It looks like a {found}: set MODEL.SAM.ARCH." if found not in (None, arch) else ""
-        raise ValueError(f"{source}: these are not the weights of SAM {arch}.{hint}\n  " + "\n  ".join(lines))
-
-
-def recognise_arch(state: Mapping[str, torch.Tensor]) -> str | None:
-    """The SAM whose image encoder has the grid, width and depth of ``state``; None where there is none."""
-    position = state.get("image_encoder.pos_embed")
-    if position is None:
-        return None
-    depth = sum(key.endswith("attn.qkv.weight") for key in state)
-    for name, arch in SAM_ARCHS.items():
-        grid = arch.image_size // PATCH_SIZE
-        if position.shape == (1, grid, grid, arch.embed_dim) and depth == arch.depth:
-            return name
-    return None
-
-
-class FrozenModule(nn.Module):
-    """Mixin: parameters never get gradients, and ``train()`` leaves the module in eval mode."""
-
-    def freeze(self) -> None:
-        """Call once the submodules exist."""
-        self.requires_grad_(False)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> FrozenModule:
-        """Stays in eval mode, whatever ``mode`` is."""
-        super().train(False)
-        return self
-
-
-def image_encoder_hash(arch: str, weights: str) -> str:
-    """SHA-256 of SAM's image encoder alone, which is all that image embeddings depend on.
-
-    Args:
-        arch, weights: as for :func:`build_sam`. A file is read anew only when it has changed.
-    """
-    path = SHIPPED_WEIGHTS if weights == "shipped" else Path(weights)
-    stat = path.stat() if path.is_file() else None
-    return _image_encoder_hash(arch, weights, stat and (stat.st_size, stat.st_mtime_ns))
-
-
-@functools.lru_cache
-def _image_encoder_hash(arch: str, weights: str, _: tuple[int, int] | None) -> str:
-    encoder = build_sam(arch, weights, components=("image_encoder",)).image_encoder
-    return hash_tensors(sorted(encoder.state_dict().items()))
-
-
-def hash_tensors(named_tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """SHA-256 over names, shapes and fp32 values: tells two sets of frozen weights apart."""
-    digest = hashlib.sha256()
-    for name, tensor in named_tensors:
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _pad(image: Tensor, frame: Frame) -> Tensor:
+    right = frame.size - frame.width - frame.left
+    bottom = frame.size - frame.height - frame.top
+    return F.pad(image, (frame.left, right, frame.top, bottom))

@@ -34,7 +34,7 @@ from ..data.feature_store import (
     distinct_pictures,
     readable_size,
 )
-from ..encoders.sam import PATCH_SIZE, PROMPT_DIM, get_arch, image_encoder_hash
+from ..encoders.build_sam import PATCH_SIZE, PROMPT_DIM, get_arch, image_encoder_hash
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import os
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from wps_sam.evaluation.ground_truth import GroundTruth, Record
 from wps_sam.masks import mask_to_rle
@@ -29,7 +29,8 @@ class PartEvaluator(DatasetEvaluator):
     """Base of the protocols, with Detectron2's evaluator interface.
 
     Every process scores its own pictures; ``evaluate`` gathers them on the main one. Pictures with no
-    annotation are scored like any other.
+    annotation are scored like any other. A child has a state, which ``reset`` empties, ``process_image`` adds a picture
+    to, and ``compute`` gathers and turns into numbers; ``protocols.py`` says how it gets its name.
 
     Args:
         dataset_name: as registered in Detectron2's catalogs.
@@ -37,6 +38,9 @@ class PartEvaluator(DatasetEvaluator):
         output_dir: folder for files that explain the numbers; None writes none.
         ground_truth: of the same data set, where several evaluators share it; read from the catalog otherwise.
     """
+
+    # Names of the protocols that the class serves; register_protocols fills them in.
+    PROTOCOLS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -52,6 +56,12 @@ class PartEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self.reset()
+
+    @property
+    def protocol(self) -> str:
+        """The name of the protocol, of a class that serves one."""
+        (name,) = self.PROTOCOLS
+        return name
 
     def reset(self) -> None:
         """Forgets all pictures scored so far."""
@@ -75,7 +85,7 @@ class PartEvaluator(DatasetEvaluator):
             if position in self._seen:
                 raise ValueError(f"{model_input['file_name']}: scored twice in one evaluation")
             self._seen.add(position)
-            self._score(position, self.ground_truth.records[position], model_input, output)
+            self.process_image(position, self.ground_truth.records[position], model_input, output)
 
     def evaluate(self) -> Results:
         """Gathers and summarises.
@@ -103,19 +113,25 @@ class PartEvaluator(DatasetEvaluator):
                 len(seen),
                 len(self.ground_truth.records),
             )
-        return self._summarise()
+        return self.compute()
 
     @abstractmethod
-    def _score(
+    def process_image(
         self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
     ) -> None:
-        """Adds one picture, ``records[position]``, to the state."""
+        """Adds one picture to the state.
+
+        Args:
+            position: place of the picture in the data set's records.
+            record: ``records[position]``.
+            model_input, output: the model's, of this picture.
+        """
 
     @abstractmethod
-    def _summarise(self) -> Results:
-        """What ``evaluate`` returns, after the checks."""
+    def compute(self) -> Results:
+        """What ``evaluate`` returns, after the checks. Called on all processes; see :meth:`gather`."""
 
-    def _gather(self, state: Any) -> list[Any] | None:
+    def gather(self, state: Any) -> list[Any] | None:
         """All processes' states on the process that summarises, None on the others."""
         if not self._distributed:
             return [state]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from wps_sam.masks import annotation_mask, read_object_map, read_part_map, valid_polygons
-from wps_sam.structures import PartVocabulary, vocabulary_of
+from wps_sam.vocabulary import PartVocabulary
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -52,7 +52,7 @@ class GroundTruth:
     @property
     def vocabulary(self) -> PartVocabulary:
         """The classes and the objects they are parts of, of a data set whose objects have names."""
-        return vocabulary_of(self.metadata)
+        return PartVocabulary.of(self.metadata)
 
     @property
     def unseen(self) -> list[int]:
@@ -163,7 +163,9 @@ def has_mask(annotation: Record, rule: Literal["strict", "wps_sam"] = "strict") 
 
 
 def annotation_box(annotation: Record) -> tuple[float, float, float, float] | None:
-    """An annotation's stored box as (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None if it has no area."""
+    """An annotation's box as (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None without one or without area."""
+    if "bbox" not in annotation:
+        return None
     x, y, width, height = annotation["bbox"]
     if not (width > 0 and height > 0):
         return None

@@ -2,7 +2,7 @@
 
 Scores are fractions in 0..1; the evaluators turn them into percent. N labels, H x W pixels; ``M[p, g]`` is a
 confusion matrix with rows predicted and columns ground truth. "Pooled" means that pixels are added up over
-the whole data set before anything is divided; "pair" means one mask against one mask.
+the whole data set before anything is divided; "binary" means one mask against one mask.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def confusion_matrix(
         ValueError: shapes or types differ from the above, or a label is out of range.
 
     Source: Detectron2's semantic-segmentation evaluator, whose row and column N (ignore) its formulas leave out.
+    torchmetrics' ``multiclass_confusion_matrix`` counts the same, but its import alone takes seconds, and under
+    deterministic algorithms it needs a table of N * N numbers for every pixel.
     """
     pred, target = np.asarray(pred), np.asarray(target)
     for name, labels in (("pred", pred), ("target", target)):
@@ -301,7 +303,7 @@ def _mean_over_categories(values: np.ndarray, categories: Sequence[str]) -> floa
     return _mean_of_known(np.asarray(means))
 
 
-class PairCounts(NamedTuple):
+class BinaryStats(NamedTuple):
     """Pixels of one predicted mask against one true mask."""
 
     tp: int
@@ -310,7 +312,7 @@ class PairCounts(NamedTuple):
     tn: int
 
 
-def pair_counts(pred: Mask, target: Mask) -> PairCounts:
+def binary_stats(pred: Mask, target: Mask) -> BinaryStats:
     """True and false positives and negatives of one pair of masks, in pixels.
 
     Args:
@@ -322,42 +324,42 @@ def pair_counts(pred: Mask, target: Mask) -> PairCounts:
     pred, target = _as_masks(pred, target)
     tp = int((pred & target).sum())
     predicted, true = int(pred.sum()), int(target.sum())
-    return PairCounts(tp, predicted - tp, true - tp, pred.numel() - predicted - true + tp)
+    return BinaryStats(tp, predicted - tp, true - tp, pred.numel() - predicted - true + tp)
 
 
-def pair_iou(pred: Mask, target: Mask) -> float:
+def binary_iou(pred: Mask, target: Mask) -> float:
     """IoU of one pair of masks, over all their pixels at once: TP / (TP + FP + FN).
 
     Args:
-        pred, target: as in :func:`pair_counts`; ``target`` must hold at least one pixel.
+        pred, target: as in :func:`binary_stats`; ``target`` must hold at least one pixel.
 
     Returns:
         0..1.
 
     Raises:
-        ValueError: as in :func:`pair_counts`, or ``target`` is empty: then there is nothing to find.
+        ValueError: as in :func:`binary_stats`, or ``target`` is empty: then there is nothing to find.
     """
-    counts = _counts_of_a_part(pred, target)
-    return counts.tp / (counts.tp + counts.fp + counts.fn)
+    stats = _stats_of_a_part(pred, target)
+    return stats.tp / (stats.tp + stats.fp + stats.fn)
 
 
-def pair_accuracy(pred: Mask, target: Mask) -> float:
-    """Share of the true mask's pixels that are predicted: TP / (TP + FN). Arguments as in :func:`pair_iou`."""
-    counts = _counts_of_a_part(pred, target)
-    return counts.tp / (counts.tp + counts.fn)
+def binary_recall(pred: Mask, target: Mask) -> float:
+    """Share of the true mask's pixels that are predicted: TP / (TP + FN). Arguments as in :func:`binary_iou`."""
+    stats = _stats_of_a_part(pred, target)
+    return stats.tp / (stats.tp + stats.fn)
 
 
-def pair_f1(pred: Mask, target: Mask) -> float:
-    """F1 (Dice) of one pair of masks: 2 TP / (2 TP + FP + FN). Arguments as in :func:`pair_iou`."""
-    counts = _counts_of_a_part(pred, target)
-    return 2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn)
+def binary_f1(pred: Mask, target: Mask) -> float:
+    """F1 (Dice) of one pair of masks: 2 TP / (2 TP + FP + FN). Arguments as in :func:`binary_iou`."""
+    stats = _stats_of_a_part(pred, target)
+    return 2 * stats.tp / (2 * stats.tp + stats.fp + stats.fn)
 
 
-def _counts_of_a_part(pred: Mask, target: Mask) -> PairCounts:
-    counts = pair_counts(pred, target)
-    if counts.tp + counts.fn == 0:
+def _stats_of_a_part(pred: Mask, target: Mask) -> BinaryStats:
+    stats = binary_stats(pred, target)
+    if stats.tp + stats.fn == 0:
         raise ValueError("target: expected a mask with at least one pixel, got an empty one")
-    return counts
+    return stats
 
 
 def row_mean_iou(pred: Mask, target: Mask) -> float:
@@ -368,13 +370,13 @@ def row_mean_iou(pred: Mask, target: Mask) -> float:
     only to stand beside the published 68.93.
 
     Args:
-        pred, target: as in :func:`pair_counts`; ``target`` may be empty.
+        pred, target: as in :func:`binary_stats`; ``target`` may be empty.
 
     Returns:
         0..1.
 
     Raises:
-        ValueError: as in :func:`pair_counts`.
+        ValueError: as in :func:`binary_stats`.
 
     Source: segmentation_models_pytorch's ``get_stats(mode="binary")`` and ``iou_score(reduction="micro-imagewise")``
     called on a 2-D mask, as the authors' released code does: it takes the first axis for images.
@@ -410,8 +412,8 @@ def pixel_accuracy(pred: Mask, target: Mask) -> float:
 
     Arguments as in :func:`row_mean_iou`. Source: the "accuracy" of the WPS-SAM authors' released code.
     """
-    counts = pair_counts(pred, target)
-    return (counts.tp + counts.tn) / sum(counts)
+    stats = binary_stats(pred, target)
+    return (stats.tp + stats.tn) / sum(stats)
 
 
 def _as_masks(pred: Mask, target: Mask) -> tuple[torch.Tensor, torch.Tensor]:

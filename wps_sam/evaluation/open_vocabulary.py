@@ -25,6 +25,14 @@ from wps_sam.evaluation.evaluator import (
     write_predictions,
 )
 from wps_sam.evaluation.ground_truth import GroundTruth, Record
+from wps_sam.evaluation.protocols import (
+    PartColumn,
+    Protocol,
+    register_protocols,
+    single_objects,
+    whole_pictures,
+    without_background,
+)
 from wps_sam.masks import read_label_png, restrict_to_object
 from wps_sam.structures import input_size
 
@@ -48,8 +56,6 @@ class OpenVocabularyEvaluator(PartEvaluator):
     Arguments as in :class:`PartEvaluator`.
     """
 
-    PROTOCOL: str
-
     def reset(self) -> None:
         super().reset()
         num_labels = self.ground_truth.num_classes + 1
@@ -60,15 +66,15 @@ class OpenVocabularyEvaluator(PartEvaluator):
         ignore_label = self.ground_truth.metadata.ignore_label
         self._matrix += metrics.confusion_matrix(pred, target, len(self._matrix), ignore_label)
 
-    def _summarise(self) -> Results:
-        gathered = self._gather(self._matrix)
+    def compute(self) -> Results:
+        gathered = self.gather(self._matrix)
         return OrderedDict() if gathered is None else self._report(sum(gathered))
 
     def _report(self, matrix: np.ndarray) -> Results:
         scores = self._means(matrix)
         iou = metrics.open_vocabulary_iou(matrix).tolist()
         scores.update({f"IoU-{name}": iou[c] for c, name in enumerate(self.ground_truth.class_names)})
-        return OrderedDict({self.PROTOCOL: percent(scores)})
+        return OrderedDict({self.protocol: percent(scores)})
 
     def _means(self, matrix: np.ndarray) -> dict[str, float]:
         return {
@@ -88,6 +94,16 @@ class OpenVocabularyEvaluator(PartEvaluator):
         return named | {"fwIoU": means.frequency_weighted}
 
 
+@register_protocols(
+    Protocol(
+        name="ov_oracle",
+        note="the object's mask and class are given; per class, pixels pooled; OV-PARTS' Oracle-Obj",
+        fits=single_objects,
+        options={"compat": "ov_compat"},
+        columns=(PartColumn("IoU, oracle", "IoU"),),
+        group_means=("mIoU", "mIoU_gt"),
+    )
+)
 class OracleObjectEvaluator(OpenVocabularyEvaluator):
     """``ov_oracle``, OV-PARTS' Oracle-Obj: the best of the object's own classes at every pixel of its mask.
 
@@ -107,8 +123,6 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
 
     Source: OV-PARTS, ``GeneralizedSemSegEvaluator`` and the inference of its models.
     """
-
-    PROTOCOL = "ov_oracle"
 
     def __init__(
         self,
@@ -131,7 +145,7 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
         super().reset()
         self._predictions: list[dict[str, Any]] = []
 
-    def _score(
+    def process_image(
         self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
     ) -> None:
         truth = self.ground_truth
@@ -140,7 +154,7 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
         target = restrict_to_object(truth.part_map(record), object_map, object_id, ignore_label)
         if "resized_labels" in self._compat:
             size = input_size(model_input)
-            object_map, target = _there_and_back(object_map, size), _there_and_back(target, size)
+            object_map, target = _resize_and_back(object_map, size), _resize_and_back(target, size)
         pred = self._best_of_own(record, output, target.shape)
         self._count(pred, target)
         if self._output_dir:
@@ -179,8 +193,8 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
             raise ValueError(f"{record['file_name']}: object {name!r} has no part classes to tell apart")
         return own
 
-    def _summarise(self) -> Results:
-        gathered = self._gather((self._matrix, self._predictions))
+    def compute(self) -> Results:
+        gathered = self.gather((self._matrix, self._predictions))
         if gathered is None:
             return OrderedDict()
         if self._output_dir:
@@ -188,12 +202,22 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
         return self._report(sum(state[0] for state in gathered))
 
 
-def _there_and_back(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+def _resize_and_back(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """int64 [H, W] resized to ``size`` (h, w) and back; the nearest pixel is the one above and left, as in torch."""
     there = F.interpolate(torch.from_numpy(labels)[None, None].double(), size, mode="nearest")
     return F.interpolate(there, labels.shape, mode="nearest")[0, 0].long().numpy()
 
 
+@register_protocols(
+    Protocol(
+        name="pred_obj",
+        note="the object has to be found too; OV-PARTS' Pred-Obj, which has no public code",
+        fits=without_background,
+        options={"object_predictions": "object_predictions"},
+        columns=(PartColumn("IoU, pred-obj", "IoU"),),
+        group_means=("mIoU", "mIoU_gt"),
+    )
+)
 class PredictedObjectEvaluator(OpenVocabularyEvaluator):
     """``pred_obj``, OV-PARTS' Pred-Obj: the object has to be found too. Its authors published no code for it.
 
@@ -211,8 +235,6 @@ class PredictedObjectEvaluator(OpenVocabularyEvaluator):
         ValueError: ``object_predictions`` is no folder.
     """
 
-    PROTOCOL = "pred_obj"
-
     def __init__(
         self,
         dataset_name: str,
@@ -227,7 +249,7 @@ class PredictedObjectEvaluator(OpenVocabularyEvaluator):
         self._object_predictions = object_predictions
         super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
 
-    def _score(
+    def process_image(
         self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
     ) -> None:
         truth = self.ground_truth
@@ -267,6 +289,15 @@ class PredictedObjectEvaluator(OpenVocabularyEvaluator):
         return pred
 
 
+@register_protocols(
+    Protocol(
+        name="pred_all",
+        note="all classes and background at once; PartCLIPSeg's Pred-All",
+        fits=whole_pictures,
+        columns=(PartColumn("IoU, pred-all", "IoU"),),
+        group_means=("mIoU",),
+    )
+)
 class AllPartsEvaluator(OpenVocabularyEvaluator):
     """``pred_all``, PartCLIPSeg's Pred-All: the best of all N classes and the model's own background, whole pictures.
 
@@ -279,9 +310,7 @@ class AllPartsEvaluator(OpenVocabularyEvaluator):
     Source: PartCLIPSeg. Its overall mIoU counts background as one more class with IoU 0; not repeated here.
     """
 
-    PROTOCOL = "pred_all"
-
-    def _score(
+    def process_image(
         self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
     ) -> None:
         truth = self.ground_truth

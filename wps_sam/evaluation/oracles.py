@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wps_sam.evaluation.ground_truth import GroundTruth, Record, annotation_box
+from wps_sam.evaluation.protocols import PartColumn, ReportRow, register_row
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -67,6 +68,16 @@ class _BoxOracle(nn.Module):
         return {"instances": instances, "sem_seg": sem_seg}
 
 
+register_row(
+    ReportRow(
+        name="oracle_filled_box",
+        note="the true boxes filled in: the floor",
+        columns=(PartColumn("IoU, filled box", "IoU", order=4),),
+        group_means=("mIoU",),
+    )
+)
+
+
 class FilledBoxOracle(_BoxOracle):
     """``oracle_filled_box``: every true box filled with its true class, the floor that any mask must beat.
 
@@ -82,9 +93,10 @@ class FilledBoxOracle(_BoxOracle):
         Raises:
             ValueError: names a file that the data set does not have.
         """
-        return [self._fill(self._record(model_input)) for model_input in batched_inputs]
+        return [self._paint(self._record(model_input)) for model_input in batched_inputs]
 
-    def _fill(self, record: Record) -> dict[str, Any]:
+    def _paint(self, record: Record) -> dict[str, Any]:
+        """The model's output dict of one picture."""
         height, width = record["height"], record["width"]
         boxes, classes = self._boxes_and_classes(record)
         masks = torch.zeros((len(boxes), height, width), dtype=torch.bool)
@@ -104,6 +116,16 @@ def _pixels(low: float, high: float, size: int) -> slice:
         first = min(int((low + high) / 2), size - 1)
         end = first + 1
     return slice(first, end)
+
+
+register_row(
+    ReportRow(
+        name="oracle_box_prompt",
+        note="SAM prompted with the true boxes: the ceiling",
+        columns=(PartColumn("IoU, box prompt", "IoU", order=3),),
+        group_means=("mIoU",),
+    )
+)
 
 
 class BoxPromptOracle(_BoxOracle):
@@ -147,10 +169,11 @@ class BoxPromptOracle(_BoxOracle):
                 raise ValueError(
                     f"{record['file_name']}: expected mask logits {list(expected)}, got {list(of_image.shape)}"
                 )
-            outputs.append(self._merge(of_image, boxes, classes))
+            outputs.append(self._paint(of_image, boxes, classes))
         return outputs
 
-    def _merge(self, logits: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor) -> dict[str, Any]:
+    def _paint(self, logits: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor) -> dict[str, Any]:
+        """The model's output dict from mask logits float [M, H, W] and their boxes and classes."""
         background = self._ground_truth.num_classes
         part_map = torch.full(logits.shape[1:], background, dtype=torch.int64, device=logits.device)
         if len(logits):
@@ -158,3 +181,17 @@ class BoxPromptOracle(_BoxOracle):
             best, surest = logits.max(dim=0)
             part_map = torch.where(best >= 0, classes.to(logits.device)[surest], part_map)
         return self._output(logits >= 0, boxes, classes, part_map)
+
+
+def oracle_scores(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """One row for an oracle from the protocols it is scored with, d2_semseg and wps_image_part.
+
+    Args:
+        results: of an evaluation of the oracle, {"d2_semseg": {...}, "wps_image_part": {...}}.
+
+    Returns:
+        d2_semseg's metrics under their own names, wps_image_part's as ``image_part_mIoU`` and so on.
+    """
+    scores = dict(results.get("d2_semseg", {}))
+    scores.update({f"image_part_{name}": v for name, v in results.get("wps_image_part", {}).items()})
+    return scores

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from wps_sam.evaluation.evaluator import PartEvaluator, Results, checked_instances
 from wps_sam.evaluation.ground_truth import GroundTruth, Record, annotation_box, has_mask
+from wps_sam.evaluation.protocols import PartColumn, Protocol, register_protocols, with_background
 from wps_sam.masks import annotation_mask, mask_to_box, mask_to_rle
 
 import numpy as np
@@ -28,9 +29,18 @@ from pycocotools import mask as coco_mask
 logger = logging.getLogger(__name__)
 
 # Class, box xyxy in pixels, run-length encoded mask.
-_Piece = tuple[int, tuple[float, float, float, float], dict[str, Any]]
+_Instance = tuple[int, tuple[float, float, float, float], dict[str, Any]]
 
 
+@register_protocols(
+    Protocol(
+        name="coco_ap",
+        note="parts as detected instances",
+        fits=with_background,
+        columns=(PartColumn("mask AP", "AP", order=2),),
+        group_means=("AP",),
+    )
+)
 class CocoAPEvaluator(PartEvaluator):
     """``coco_ap``: COCO mask AP, AP50, AP75 (and box_AP, box_AP50, box_AP75) of part instances.
 
@@ -41,7 +51,7 @@ class CocoAPEvaluator(PartEvaluator):
     mask APs of the others and of these. Computed by Detectron2's COCOEvaluator.
 
     What COCO's code would misread is cleaned first: an annotation without usable mask takes no part in mask
-    AP, one without box area none in box AP, and both are counted in the log. ``output_dir`` gets the cleaned
+    AP, one without box or box area none in box AP, and both are counted in the log. ``output_dir`` gets the cleaned
     truth (coco_ap_ground_truth_{mask,box}.json) and the results; image ids in them are places in the data set, from 1,
     because COCO's code sorts ids and cannot sort names among numbers.
 
@@ -84,7 +94,7 @@ class CocoAPEvaluator(PartEvaluator):
         for evaluator in self._evaluators.values():
             evaluator.reset()
 
-    def _score(
+    def process_image(
         self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
     ) -> None:
         found = checked_instances(record, output, self.ground_truth.num_classes).to("cpu")
@@ -99,7 +109,7 @@ class CocoAPEvaluator(PartEvaluator):
         self._evaluators["mask"].process(inputs, [{"instances": masks}])
         self._evaluators["box"].process(inputs, [{"instances": boxes}])
 
-    def _summarise(self) -> Results:
+    def compute(self) -> Results:
         results = {kind: evaluator.evaluate() for kind, evaluator in self._evaluators.items()}
         if self._distributed and not comm.is_main_process():
             return OrderedDict()
@@ -120,7 +130,7 @@ class CocoAPEvaluator(PartEvaluator):
                 # A class that the data set lacks has no AP, and must not make the mean of the others one.
                 known = [v for v in (scores[f"AP-{names[c]}"] for c in members) if not math.isnan(v)]
                 scores[f"AP-{group}"] = sum(known) / len(known) if known else math.nan
-        return OrderedDict(coco_ap=scores)
+        return OrderedDict({self.protocol: scores})
 
 
 def _ap(value: float, has_truth: bool) -> float:
@@ -141,23 +151,24 @@ def _coco_jsons(ground_truth: GroundTruth) -> dict[str, dict[str, Any]]:
             mask = annotation_mask(record, annotation) if has_mask(annotation) else None
             if mask is not None and not mask.any():
                 mask = None
-            bbox = [float(v) for v in annotation["bbox"]]
-            entry = {
+            entry: dict[str, Any] = {
                 "image_id": image_id,
                 "category_id": annotation["category_id"],
-                "bbox": bbox,
-                "area": bbox[2] * bbox[3] if mask is None else int(mask.sum()),
                 "iscrowd": int(annotation.get("iscrowd", 0)),
             }
+            if "bbox" in annotation:
+                entry["bbox"] = [float(v) for v in annotation["bbox"]]
             # Ids from 1: COCO's code keeps matches in an array of ids where 0 means "no match".
             if mask is None:
                 without["mask"] += 1
             else:
+                entry["area"] = int(mask.sum())
                 encoded = {"id": len(annotations["mask"]) + 1, "segmentation": mask_to_rle(mask)}
                 annotations["mask"].append(entry | encoded)
             if annotation_box(annotation) is None:
                 without["box"] += 1
             else:
+                entry.setdefault("area", entry["bbox"][2] * entry["bbox"][3])
                 annotations["box"].append(entry | {"id": len(annotations["box"]) + 1})
     for kind, count in without.items():
         logger.warning(
@@ -206,22 +217,25 @@ def _coco_evaluator(
     return evaluator
 
 
+@register_protocols(
+    Protocol(name="error_breakdown", note="share of true part pieces that ended so", fits=with_background)
+)
 class ErrorBreakdownEvaluator(PartEvaluator):
-    """``error_breakdown``: for every true part piece, in percent of all pieces, whether and how it was lost.
+    """``error_breakdown``: for every true part instance, in percent of all, whether and how it was lost.
 
-    A piece is one annotation with a mask, crowds left out. Predictions first claim pieces: the surest
-    first, each the piece of its class and image with the largest mask IoU, if that is at least 0.5 and the piece is
-    free. The first line that fits decides, so the five sum to 100:
+    An instance is one annotation with a mask, crowds left out. First predictions are matched with instances: the surest
+    first, each with the instance of its class and image that has the largest mask IoU among those not matched yet, if
+    that is at least 0.5. The first line that fits decides, so the five sum to 100:
 
-    found        claimed: right class, right place, right mask
+    found        matched: right class, right place, right mask
     wrong_mask   a prediction of its class with box IoU >= 0.5: only the mask is bad
     wrong_class  a prediction of another class with box IoU >= 0.5
     wrong_place  a prediction of its class somewhere in the image, no box near it
     not_found    none of these
 
-    Only predictions that claimed nothing can explain a loss: the found left shoe does not put the right one
-    in a "wrong place". false_positives_per_image (a count, not percent) is the mean number of predictions that
-    claimed nothing, those that lie on a crowd of their class left out.
+    Only unmatched predictions can explain a loss: the found left shoe does not put the right one in a "wrong place".
+    false_positives_per_image (a count, not percent) is the mean number of unmatched predictions, those that lie on a
+    crowd of their class left out.
     """
 
     OUTCOMES = ("found", "wrong_mask", "wrong_class", "wrong_place", "not_found")
@@ -230,76 +244,76 @@ class ErrorBreakdownEvaluator(PartEvaluator):
         super().reset()
         self._counts: Counter[str] = Counter()
 
-    def _score(
+    def process_image(
         self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
     ) -> None:
-        found = checked_instances(record, output, self.ground_truth.num_classes).to("cpu")
-        pieces: list[_Piece] = []
-        crowds: list[_Piece] = []
+        predictions = checked_instances(record, output, self.ground_truth.num_classes).to("cpu")
+        instances: list[_Instance] = []
+        crowds: list[_Instance] = []
         for annotation in record["annotations"]:
             mask = annotation_mask(record, annotation) if has_mask(annotation) else None
             if mask is None or not mask.any():
                 continue
             box = annotation_box(annotation) or mask_to_box(mask)
-            piece = (annotation["category_id"], box, mask_to_rle(mask))
-            (crowds if annotation.get("iscrowd", 0) else pieces).append(piece)
+            instance = (annotation["category_id"], box, mask_to_rle(mask))
+            (crowds if annotation.get("iscrowd", 0) else instances).append(instance)
         # Surest first; of equals the first given.
-        order = torch.argsort(found.scores, descending=True, stable=True).tolist()
-        classes = np.array([int(found.pred_classes[k]) for k in order], dtype=np.int64)
-        encoded = [mask_to_rle(found.pred_masks[k].numpy()) for k in order]
-        boxes = found.pred_boxes[order] if order else Boxes(torch.zeros(0, 4))
+        order = torch.argsort(predictions.scores, descending=True, stable=True).tolist()
+        classes = np.array([int(predictions.pred_classes[k]) for k in order], dtype=np.int64)
+        encoded = [mask_to_rle(predictions.pred_masks[k].numpy()) for k in order]
+        boxes = predictions.pred_boxes[order] if order else Boxes(torch.zeros(0, 4))
 
-        claimed = _claims(classes, encoded, pieces)
-        free = np.array([k not in claimed for k in range(len(order))], dtype=bool)
+        matches = _match(classes, encoded, instances)
+        unmatched = np.array([k not in matches for k in range(len(order))], dtype=bool)
         self._counts["images"] += 1
-        self._counts["found"] += len(claimed)
-        lost = sorted(set(range(len(pieces))) - set(claimed.values()))
-        true_boxes = Boxes(torch.tensor([pieces[p][1] for p in lost], dtype=torch.float32).reshape(-1, 4))
-        near = (pairwise_iou(true_boxes, boxes) >= 0.5).numpy() & free
-        for row, p in zip(near, lost):
-            same_class = classes == pieces[p][0]
+        self._counts["found"] += len(matches)
+        lost = [instance for i, instance in enumerate(instances) if i not in matches.values()]
+        true_boxes = Boxes(torch.tensor([box for _, box, _ in lost], dtype=torch.float32).reshape(-1, 4))
+        near = (pairwise_iou(true_boxes, boxes) >= 0.5).numpy() & unmatched
+        for row, (category, _, _) in zip(near, lost):
+            same_class = classes == category
             if (row & same_class).any():
                 self._counts["wrong_mask"] += 1
             elif row.any():
                 self._counts["wrong_class"] += 1
-            elif (free & same_class).any():
+            elif (unmatched & same_class).any():
                 self._counts["wrong_place"] += 1
             else:
                 self._counts["not_found"] += 1
         in_crowd = (_mask_iou(classes, encoded, crowds, crowd=True) >= 0.5).any(axis=1)
-        self._counts["false_positives"] += int((free & ~in_crowd).sum())
+        self._counts["false_positives"] += int((unmatched & ~in_crowd).sum())
 
-    def _summarise(self) -> Results:
-        gathered = self._gather(self._counts)
+    def compute(self) -> Results:
+        gathered = self.gather(self._counts)
         if gathered is None:
             return OrderedDict()
         counts: Counter[str] = sum(gathered, Counter())
-        pieces = sum(counts[outcome] for outcome in self.OUTCOMES)
-        scores = {o: 100.0 * counts[o] / pieces if pieces else math.nan for o in self.OUTCOMES}
+        total = sum(counts[outcome] for outcome in self.OUTCOMES)
+        scores = {o: 100.0 * counts[o] / total if total else math.nan for o in self.OUTCOMES}
         images = counts["images"]
         scores["false_positives_per_image"] = counts["false_positives"] / images if images else math.nan
-        return OrderedDict(error_breakdown=scores)
+        return OrderedDict({self.protocol: scores})
 
 
 def _mask_iou(
-    classes: np.ndarray, encoded: list[dict[str, Any]], pieces: list[_Piece], crowd: bool = False
+    classes: np.ndarray, encoded: list[dict[str, Any]], instances: list[_Instance], crowd: bool = False
 ) -> np.ndarray:
-    """float [K, M]: mask IoU of predictions and pieces of the same class, 0 between classes.
+    """float [K, M]: mask IoU of predictions and true instances of the same class, 0 between classes.
 
     For crowds, the share of the prediction that lies inside.
     """
-    if not encoded or not pieces:
-        return np.zeros((len(encoded), len(pieces)))
-    iou = coco_mask.iou(encoded, [piece[2] for piece in pieces], [int(crowd)] * len(pieces))
-    return np.asarray(iou) * (classes[:, None] == np.array([piece[0] for piece in pieces]))
+    if not encoded or not instances:
+        return np.zeros((len(encoded), len(instances)))
+    iou = coco_mask.iou(encoded, [mask for _, _, mask in instances], [int(crowd)] * len(instances))
+    return np.asarray(iou) * (classes[:, None] == np.array([category for category, _, _ in instances]))
 
 
-def _claims(classes: np.ndarray, encoded: list[dict[str, Any]], pieces: list[_Piece]) -> dict[int, int]:
-    """Prediction to piece, one to one, predictions in the order given."""
-    iou = _mask_iou(classes, encoded, pieces)
-    claimed: dict[int, int] = {}
+def _match(classes: np.ndarray, encoded: list[dict[str, Any]], instances: list[_Instance]) -> dict[int, int]:
+    """Prediction to true instance, one to one, predictions in the order given."""
+    iou = _mask_iou(classes, encoded, instances)
+    matches: dict[int, int] = {}
     for k in range(len(encoded)):
-        open_iou = np.array([0.0 if p in claimed.values() else iou[k, p] for p in range(len(pieces))])
-        if len(open_iou) and open_iou.max() >= 0.5:
-            claimed[k] = int(open_iou.argmax())
-    return claimed
+        left = np.array([0.0 if i in matches.values() else iou[k, i] for i in range(len(instances))])
+        if len(left) and left.max() >= 0.5:
+            matches[k] = int(left.argmax())
+    return matches

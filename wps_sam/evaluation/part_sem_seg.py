@@ -4,7 +4,6 @@ d2_semseg       per class, pixels pooled over the data set, means over the parts
 pin41           the same matrix with background as one more class
 wps_image_part  per image and true part class, the IoU of two masks, plain mean over all such pairs
 wps_authors     the same pairs with the authors' row-wise score, only to stand beside their figures
-pascal_sq       per class, over the images that hold it; background is a class
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from wps_sam.evaluation.evaluator import (
     write_predictions,
 )
 from wps_sam.evaluation.ground_truth import GroundTruth, Record
+from wps_sam.evaluation.protocols import PartColumn, Protocol, register_protocols, with_background
 from wps_sam.structures import Frame
 
 import numpy as np
@@ -36,6 +36,22 @@ import torch.nn.functional as F
 logger = logging.getLogger(__name__)
 
 
+@register_protocols(
+    Protocol(
+        name="d2_semseg",
+        note="per class, pixels pooled over the data set; the headline",
+        fits=with_background,
+        options={"protocols": "protocols"},
+        columns=(PartColumn("IoU", "IoU"), PartColumn("ACC", "ACC")),
+        group_means=("mIoU",),
+    ),
+    Protocol(
+        name="pin41",
+        note="the same with background as a class",
+        fits=with_background,
+        options={"protocols": "protocols"},
+    ),
+)
 class PooledPartEvaluator(PartEvaluator):
     """``d2_semseg`` and ``pin41``: one confusion matrix over the data set, at original resolution.
 
@@ -49,13 +65,11 @@ class PooledPartEvaluator(PartEvaluator):
     {file_name, category_id, segmentation: run-length encoding} for each label and image, background included.
 
     Args:
-        protocols: which of "d2_semseg" and "pin41" to report.
+        protocols: which of "d2_semseg" and "pin41" to report; both by default.
         dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
 
     Source: protocols of Detectron2's main branch and of Compositor's PartImageNet baselines.
     """
-
-    PROTOCOLS = ("d2_semseg", "pin41")
 
     def __init__(
         self,
@@ -63,13 +77,12 @@ class PooledPartEvaluator(PartEvaluator):
         distributed: bool = True,
         output_dir: str | None = None,
         *,
-        protocols: Sequence[str] = PROTOCOLS,
+        protocols: Sequence[str] | None = None,
         ground_truth: GroundTruth | None = None,
     ) -> None:
-        unknown = [p for p in protocols if p not in self.PROTOCOLS]
-        if unknown or not protocols:
-            raise ValueError(f"protocols: expected some of {self.PROTOCOLS}, got {list(protocols)}")
-        self._protocols = tuple(protocols)
+        self._protocols = self.PROTOCOLS if protocols is None else tuple(protocols)
+        if not self._protocols or not set(self._protocols) <= set(self.PROTOCOLS):
+            raise ValueError(f"protocols: expected some of {self.PROTOCOLS}, got {list(self._protocols)}")
         super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
 
     def reset(self) -> None:
@@ -78,7 +91,7 @@ class PooledPartEvaluator(PartEvaluator):
         self._matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
         self._predictions: list[dict[str, Any]] = []
 
-    def _score(
+    def process_image(
         self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
     ) -> None:
         num_labels = self.ground_truth.num_classes + 1
@@ -90,8 +103,8 @@ class PooledPartEvaluator(PartEvaluator):
         if self._output_dir:
             self._predictions.extend(encode_labels(record, pred, range(num_labels)))
 
-    def _summarise(self) -> Results:
-        gathered = self._gather((self._matrix, self._predictions))
+    def compute(self) -> Results:
+        gathered = self.gather((self._matrix, self._predictions))
         if gathered is None:
             return OrderedDict()
         matrix = sum(state[0] for state in gathered)
@@ -128,44 +141,6 @@ class PooledPartEvaluator(PartEvaluator):
         return scores
 
 
-class PascalSqEvaluator(PartEvaluator):
-    """``pascal_sq``: the scores of Pascal-Part-58, 108 and 201, at original resolution, background a class like others.
-
-    mIOU: per class, pixels pooled over the images that contain it. sqIOU: per class, the mean of these images' own
-    IoU. mAvg and sqAvg: the same averaged by object category first. See :func:`metrics.sq_scores`.
-
-    Args:
-        dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
-
-    Source: BSANet, GMNet and FLOAT, as their papers define them.
-    """
-
-    def reset(self) -> None:
-        super().reset()
-        self._sums = np.zeros((4, self.ground_truth.num_classes + 1))
-
-    def _score(
-        self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
-    ) -> None:
-        num_labels = self.ground_truth.num_classes + 1
-        scores = checked_sem_seg(record, output, (record["height"], record["width"]), num_labels)
-        pred, target = scores.argmax(dim=0).cpu().numpy(), self.ground_truth.part_map(record)
-        ignore_label = self.ground_truth.metadata.ignore_label
-        self._sums += metrics.sq_sums(metrics.confusion_matrix(pred, target, num_labels, ignore_label))
-
-    def _summarise(self) -> Results:
-        gathered = self._gather(self._sums)
-        if gathered is None:
-            return OrderedDict()
-        sums = sum(gathered)
-        names = [*self.ground_truth.class_names, "background"]
-        scores = metrics.sq_scores(sums, [*self.ground_truth.metadata.part_supercategories, "background"])
-        pooled, by_image = metrics.sq_ious(sums)
-        for name, iou, sq_iou in zip(names, pooled.tolist(), by_image.tolist()):
-            scores[f"IoU-{name}"], scores[f"sqIoU-{name}"] = iou, sq_iou
-        return OrderedDict({"pascal_sq": percent(scores)})
-
-
 @dataclass
 class _PairSums:
     """Sums over (image, true part class) pairs, and what is logged beside the scores."""
@@ -191,8 +166,6 @@ class _PairEvaluator(PartEvaluator):
     have costs nothing; such classes are counted and logged.
     """
 
-    PROTOCOL: str
-
     def reset(self) -> None:
         super().reset()
         self._sums = _PairSums()
@@ -210,7 +183,7 @@ class _PairEvaluator(PartEvaluator):
     def _drops_null_images(self) -> bool:
         return False
 
-    def _score(
+    def process_image(
         self, position: int, record: Record, model_input: Mapping[str, Any], output: Mapping[str, Any]
     ) -> None:
         classes = checked_instances(record, output, self.ground_truth.num_classes).pred_classes
@@ -228,8 +201,8 @@ class _PairEvaluator(PartEvaluator):
                 self._sums.missed += 1
         self._sums.extra_classes += len(found)
 
-    def _summarise(self) -> Results:
-        gathered = self._gather(self._sums)
+    def compute(self) -> Results:
+        gathered = self.gather(self._sums)
         if gathered is None:
             return OrderedDict()
         total = _PairSums()
@@ -239,7 +212,7 @@ class _PairEvaluator(PartEvaluator):
         logger.info(
             "%s: %d pairs of an image and a part class matched, %d missed; %d of %d images without any "
             "prediction; %.2f classes per image predicted but not there",
-            self.PROTOCOL,
+            self.protocol,
             total.matched,
             total.missed,
             total.null_images,
@@ -248,9 +221,12 @@ class _PairEvaluator(PartEvaluator):
         )
         scores = {"mIoU": total.iou, "mACC": total.accuracy, "mF1": total.f1}
         means = {name: value / pairs if pairs else float("nan") for name, value in scores.items()}
-        return OrderedDict({self.PROTOCOL: percent(means)})
+        return OrderedDict({self.protocol: percent(means)})
 
 
+@register_protocols(
+    Protocol(name="wps_image_part", note="mean over (image, part class) pairs", fits=with_background)
+)
 class ImagePartEvaluator(_PairEvaluator):
     """``wps_image_part``: what WPS-SAM's paper describes, done right, at original resolution.
 
@@ -258,8 +234,6 @@ class ImagePartEvaluator(_PairEvaluator):
     of the union of the class's predicted masks against the union of its annotated ones; 0 where the class is
     not predicted, images without any prediction included.
     """
-
-    PROTOCOL = "wps_image_part"
 
     def _true_masks(self, record: Record) -> Iterator[tuple[int, np.ndarray]]:
         return self.ground_truth.class_masks(record)
@@ -273,12 +247,20 @@ class ImagePartEvaluator(_PairEvaluator):
             pred |= masks[query]
         pred = pred.cpu()
         return (
-            metrics.pair_iou(pred, target),
-            metrics.pair_accuracy(pred, target),
-            metrics.pair_f1(pred, target),
+            metrics.binary_iou(pred, target),
+            metrics.binary_recall(pred, target),
+            metrics.binary_f1(pred, target),
         )
 
 
+@register_protocols(
+    Protocol(
+        name="wps_authors",
+        note="row-wise score of the authors' code, no IoU; only to compare with their 68.93 / 79.53",
+        fits=with_background,
+        options={"null": "wps_authors_null"},
+    )
+)
 class AuthorsEvaluator(_PairEvaluator):
     """``wps_authors``: the number of the WPS-SAM authors' released code. Not an IoU; only for comparison.
 
@@ -294,8 +276,6 @@ class AuthorsEvaluator(_PairEvaluator):
             batch size 1; "zero" scores 0 for each of its part classes.
         dataset_name, distributed, output_dir, ground_truth: see :class:`PartEvaluator`.
     """
-
-    PROTOCOL = "wps_authors"
 
     def __init__(
         self,

@@ -5,34 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping, Sequence
 
-_NOTES = {
-    "d2_semseg": "per class, pixels pooled over the data set; the headline",
-    "pin41": "the same with background as a class",
-    "wps_image_part": "mean over (image, part class) pairs",
-    "wps_authors": "row-wise score of the authors' code, no IoU; only to compare with their 68.93 / 79.53",
-    "coco_ap": "parts as detected instances",
-    "error_breakdown": "share of true part pieces that ended so",
-    "pascal_sq": "per class, over the images that hold it; background is a class",
-    "ov_oracle": "the object's mask and class are given; per class, pixels pooled; OV-PARTS' Oracle-Obj",
-    "pred_obj": "the object has to be found too; OV-PARTS' Pred-Obj, which has no public code",
-    "pred_all": "all classes and background at once; PartCLIPSeg's Pred-All",
-    "oracle_box_prompt": "SAM prompted with the true boxes: the ceiling",
-    "oracle_filled_box": "the true boxes filled in: the floor",
-}
-# Means over a group of classes, though a hyphen otherwise marks the score of one class.
-_GROUP_MEANS = tuple(f"{mean}-{group}" for mean in ("mIoU", "mIoU_gt", "AP") for group in ("base", "unbase"))
-# Heading of a column of the part table, and where its numbers come from.
-_PART_COLUMNS = (
-    ("IoU", "d2_semseg", "IoU"),
-    ("ACC", "d2_semseg", "ACC"),
-    ("IoU, oracle", "ov_oracle", "IoU"),
-    ("IoU, pred-obj", "pred_obj", "IoU"),
-    ("IoU, pred-all", "pred_all", "IoU"),
-    ("sq-IoU", "pascal_sq", "sqIoU"),
-    ("mask AP", "coco_ap", "AP"),
-    ("IoU, box prompt", "oracle_box_prompt", "IoU"),
-    ("IoU, filled box", "oracle_filled_box", "IoU"),
-)
+from wps_sam.evaluation.protocols import REPORT_ROWS
 
 
 def format_results_table(
@@ -48,30 +21,37 @@ def format_results_table(
     Returns:
         Text of several lines, "-" for what cannot be computed (NaN).
     """
+    rows = [row for row in REPORT_ROWS.values() if row.name in results]
+    notes = {row.name: f"   ({row.note})" for row in rows}
+    group_means = {
+        row.name: {f"{metric}-{group}" for metric in row.group_means for group in ("base", "unbase")}
+        for row in rows
+    }
     width = max([len(p) for p in results], default=0)
     lines = ["All numbers in percent, except counts per image."]
     for protocol, scores in results.items():
-        # A hyphen marks the score of one class; those have their own table.
+        # A hyphen otherwise marks the score of one class; those have their own table.
         shown = [
             f"{name} {_number(value)}"
             for name, value in scores.items()
-            if "-" not in name or name in _GROUP_MEANS
+            if "-" not in name or name in group_means.get(protocol, ())
         ]
-        note = _NOTES.get(protocol)
-        lines.append(f"{protocol:<{width}}  " + "  ".join(shown) + (f"   ({note})" if note else ""))
+        lines.append(f"{protocol:<{width}}  " + "  ".join(shown) + notes.get(protocol, ""))
+    placed = [(column, results[row.name]) for row in rows for column in row.columns]
+    placed.sort(key=lambda column_and_scores: column_and_scores[0].order)
     columns = [
-        (heading, [results[protocol].get(f"{metric}-{name}", math.nan) for name in class_names])
-        for heading, protocol, metric in _PART_COLUMNS
-        if protocol in results and any(f"{metric}-{name}" in results[protocol] for name in class_names)
+        (column.heading, [scores.get(f"{column.metric}-{name}", math.nan) for name in class_names])
+        for column, scores in placed
+        if any(f"{column.metric}-{name}" in scores for name in class_names)
     ]
     if columns:
         marked = unseen if any("mIoU-unbase" in scores for scores in results.values()) else ()
-        rows = [name + " (unseen)" * (c in marked) for c, name in enumerate(class_names)]
-        name_width = max(len(row) for row in [*rows, "part"])
-        lines += ["", f"{'part':<{name_width}}" + "".join(f"  {heading:>8}" for heading, _ in columns)]
-        for c, row in enumerate(rows):
+        labels = [name + " (unseen)" * (c in marked) for c, name in enumerate(class_names)]
+        label_width = max(len(label) for label in [*labels, "part"])
+        lines += ["", f"{'part':<{label_width}}" + "".join(f"  {heading:>8}" for heading, _ in columns)]
+        for c, label in enumerate(labels):
             cells = (f"  {_number(values[c]):>{max(len(heading), 8)}}" for heading, values in columns)
-            lines.append(f"{row:<{name_width}}" + "".join(cells))
+            lines.append(f"{label:<{label_width}}" + "".join(cells))
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""From proposals to parts, and from masks to one part map."""
+"""After the prompter: ``select`` says which proposals become parts, ``merge`` makes of their masks one part map."""

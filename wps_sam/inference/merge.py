@@ -1,51 +1,14 @@
-"""From queries to parts, and from masks and scores to one part map: pure functions."""
+"""From masks and scores to one part map: pure functions."""
 
 from __future__ import annotations
 
 import torch
-from detectron2.layers import batched_nms
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..structures import Frame
 
 MASK_THRESHOLD = 0.5
-
-
-def keep_queries(
-    logits: Tensor,
-    boxes: Tensor | None = None,
-    *,
-    score_threshold: float,
-    nms_threshold: float,
-    max_parts: int,
-    only_parts: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The queries of one image that are parts, the surest first.
-
-    Args:
-        logits: [N, C+1], last = no part.
-        boxes: [N, 4] xyxy, for thinning; None where the prompter has none.
-        score_threshold: smallest probability of the class.
-        nms_threshold: box IoU above which the weaker of two queries of one class goes; 1 keeps all.
-        max_parts: how many may stay.
-        only_parts: leave out queries that are most likely no part, and those below the threshold. Otherwise each
-            has its likeliest part: something has to be said of every pixel.
-
-    Returns:
-        indices [K], scores [K] in 0..1 and classes [K].
-    """
-    probability = logits.float().softmax(-1)
-    scores, classes = (probability if only_parts else probability[:, :-1]).max(-1)
-    if only_parts:
-        kept = ((classes != logits.shape[1] - 1) & (scores >= score_threshold)).nonzero().squeeze(1)
-    else:
-        kept = torch.arange(len(scores), device=scores.device)
-    kept = kept[scores[kept].argsort(descending=True, stable=True)]
-    if boxes is not None and nms_threshold < 1 and len(kept):
-        kept = kept[batched_nms(boxes[kept].float(), scores[kept], classes[kept], nms_threshold)]
-    kept = kept[:max_parts]
-    return kept, scores[kept], classes[kept]
 
 
 def resize_mask(mask_logits: Tensor, frame: Frame, height: int, width: int) -> Tensor:

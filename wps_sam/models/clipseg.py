@@ -17,12 +17,13 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..structures import PartVocabulary
-from ..encoders.sam import RANDOM_WEIGHTS_SEED, hash_tensors
+from ..encoders.build_sam import RANDOM_WEIGHTS_SEED
+from ..encoders.frozen import hash_tensors
+from ..vocabulary import PartVocabulary
+from .frozen import FrozenWeights
 
 logger = logging.getLogger(__name__)
 
-FROZEN_HASH = "frozen_clipseg_sha256"
 # CLIP's own length of a text, to which names are padded.
 NUM_TOKENS = 77
 # Classes decoded at a time at inference: bounds the memory, whatever the vocabulary.
@@ -165,7 +166,7 @@ def mask_loss(logits: Tensor, labels: Tensor, background_weight: float) -> Tenso
 
 
 @META_ARCH_REGISTRY.register()
-class CLIPSeg(nn.Module):
+class CLIPSeg(FrozenWeights):
     """CLIPSeg (arXiv 2112.10003), fine-tuned on part masks as in OV-PARTS (arXiv 2310.05107).
 
     A light decoder reads three layers of CLIP's image encoder and, for each class name, paints the mask that the
@@ -182,6 +183,10 @@ class CLIPSeg(nn.Module):
         background_weight: see :func:`mask_loss`.
         pixel_mean, pixel_std: of RGB in 0..255.
     """
+
+    HASH_KEY = "frozen_clipseg_sha256"
+    FROZEN_NAME = "CLIPSeg, or other parts of it were trained"
+    FROZEN_KEYS = "MODEL.CLIPSEG.WEIGHTS, MODEL.CLIPSEG.ARCH and MODEL.CLIPSEG.TRAIN"
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -225,9 +230,7 @@ class CLIPSeg(nn.Module):
         self.clipseg.requires_grad_(False)
         for module in self._trained_modules():
             module.requires_grad_(True)
-        self._frozen_hash: str | None = None
-        self._register_state_dict_hook(_drop_frozen)
-        self._register_load_state_dict_pre_hook(self._check_and_fill_frozen)
+        self.watch_checkpoints()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -302,7 +305,7 @@ class CLIPSeg(nn.Module):
             labels = self.label(batched_inputs, logits.shape[-1])
             return {"loss_mask": mask_loss(logits, labels, self.background_weight)}
         return [
-            self.cut_out([a[i : i + 1] for a in activations], prompts, record, self.vocabulary)
+            self.semantic_inference([a[i : i + 1] for a in activations], prompts, record, self.vocabulary)
             for i, record in enumerate(batched_inputs)
         ]
 
@@ -361,7 +364,7 @@ class CLIPSeg(nn.Module):
         return torch.cat(labels)
 
     @torch.no_grad()
-    def cut_out(
+    def semantic_inference(
         self, activations: list[Tensor], prompts: Tensor, record: dict[str, Any], vocabulary: PartVocabulary
     ) -> dict[str, Any]:
         """Scores of one picture, whose activations are L x [1, P, D], at the size of its results."""
@@ -382,33 +385,13 @@ class CLIPSeg(nn.Module):
             output["sem_seg"] = prompts.new_zeros(0, height, width)
         return output
 
-    def frozen_hash(self) -> str:
-        """SHA-256 of the weights that are not trained; a checkpoint fits no others."""
-        if self._frozen_hash is None:
-            self._frozen_hash = hash_tensors(self._frozen())
-        return self._frozen_hash
+    def compute_frozen_hash(self) -> str:
+        return hash_tensors(self.frozen_state().items())
 
-    def _frozen(self) -> list[tuple[str, Tensor]]:
-        return [(name, p.detach()) for name, p in self.named_parameters() if not p.requires_grad]
+    def frozen_state(self) -> dict[str, Tensor]:
+        return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
 
-    def _check_and_fill_frozen(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-        """Before loading: a checkpoint has no CLIPSeg of its own, so ours must be the one it was trained on."""
-        trained_on = state_dict.pop(prefix + FROZEN_HASH, None)
-        if trained_on is not None and bytes(trained_on.tolist()).hex() != self.frozen_hash():
-            raise ValueError(
-                f"this checkpoint was trained on another CLIPSeg, or other parts of it were trained (frozen weights "
-                f"{bytes(trained_on.tolist()).hex()[:12]}..., here {self.frozen_hash()[:12]}...): set "
-                "MODEL.CLIPSEG.WEIGHTS, MODEL.CLIPSEG.ARCH and MODEL.CLIPSEG.TRAIN as they were"
-            )
-        for name, parameter in self._frozen():
-            state_dict.setdefault(prefix + name, parameter)
+    def check_frozen(self, state_dict: dict[str, Any], prefix: str) -> None:
+        super().check_frozen(state_dict, prefix)
+        # What is loaded may change them.
         self.prompts = None
-
-
-def _drop_frozen(module: CLIPSeg, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-    """After saving: keeps the trained weights, the background embedding and the hash of the rest."""
-    for name, _parameter in module._frozen():
-        state_dict.pop(prefix + name, None)
-    state_dict[prefix + FROZEN_HASH] = torch.tensor(
-        list(bytes.fromhex(module.frozen_hash())), dtype=torch.uint8
-    )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wps_sam.encoders.mask_decoder import (
-    among_tokens,
-    enlarge_twice,
-    image_to_tokens,
-    in_rows,
-    take_in,
-    tokens_to_image,
+    token_self_attention,
+    upscale,
+    image_to_token_attention,
+    masks_to_grid,
+    token_mlp,
+    token_to_image_attention,
 )
-from wps_sam.encoders.sam import PATCH_SIZE, check_state_dict, read_state_dict
+from wps_sam.encoders.build_sam import PATCH_SIZE, check_state_dict, read_state_dict
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ def load_weights(sam: Sam, path: str, arch: str) -> None:
     Relative ones stay steps between tokens: tables are cut, or continued with their last entries.
 
     Raises:
-        ValueError: as :func:`wps_sam.encoders.sam.build_sam` for other layers or damaged files.
+        ValueError: as :func:`wps_sam.encoders.build_sam.build_sam` for other layers or damaged files.
     """
     state = read_state_dict(path)
     new_state = sam.state_dict()
@@ -86,7 +86,7 @@ def encode_views(encoder: ImageEncoderViT, images: Tensor, origins: Tensor) -> T
         if block.window_size:
             x = block(x)
         else:
-            x = x + _attend_in_view(block.attn, block.norm1(x))
+            x = x + _global_attention(block.attn, block.norm1(x))
             x = x + block.mlp(block.norm2(x))
     return encoder.neck(x.permute(0, 3, 1, 2))
 
@@ -99,7 +99,7 @@ def window_of(grid: Tensor, origins: Tensor, side: int) -> Tensor:
     return torch.cat([grid[..., y : y + side, x : x + side] for x, y in corners])
 
 
-def _attend_in_view(attention: Attention, x: Tensor) -> Tensor:
+def _global_attention(attention: Attention, x: Tensor) -> Tensor:
     """Global attention among the tokens [B, h, w, C] of a view: ``Attention.forward`` with the middle of its tables.
 
     The package stretches its tables of relative positions when it sees fewer tokens; here a step stays a step.
@@ -144,13 +144,13 @@ def decode_masks(
     position = positions.flatten(2).transpose(1, 2)
     queries, placed = prompts, pixels + position
     for layer in decoder.transformer.layers:
-        queries = among_tokens(layer, queries, prompts)
-        seen = tokens_to_image(layer.cross_attn_token_to_image, q=queries + prompts, k=placed, v=pixels)
-        queries = take_in(layer, queries, seen)
-        pixels = image_to_tokens(layer, pixels, q=placed, k=queries + prompts, v=queries)
+        queries = token_self_attention(layer, queries, prompts)
+        attended = token_to_image_attention(layer.cross_attn_token_to_image, q=queries + prompts, k=placed, v=pixels)
+        queries = token_mlp(layer, queries, attended)
+        pixels = image_to_token_attention(layer, pixels, q=placed, k=queries + prompts, v=queries)
         placed = pixels + position
-    seen = tokens_to_image(decoder.transformer.final_attn_token_to_image, queries + prompts, placed, pixels)
-    queries = decoder.transformer.norm_final_attn(queries + seen)
+    attended = token_to_image_attention(decoder.transformer.final_attn_token_to_image, queries + prompts, placed, pixels)
+    queries = decoder.transformer.norm_final_attn(queries + attended)
     kernels = [mlp(queries[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
-    masks = torch.stack(kernels, dim=1) @ enlarge_twice(decoder, pixels).transpose(1, 2)
-    return in_rows(masks, height, width), decoder.iou_prediction_head(queries[:, 0])
+    masks = torch.stack(kernels, dim=1) @ upscale(decoder, pixels).transpose(1, 2)
+    return masks_to_grid(masks, height, width), decoder.iou_prediction_head(queries[:, 0])

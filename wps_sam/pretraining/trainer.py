@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wps_sam.encoders.sam import PATCH_SIZE, build_sam
+from wps_sam.encoders import SAMEncoder
+from wps_sam.encoders.build_sam import PATCH_SIZE, build_sam
 from wps_sam.prompt_evaluation import VALIDATION_SEEDS, dataset_pictures, score_prompts, synthetic_pictures
 
 import numpy as np
@@ -22,6 +23,7 @@ from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from safetensors.torch import save
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
 from .losses import prompt_losses
@@ -232,7 +234,9 @@ class Pretrainer:
         else:
             init_weights(self.sam, settings.seed)
         self.sam.train().to(self.device)
-        self.average = {k: v.detach().clone() for k, v in self.sam.state_dict().items()}
+        self.average = AveragedModel(self.sam, avg_fn=self._average)
+        # The start counts as the first of the averaged models.
+        self.average.update_parameters(self.sam)
         self.optimizer = _build_optimizer(self.sam, settings)
         self.iteration = 0
         self.seconds = 0.0
@@ -248,7 +252,7 @@ class Pretrainer:
         """Writes the checkpoint atomically: a killed run leaves the previous one whole."""
         state = {
             "sam": self.sam.state_dict(),
-            "average": self.average,
+            "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "iteration": self.iteration,
             "seconds": self.seconds,
@@ -262,8 +266,13 @@ class Pretrainer:
         if not self.checkpoint_path.is_file():
             raise ValueError(f"{self.checkpoint_path}: no checkpoint to resume from")
         state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
+        if "n_averaged" not in state["average"]:
+            raise ValueError(
+                f"{self.checkpoint_path}: written by an earlier version, whose average was kept otherwise; start a new "
+                f"run from its exported weights: weights={self.output_dir / 'sam.safetensors'}"
+            )
         self.sam.load_state_dict(state["sam"])
-        self.average = state["average"]
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
 
@@ -306,13 +315,13 @@ class Pretrainer:
         norm = torch.nn.utils.clip_grad_norm_(self.sam.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.iteration += 1
-        # A young average must not remember the random start.
-        keep = min(self.settings.ema, (1 + self.iteration) / (10 + self.iteration))
-        with torch.no_grad():
-            for key, value in self.sam.state_dict().items():
-                if value.is_floating_point():
-                    self.average[key].lerp_(value, 1 - keep)
+        self.average.update_parameters(self.sam)
         return {**stats, "grad_norm": float(norm), "lr": rate}
+
+    def _average(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        """An exponential average over ``count`` models; a young one must not remember the random start."""
+        keep = min(self.settings.ema, (1 + int(count)) / (10 + int(count)))
+        return average.lerp(current, 1 - keep)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The mean over all questions of their losses: the batch's prompts, then rounds of corrections of some."""
@@ -443,23 +452,20 @@ class Pretrainer:
             whole: all pictures of ``val_dataset`` instead of the first ``val_pictures``.
         """
         figures: dict[str, float] = {}
-        current = {k: v.clone() for k, v in self.sam.state_dict().items()}
-        self.sam.load_state_dict(self.average)
-        self.sam.eval()
+        bf16 = self.settings.bf16
+        encoder = SAMEncoder.from_sam(self.average.module, precision="bf16" if bf16 else "fp32").to(self.device)
         limit, name = self.settings.val_pictures, self.settings.val_dataset
         sets = {"synthetic": synthetic_pictures(limit, self.size)}
         if name:
             sets[name] = dataset_pictures(name, None if whole else limit)
         for name, pictures in sets.items():
-            scores = score_prompts(self.sam, pictures, VALIDATION_KINDS, bf16=self.settings.bf16)
+            scores = score_prompts(encoder, pictures, VALIDATION_KINDS, bf16=bf16)
             figures |= {f"{name}/{kind}": iou for kind, iou in scores.mean().items()}
-        self.sam.load_state_dict(current)
-        self.sam.train()
         return figures
 
     def export(self, path: Path, **metadata: str) -> None:
         """Writes the averaged weights in half precision, under the key names of ``segment_anything``'s Sam."""
-        tensors = {k: v.detach().cpu().half().contiguous() for k, v in self.average.items()}
+        tensors = {k: v.detach().cpu().half().contiguous() for k, v in self.average.module.state_dict().items()}
         about: dict[str, Any] = {
             "arch": self.settings.arch,
             "command": self.command,

@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from wps_sam.masks import deepest_pixel, mask_to_box
-from wps_sam.encoders.sam import PATCH_SIZE
+from wps_sam.encoders.build_sam import PATCH_SIZE
 
 import cv2
 import numpy as np

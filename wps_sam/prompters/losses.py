@@ -1,108 +1,162 @@
-"""The losses: one over the classes of all queries, one over the prompts of matched queries."""
+"""The losses of a prompter: classes of all queries, places of matched ones by the kind of their label, masks, presence.
+
+Every loss is a scalar, the mean over the images of a batch; an image with nothing of its kind counts as 0.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
-from ..structures import PartTargets, PromptPrediction
-from .matcher import CenterMatcher, HungarianMatcher, Matches
+from ..mask_losses import dice_loss, focal_loss
+from ..structures import LabelKind, PartTargets
+from .matcher import Matches
 
-# (logits [N, C+1], labels int64 [N]) of one image to a scalar
-ClassLoss = Callable[[Tensor, Tensor], Tensor]
-# (tokens [K, 2, D], geometry or None) of matched queries and of their parts to a scalar; K > 0
-PromptLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# (logits [N, C+1], labels int64 [N], classes int64 [T] that some unmatched query may be) of one image to a scalar.
+ClassLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# (students [K, ...], teachers [K, ...]) of matched queries to a scalar, a mean over them; K > 0.
+PlaceLoss = Callable[[Tensor, Tensor], Tensor]
+
+# What is asked of a run by WEAK_LABELS.TYPE: its losses have these names in every step, whatever a batch holds.
+LOSSES = {
+    "box": ("box",),
+    "point": ("point",),
+    "mask": ("box", "mask"),
+    "as_annotated": ("box", "point", "mask", "presence"),
+}
+# The labels that say where a part is, by the loss of their place. A mask is also a box.
+KINDS_OF_PLACE = {"box": (LabelKind.BOX, LabelKind.MASK), "point": (LabelKind.POINT,)}
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, possible: Tensor | None = None) -> Tensor:
     """Mean over all queries of one image, "no part" among the classes, no re-weighting (the paper's)."""
-    return F.cross_entropy(logits, labels)
+    if possible is None:
+        return F.cross_entropy(logits, labels)
+    return -log_probability(logits, labels, possible).mean()
 
 
-def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+def focal_cross_entropy(
+    logits: Tensor, labels: Tensor, possible: Tensor | None = None, gamma: float = 2.0
+) -> Tensor:
     """Softmax focal loss (arXiv 1708.02002) of one image: sum over queries, divided by the matched ones."""
-    log_p = F.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
+    log_p = log_probability(logits, labels, possible)
     num_parts = (labels != logits.shape[1] - 1).sum().clamp(min=1)
     return (-((1 - log_p.exp()) ** gamma) * log_p).sum() / num_parts
 
 
-def token_loss(tokens: Tensor, geometry: Tensor, target_tokens: Tensor, target_geometry: Tensor) -> Tensor:
+def log_probability(logits: Tensor, labels: Tensor, possible: Tensor | None = None) -> Tensor:
+    """The log probability [N] of what each query of one image should be.
+
+    A query that answers for no labelled part should be "no part" or, where the picture's tags name classes that no label
+    places, one of those ``possible`` int64 [T]: which of the two nobody knows (partial labels, arXiv 2002.08053).
+    """
+    log_p = F.log_softmax(logits, dim=-1)
+    of_label = log_p.gather(1, labels[:, None]).squeeze(1)
+    if possible is None:
+        return of_label
+    no_part = logits.shape[1] - 1
+    either = torch.cat([log_p[:, possible], log_p[:, no_part:]], dim=1).logsumexp(1)
+    return torch.where(labels == no_part, either, of_label)
+
+
+def token_loss(tokens: Tensor, teachers: Tensor) -> Tensor:
     """Smooth L1 (beta 1), mean over the numbers of student and teacher tokens (the paper's)."""
-    return F.smooth_l1_loss(tokens, target_tokens)
+    return F.smooth_l1_loss(tokens, teachers)
 
 
-def geometry_loss(
-    tokens: Tensor, geometry: Tensor, target_tokens: Tensor, target_geometry: Tensor, *, stride: int
+def box_loss(boxes: Tensor, teachers: Tensor) -> Tensor:
+    """1 - GIoU of boxes [K, 4] (arXiv 1902.09630)."""
+    return generalized_box_iou_loss(boxes, teachers, reduction="mean")
+
+
+def point_loss(points: Tensor, teachers: Tensor, *, stride: int) -> Tensor:
+    """L1 distance of points [K, 2] in cells of ``stride`` pixels."""
+    return (points - teachers).abs().sum(-1).mean() / stride
+
+
+def class_loss(
+    loss: ClassLoss, logits: Tensor, targets: Sequence[PartTargets], matches: Matches
 ) -> Tensor:
-    """1 - GIoU of boxes (arXiv 1902.09630), or the L1 distance of points in cells of ``stride`` pixels."""
-    if target_geometry.shape[1] == 4:
-        return generalized_box_iou_loss(geometry, target_geometry, reduction="mean")
-    return (geometry - target_geometry).abs().sum(-1).mean() / stride
+    """``loss`` of every image of logits [B, N, C+1]; unmatched queries are "no part"."""
+    losses = []
+    for of_image, target, (query, part) in zip(logits, targets, matches):
+        labels = torch.full((len(of_image),), of_image.shape[1] - 1, device=of_image.device)
+        labels[query] = target.labels[part]
+        losses.append(loss(of_image, labels, unplaced_tags(target)))
+    return torch.stack(losses).mean()
 
 
-class SetCriterion:
-    """Matches queries to parts, then sums the losses, mean over the images of the batch."""
+def place_loss(
+    kinds: Sequence[LabelKind],
+    loss: PlaceLoss,
+    students: Tensor,
+    teachers: Sequence[Tensor],
+    targets: Sequence[PartTargets],
+    matches: Matches,
+) -> Tensor:
+    """``loss`` of the matched queries whose labels are of ``kinds``, each image's weighed by their share of all matched.
 
-    def __init__(
-        self,
-        *,
-        matcher: Callable[[PromptPrediction, list[PartTargets]], Matches],
-        class_loss: ClassLoss,
-        prompt_loss: PromptLoss,
-        class_weight: float,
-        prompt_weight: float,
-    ) -> None:
-        self.matcher = matcher
-        self.class_loss = class_loss
-        self.prompt_loss = prompt_loss
-        self.class_weight = class_weight
-        self.prompt_weight = prompt_weight
+    So a label counts alike whatever the others of its picture are, and where all are of one kind it is their plain mean.
 
-    def __call__(self, prediction: PromptPrediction, targets: list[PartTargets]) -> dict[str, Tensor]:
-        """``{"loss_class", "loss_prompt"}``, weighted scalars. An image without parts has no prompt loss."""
-        class_losses, prompt_losses = [], []
-        for image, (query, part) in enumerate(self.matcher(prediction, targets)):
-            target, logits = targets[image], prediction.logits[image]
-            labels = torch.full((len(logits),), logits.shape[1] - 1, device=logits.device)
-            labels[query] = target.labels[part]
-            class_losses.append(self.class_loss(logits, labels))
-            tokens = prediction.tokens[image, query]
-            geometry = tokens if prediction.geometry is None else prediction.geometry[image, query]
-            if len(query):
-                prompt_losses.append(
-                    self.prompt_loss(tokens, geometry, target.tokens[part], target.geometry[part])
-                )
-            else:
-                # Zero, but part of the graph: every process of a distributed run needs the same gradients.
-                prompt_losses.append(geometry.sum())
-        return {
-            "loss_class": self.class_weight * torch.stack(class_losses).mean(),
-            "loss_prompt": self.prompt_weight * torch.stack(prompt_losses).mean(),
-        }
+    Args:
+        kinds, loss: what to compare, and how.
+        students: of all queries [B, N, ...].
+        teachers: of each image's M parts [M, ...].
+        targets, matches: of the batch.
+    """
+    losses = []
+    for of_image, of_parts, target, (query, part) in zip(students, teachers, targets, matches):
+        chosen = target.of_kind(*kinds)[part]
+        count = int(chosen.sum())
+        if count < len(part):
+            query, part = query[chosen], part[chosen]
+        student = of_image[query]
+        if not count:
+            # Zero, but part of the graph: every process of a distributed run needs the same gradients.
+            losses.append(student.sum())
+        elif count == len(chosen):
+            losses.append(loss(student, of_parts[part]))
+        else:
+            losses.append(loss(student, of_parts[part]) * (count / len(chosen)))
+    return torch.stack(losses).mean()
 
 
-def build_criterion(cfg: CfgNode) -> SetCriterion:
-    """The paper's criterion for DETRPrompter, the dense one for DensePrompter."""
-    weights = {"class_weight": cfg.MODEL.LOSS.CLASS_WEIGHT, "prompt_weight": cfg.MODEL.LOSS.PROMPT_WEIGHT}
-    if cfg.MODEL.PROMPTER.NAME == "DensePrompter":
-        stride = cfg.MODEL.PROMPTER.STRIDE
-        return SetCriterion(
-            matcher=CenterMatcher(min_radius=stride),
-            class_loss=focal_loss,
-            prompt_loss=partial(geometry_loss, stride=stride),
-            **weights,
-        )
-    return SetCriterion(
-        matcher=HungarianMatcher(
-            class_weight=cfg.MODEL.MATCHER.CLASS_WEIGHT, prompt_weight=cfg.MODEL.MATCHER.PROMPT_WEIGHT
-        ),
-        class_loss=cross_entropy,
-        prompt_loss=token_loss,
-        **weights,
-    )
+def mask_loss(logits: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    """20 focal + dice, as SAM itself is trained, of each image's masks: logits [K, h, w], covered shares [K, h, w]."""
+    losses = [
+        (20 * focal_loss(of_image, truth) + dice_loss(of_image, truth)).mean() if len(truth) else of_image.sum()
+        for of_image, truth in zip(logits, masks)
+    ]
+    return torch.stack(losses).mean()
+
+
+def presence_loss(logits: Tensor, targets: Sequence[PartTargets]) -> Tensor:
+    """- log of the largest probability that any query gives a class which is tagged but placed by no label.
+
+    Mean over such classes of an image (multiple-instance learning: one query at least is that part). logits [B, N, C+1].
+    """
+    losses = []
+    for of_image, target in zip(logits, targets):
+        tags = unplaced_tags(target)
+        if tags is None:
+            losses.append(of_image.sum() * 0)
+        else:
+            losses.append(-F.log_softmax(of_image, dim=-1)[:, tags].max(0).values.mean())
+    return torch.stack(losses).mean()
+
+
+def unplaced_tags(target: PartTargets) -> Tensor | None:
+    """Classes int64 [T] that are in the picture and that no label places; None where there are none."""
+    if target.tags is None:
+        return None
+    tags = target.tags[~torch.isin(target.tags, target.labels)]
+    return tags if len(tags) else None
+
+
+def weighted(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """``{"loss_NAME": weight * loss}``."""
+    return {f"loss_{name}": weights[name] * loss for name, loss in losses.items()}

@@ -13,11 +13,12 @@ from wps_sam.data.sources.coco import (
     check_part_map_ids,
     find_coco_json,
     load_coco_parts,
+    load_coco_vocabulary,
     load_partimagenet,
     load_vocabulary,
-    read_part_classes,
+    register_part_dataset,
 )
-from wps_sam.masks import read_part_map
+from wps_sam.masks import mask_to_rle, read_part_map
 
 import numpy as np
 import pytest
@@ -46,8 +47,6 @@ def test_vocabulary_is_the_published_list():
     assert METADATA.background_label == 40 and METADATA.ignore_label == 255
     assert METADATA.stuff_classes == [*METADATA.thing_classes, "background"]
     assert METADATA.label_map == {i: i for i in range(41)}
-    # Ids are 0..39 already; a mapping would only make Detectron2's evaluator translate for nothing.
-    assert not hasattr(METADATA, "thing_dataset_id_to_contiguous_id")
 
 
 @pytest.mark.parametrize("name", PARTIMAGENET_SPLITS)
@@ -55,7 +54,9 @@ def test_published_splits_are_registered_on_import(name):
     assert name in DatasetCatalog.list()
     metadata = MetadataCatalog.get(name)
     assert metadata.evaluator_type == "part_seg" and metadata.layout == "partimagenet"
-    assert len(metadata.thing_classes) == 40
+    assert len(metadata.thing_classes) == 40 and metadata.family == "partimagenet"
+    # Ids are 0..39 already; a mapping would only make Detectron2's evaluator translate for nothing.
+    assert "thing_dataset_id_to_contiguous_id" not in metadata.as_dict()
     with pytest.raises(ValueError, match=re.escape(metadata.image_root)):
         DatasetCatalog.get(name)
 
@@ -150,6 +151,9 @@ def test_what_the_authors_rule_would_drop_is_marked(seg):
     assert first["dropped_by_wps_sam"] and "dropped_by_wps_sam" not in second
 
 
+NOTHING = "1 annotations with neither a usable mask, box nor point"
+
+
 @pytest.mark.parametrize("bbox", [[10, 10, 0, 15], [10, 10, 30, -1], [WIDTH, 0, 5, 5], [-9, -9, 5, 5]])
 def test_bad_box_is_counted_and_kept_only_for_a_mask(seg, caplog, bbox):
     seg.change_annotation(0, bbox=bbox)
@@ -157,10 +161,106 @@ def test_bad_box_is_counted_and_kept_only_for_a_mask(seg, caplog, bbox):
     with caplog.at_level(logging.WARNING):
         annotations = load(seg)[0]["annotations"]
     assert [a["id"] for a in annotations] == [0, 2, 3]
-    assert "1 boxes of no size or outside the image, kept for their mask (annotation ids 0)" in caplog.text
     assert (
-        "1 annotations with neither a usable mask nor a usable box left out (annotation ids 1)" in caplog.text
+        "1 boxes of no size or outside the image, kept for their mask or point (annotation ids 0)"
+        in caplog.text
     )
+    assert f"{NOTHING}, kept as tags of their pictures (annotation ids 1)" in caplog.text
+
+
+def test_a_point_is_kept_where_it_lies_in_the_picture(seg, caplog):
+    # The first pixel's and the last pixel's outer corner, SAM's convention; then half a pixel further.
+    for position, point in enumerate([[-0.5, 3], [WIDTH - 0.5, HEIGHT - 0.5], [WIDTH, 3], None]):
+        seg.change_annotation(position, point=point)
+    with caplog.at_level(logging.WARNING):
+        annotations = load(seg)[0]["annotations"]
+    assert [a.get("point") for a in annotations] == [[-0.5, 3.0], [WIDTH - 0.5, HEIGHT - 0.5], None, None]
+    assert "1 points outside the image left out (annotation ids 2)" in caplog.text
+    assert all("bbox" in a and "segmentation" in a for a in annotations)
+
+
+@pytest.mark.parametrize("bbox", [None, [10, 10, 0, 15]])
+def test_an_annotation_may_be_a_point_alone(seg, caplog, bbox):
+    """Without a box, as a box of no size would only be taken for one."""
+    seg.change_annotation(0, bbox=bbox, segmentation=[], point=[12, 13.5])
+    with caplog.at_level(logging.WARNING):
+        record = load(seg)[0]
+    assert record["annotations"][0] == {"id": 0, "category_id": 1, "iscrowd": 0, "point": [12.0, 13.5]}
+    assert "tags" not in record
+    assert (
+        "1 annotations without a usable mask, kept for their box or point (annotation ids 0)" in caplog.text
+    )
+
+
+def test_a_missing_box_is_that_of_the_mask(seg):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[7:9, 20:25] = True
+    for position, segmentation in enumerate(
+        [
+            # Two pieces, and one that leaves the picture.
+            [[1.5, 2, 9, 2, 9, 8], [3, 4, 20, 4, 20, 30.5]],
+            [[50, 30, WIDTH + 9, 30, WIDTH + 9, HEIGHT + 5, 50, HEIGHT + 5], [-3.0, 20, 51, 20, 51, 31]],
+            mask_to_rle(mask),
+        ]
+    ):
+        seg.change_annotation(position, bbox=None, segmentation=segmentation)
+    seg.rewrite(lambda coco: coco["annotations"][3].pop("bbox"))
+    annotations = load(seg)[0]["annotations"]
+    assert [a["bbox"] for a in annotations] == [
+        *(
+            [1.5, 2.0, 18.5, 28.5],
+            [0.0, 20.0, WIDTH, HEIGHT - 20.0],
+            [20.0, 7.0, 5.0, 2.0],
+            [30.0, 25.0, 5.0, 10.0],
+        )
+    ]
+    assert {a["bbox_mode"] for a in annotations} == {BoxMode.XYWH_ABS}
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [],
+        [[WIDTH + 1, 2, WIDTH + 9, 2, WIDTH + 9, 8]],
+        {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]},
+        {"size": [HEIGHT, WIDTH], "counts": [3, 5]},
+    ],
+    ids=["none", "polygon outside", "empty encoding", "encoding too short"],
+)
+def test_what_has_no_usable_place_tags_its_picture(seg, caplog, segmentation):
+    seg.change_annotation(1, bbox=None, segmentation=segmentation, point=[-1, 5])
+    with caplog.at_level(logging.WARNING):
+        records = load(seg)
+    assert [a["id"] for a in records[0]["annotations"]] == [0, 2, 3]
+    # Annotation 1 is the head; the other classes are known from their annotations.
+    assert [record.get("tags") for record in records] == [[0], None, None]
+    assert f"{NOTHING}, kept as tags of their pictures (annotation ids 1)" in caplog.text
+
+
+def test_a_crowd_or_the_background_without_a_place_is_no_tag(seg, caplog):
+    seg.change_annotation(1, bbox=None, segmentation=[], iscrowd=1)
+    seg.rewrite(lambda coco: coco["categories"].append({"id": 40, "name": "background"}))
+    seg.change_annotation(2, bbox=None, segmentation=[], category_id=40)
+    with caplog.at_level(logging.WARNING):
+        record = load(seg)[0]
+    assert [a["id"] for a in record["annotations"]] == [0, 3] and "tags" not in record
+    assert f"1 crowd {NOTHING[2:]}, left out (annotation ids 1)" in caplog.text
+
+
+def test_tags_of_an_image_join_those_of_its_annotations(seg):
+    seg.change_annotation(0, bbox=None, segmentation=[])
+    tags = ["bottle  body", "Quadruped Head", "_background_", "Bottle Body, flask"]
+    seg.rewrite(lambda coco: coco["images"][0].update(tags=tags))
+    seg.rewrite(lambda coco: coco["images"][1].update(tags=None))
+    seg.rewrite(lambda coco: coco["images"][2].update(tags=["Background"]))
+    assert [record.get("tags") for record in load(seg)] == [[0, 1, 39], None, None]
+
+
+def test_no_part_map_is_painted_from_a_point(ood):
+    ood.change_annotation(1, bbox=None, segmentation=[], point=[12, 13])
+    record = by_stem(load(ood))[DOG]
+    with pytest.raises(ValueError, match=rf"{DOG}\.JPEG: annotation 1: expected a mask or a box to paint"):
+        read_part_map(record, METADATA)
 
 
 def test_run_length_encodings_are_kept(seg):
@@ -180,11 +280,12 @@ def test_background_category_and_classes_without_annotations(tmp_path, caplog):
     }
     json_file = tmp_path / "parts.json"
     json_file.write_text(json.dumps(coco))
-    classes = read_part_classes(str(json_file))
+    classes = load_coco_vocabulary(str(json_file))
     assert classes.names == ("wheel", "window")
-    metadata = classes.metadata()
-    assert metadata["thing_dataset_id_to_contiguous_id"] == {1: 0, 4: 1}
-    assert metadata["label_map"] == {1: 0, 4: 1, 0: 2, 5: 2}
+    register_part_dataset(tmp_path.name, "coco", str(tmp_path), str(json_file), classes)
+    metadata = MetadataCatalog.get(tmp_path.name)
+    assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 4: 1}
+    assert metadata.label_map == {1: 0, 4: 1, 0: 2, 5: 2}
     with caplog.at_level(logging.WARNING):
         [record] = load_coco_parts(str(tmp_path), str(json_file), classes)
     assert [a["category_id"] for a in record["annotations"]] == [1]
@@ -201,12 +302,12 @@ def test_ids_that_start_at_one_leave_zero_for_background(tmp_path):
     }
     json_file = tmp_path / "parts.json"
     json_file.write_text(json.dumps(coco))
-    assert read_part_classes(str(json_file)).label_map == {1: 0, 2: 1, 0: 2, 3: 2}
+    assert load_coco_vocabulary(str(json_file)).label_map == {1: 0, 2: 1, 0: 2, 3: 2}
     # A given list sets the order, and may name a class that the json does not have.
-    classes = read_part_classes(str(json_file), ("b", "C", "a"))
+    classes = load_coco_vocabulary(str(json_file), ("b", "C", "a"))
     assert classes.dataset_ids == (2, 3, 1)
     with pytest.raises(ValueError, match=r"parts\.json: categories: \['a'\] are not among the given classes"):
-        read_part_classes(str(json_file), ("b",))
+        load_coco_vocabulary(str(json_file), ("b",))
 
 
 def test_coco_layout_with_folders_in_file_names(seg):
@@ -244,7 +345,21 @@ def _double(key):
             r"bbox: expected \[x, y, width, height\].*got \[1, 2, 3\]",
         ),
         (_set_first("annotations", "bbox", [1, 2, float("nan"), 3]), r"bbox: expected .*nan"),
-        (_unset_first("annotations", "bbox"), r"annotations\[0\].*bbox: .*got None"),
+        (_set_first("annotations", "bbox", []), r"annotations\[0\].*bbox: .*got \[\]"),
+        (_set_first("annotations", "point", [1]), r"annotations\[0\].*point: expected \[x, y\].*got \[1\]"),
+        (
+            _set_first("annotations", "point", [1, float("inf")]),
+            r"point: expected \[x, y\] in pixels, got \[1, inf\]",
+        ),
+        (_set_first("annotations", "point", "middle"), r"point: expected \[x, y\] in pixels, got 'middle'"),
+        (
+            _set_first("images", "tags", "Quadruped Head"),
+            r"images\[0\]\.tags: expected a list of class names",
+        ),
+        (
+            _set_first("images", "tags", ["Quadruped Head", "Unicorn Horn"]),
+            r"images\[0\]\.tags: unknown class 'Unicorn Horn'; expected some of \['Quadruped Head', ",
+        ),
         (_unset_first("annotations", "id"), r"annotations\[0\]\.id: expected an integer, got None"),
         (_double("annotations"), r"annotations\[7\]\.id: 0 occurs twice"),
         (_double("images"), r"images\[3\]\.id: 0 occurs twice"),

@@ -241,9 +241,22 @@ def test_unseen_classes_make_a_second_data_set_of_the_seen_ones(pets):
     records = DatasetCatalog.get(seen)
     assert [[a["category_id"] for a in r["annotations"]] for r in records] == [[0], [1, 0], []]
     assert [len(r["annotations"]) for r in DatasetCatalog.get(whole)] == [3, 2, 0]
+    assert "protocols" not in metadata.as_dict() and not any("tags" in record for record in records)
     dog = read_part_map(records[0], metadata)
     assert (dog[2:5, 1:4] == 255).all() and (dog[2:5, 9:12] == 0).all() and dog[0, 0] == 2
     check_part_map_ids(records, metadata)
+
+
+def test_tags_of_unseen_classes_are_hidden_from_training(pets, tmp_path):
+    json_file = tmp_path / "pets/labels/val.json"
+    coco = json.loads(json_file.read_text())
+    coco["images"][0]["tags"] = ["cat's tail", "dog's left ear", "dog's tail"]
+    coco["images"][1]["tags"] = ["dog's right ear"]
+    json_file.write_text(json.dumps(coco))
+    whole, seen, conditioned = register_descriptions([pets(unseen=["dog's left ear", "dog's right ear"])])
+    assert [r.get("tags") for r in DatasetCatalog.get(whole)] == [[0, 2, 3], [1], None]
+    assert [r.get("tags") for r in DatasetCatalog.get(seen)] == [[0, 1], None, None]
+    assert not any("tags" in record for record in DatasetCatalog.get(conditioned))
 
 
 def test_object_maps_make_a_data_set_of_objects(pets):

@@ -66,21 +66,21 @@ def test_vocabulary_has_the_published_counts(
 ):
     vocabulary = load_ov_vocabulary(family)
     assert len(vocabulary.object_names) == num_objects
-    assert vocabulary.object_seen.count(False) == num_unseen_objects
-    assert len(vocabulary.classes.names) == num_classes
-    assert vocabulary.class_seen.count(False) == num_unseen
+    assert len(vocabulary.unseen_objects) == num_unseen_objects
+    assert len(vocabulary) == num_classes
+    assert len(vocabulary.unseen) == num_unseen
     assert vocabulary.ignore_label == ignore_label
     # Ids are positions, and a part is unseen exactly if its object is.
-    assert vocabulary.classes.dataset_ids == tuple(range(num_classes))
-    for name, seen, owner in zip(vocabulary.classes.names, vocabulary.class_seen, vocabulary.part_objects):
+    assert vocabulary.dataset_ids == tuple(range(num_classes))
+    for c, (name, owner) in enumerate(zip(vocabulary.names, vocabulary.part_objects)):
         assert name.startswith(f"{vocabulary.object_names[owner]}'s ")
-        assert seen == vocabulary.object_seen[owner]
+        assert (c in vocabulary.unseen) == (owner in vocabulary.unseen_objects)
 
 
 def test_objects_of_parts_are_found_by_equality():
     """The eight objects of ADE whose name is inside another part's name, by datasets.md."""
     vocabulary = load_ov_vocabulary("ade20k_part_234")
-    of = dict(zip(vocabulary.classes.names, (vocabulary.object_names[i] for i in vocabulary.part_objects)))
+    of = dict(zip(vocabulary.names, (vocabulary.object_names[i] for i in vocabulary.part_objects)))
     assert of["armchair's seat"] == "armchair" and of["cabinet's door"] == "cabinet"
     assert of["car's headlight"] == "car" and of["coffee table's leg"] == "coffee table"
     assert of["pool table's bed"] == "pool table" and of["dishwasher's handle"] == "dishwasher"
@@ -102,9 +102,9 @@ def test_objects_do_not_own_the_classes_in_their_order():
 def test_names_ids_and_seen_ids_equal_the_published_lists(benchmark, specs):
     expected, vocabulary = specs[benchmark.family], load_ov_vocabulary(benchmark.family)
     assert [o["name"] for o in expected["objects"]] == list(vocabulary.object_names)
-    assert [o["seen"] for o in expected["objects"]] == list(vocabulary.object_seen)
-    assert [c["name"] for c in expected["obj_parts"]] == list(vocabulary.classes.names)
-    assert [c["object"] for c in expected["obj_parts"]] == list(vocabulary.classes.supercategories)
+    assert {o["id"] for o in expected["objects"] if not o["seen"]} == vocabulary.unseen_objects
+    assert [c["name"] for c in expected["obj_parts"]] == list(vocabulary.names)
+    assert [c["object"] for c in expected["obj_parts"]] == list(vocabulary.supercategories)
     metadata = ov_metadata(vocabulary, OVSet("train", "image", "seen"))
     assert metadata["obj_part_map"] == {c["id"]: c["train_id"] for c in expected["obj_parts"] if c["seen"]}
     assert metadata["thing_classes"] == expected["seen_obj_parts"]
@@ -387,7 +387,7 @@ def test_instances_without_part_labels_are_filtered_and_logged(written, caplog):
     labels = json.loads(
         (written / "ADE20KPart234/annotations_detectron2_part/val_instance_label_count.json").read_text()
     )
-    names = load_ov_vocabulary("ade20k_part_234").classes.names
+    names = load_ov_vocabulary("ade20k_part_234").names
     assert {names[c] for c in labels["1"]} == {"chair's back", "chair's seat", "chair's leg"}
     assert labels["4"] == []
 

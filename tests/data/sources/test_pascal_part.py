@@ -15,8 +15,7 @@ from wps_sam.data.sources.pascal_part import (
     VARIANTS,
     ObjectMask,
     PartMask,
-    flip_map,
-    load_merge,
+    load_part_groups,
     load_pascal_vocabulary,
     original_parts,
     paint_order,
@@ -68,7 +67,7 @@ def flat(entry: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("variant", ["58", "108"])
-def test_merge_tables_equal_the_published_lists(specs, variant):
+def test_part_groups_equal_the_published_lists(specs, variant):
     expected = specs["pascal_part_variants"][variant]["classes"]
     assert [(c["id"], c["supercategory"], c["part"]) for c in classes(variant)] == [
         (c["id"], c["object"], c["part"]) for c in expected
@@ -88,16 +87,16 @@ def test_93_equals_the_published_list(specs):
     assert [name for name, c in ours.items() if not c["seen"]] == expected["novel_categories"]
 
 
-def test_116_merges_as_the_published_list(specs):
+def test_116_groups_as_the_published_list(specs):
     listed = specs["pascal_part_116"]
     assert [(c["id"], c["name"]) for c in classes("116")] == [
         (c["id"], c["name"]) for c in listed["obj_parts"]
     ]
-    merged = {
+    grouped = {
         name: {kind: c["part"] for c in classes("116") if c["supercategory"] == name for kind in kinds_of(c)}
         for name in listed["merge_from_original"]["map"]
     }
-    assert merged == listed["merge_from_original"]["map"]
+    assert grouped == listed["merge_from_original"]["map"]
 
 
 def test_201_holds_every_part_of_the_published_list(specs):
@@ -124,7 +123,7 @@ def test_vocabulary(variant):
         assert whole == ("'s " not in entry["name"])
     if variant != "116":
         assert vocabulary.label_map[0] == COUNTS[variant]
-    assert load_merge(variant).background == (255 if variant == "116" else 0)
+    assert load_part_groups(variant).background == (255 if variant == "116" else 0)
 
 
 def test_vocabulary_samples():
@@ -140,7 +139,7 @@ def test_vocabulary_samples():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_kind_of_part_is_known_and_belongs_to_one_class(variant):
-    for name, instances in load_merge(variant).instances.items():
+    for name, instances in load_part_groups(variant).instances.items():
         kinds = [kind for _, group in instances for kind in group]
         assert len(kinds) == len(set(kinds))
         assert set(kinds) <= original_parts()[name] | {UNLABELED}
@@ -148,9 +147,9 @@ def test_every_kind_of_part_is_known_and_belongs_to_one_class(variant):
 
 def left_out(variant: str) -> dict[str, set[str]]:
     """Object -> kinds of parts that have no class in the variant."""
-    merge = load_merge(variant)
+    groups = load_part_groups(variant)
     rest = {
-        name: {kind for kind in kinds if merge.class_id(name, kind) is None}
+        name: {kind for kind in kinds if groups.class_id(name, kind) is None}
         for name, kinds in original_parts().items()
     }
     return {name: kinds for name, kinds in rest.items() if kinds}
@@ -172,16 +171,16 @@ def vlpart_class(object_name: str, part_name: str) -> int | None:
 
 
 def test_93_is_vlparts_rule_written_out():
-    merge = load_merge("93")
+    groups = load_part_groups("93")
     for name, kinds in original_parts().items():
         for kind in kinds:
-            assert merge.class_id(name, kind) == vlpart_class(name, kind), (name, kind)
+            assert groups.class_id(name, kind) == vlpart_class(name, kind), (name, kind)
     # What a rule of equal names would leave out.
-    assert merge.class_id("bicycle", "chainwheel") == ids("93")["bicycle's wheel"]
-    assert merge.class_id("horse", "lfuleg") == ids("93")["horse's leg"]
-    assert merge.class_id("cat", "lfpa") == ids("93")["cat's paw"]
-    assert merge.class_id("bus", "bliplate") == ids("93")["bus's license plate"]
-    assert merge.class_id("pottedplant", "pot") == ids("93")["potted plant's pot"]
+    assert groups.class_id("bicycle", "chainwheel") == ids("93")["bicycle's wheel"]
+    assert groups.class_id("horse", "lfuleg") == ids("93")["horse's leg"]
+    assert groups.class_id("cat", "lfpa") == ids("93")["cat's paw"]
+    assert groups.class_id("bus", "bliplate") == ids("93")["bus's license plate"]
+    assert groups.class_id("pottedplant", "pot") == ids("93")["potted plant's pot"]
     rest = left_out("93")
     assert rest["person"] == {"lebrow", "rebrow"}
     assert rest["horse"] == {"lfho", "rfho", "lbho", "rbho"}
@@ -190,8 +189,8 @@ def test_93_is_vlparts_rule_written_out():
 
 
 def test_flip_map_swaps_sides_of_201_only():
-    assert [flip_map(variant) for variant in VARIANTS[:4]] == [None] * 4
-    names, flipped = load_pascal_vocabulary("201").names, flip_map("201")
+    assert [load_pascal_vocabulary(variant).flip_map for variant in VARIANTS[:4]] == [None] * 4
+    names, flipped = load_pascal_vocabulary("201").names, load_pascal_vocabulary("201").flip_map
     assert flipped is not None and len(flipped) == 200
     for class_id, mirrored in enumerate(flipped):
         # The names say "left" and "right"; the table was not made from them.
@@ -204,7 +203,7 @@ def test_flip_map_swaps_sides_of_201_only():
 
 
 def test_unknown_variant():
-    for function in (load_pascal_vocabulary, flip_map, load_merge):
+    for function in (load_pascal_vocabulary, load_part_groups):
         with pytest.raises(ValueError, match="expected a variant among .*'201'.*, got '59'"):
             function("59")
 
@@ -338,7 +337,8 @@ def test_order_by_area_would_bury_a_paw(tmp_path, monkeypatch):
     objects = annotation(tmp_path, cat)
     assert (map_of(objects, "116")[8:12, 4:9] == ids("116")["cat's paw"]).all()
     monkeypatch.setattr(
-        "wps_sam.data.sources.pascal_part.paint_order", lambda parts: sorted(parts, key=lambda p: -int(p.mask.sum()))
+        "wps_sam.data.sources.pascal_part.paint_order",
+        lambda parts: sorted(parts, key=lambda p: -int(p.mask.sum())),
     )
     assert map_of(objects, "116")[8, 5] == ids("116")["cat's leg"]
 

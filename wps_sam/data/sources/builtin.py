@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from wps_sam.data.sources import pascal_part
-from wps_sam.data.sources.ov_parts import ADE20K_PART_234, PASCAL_PART_116, Benchmark, OVSet, register_ov_set
 from wps_sam.data.sources.coco import load_vocabulary, register_part_dataset
+from wps_sam.data.sources.ov_parts import ADE20K_PART_234, PASCAL_PART_116, Benchmark, OVSet, register_ov_set
 
 # Split name -> (folder of the images, COCO json), below the root.
 PARTIMAGENET_SPLITS: dict[str, tuple[str, str]] = {
@@ -48,15 +48,17 @@ OV_PARTS_SETS: dict[str, tuple[Benchmark, OVSet]] = {
 
 def register_all_partimagenet(root: str) -> None:
     """Registers every split of PartImageNet, in both packagings, below the folder ``root``."""
-    classes = load_vocabulary("partimagenet")
+    vocabulary = load_vocabulary("partimagenet")
     for name, (images, json_file) in PARTIMAGENET_SPLITS.items():
         register_part_dataset(
             name,
             "partimagenet",
             os.path.join(root, images),
             os.path.join(root, json_file),
-            classes,
-            family="partimagenet",
+            vocabulary,
+            # Supercategories such as Quadruped hold objects of many kinds; nobody has said which of them.
+            obj_classes=None,
+            part_objects=None,
         )
 
 
@@ -64,20 +66,13 @@ def register_all_pascal_part(root: str) -> None:
     """Registers train and val of every variant of Pascal-Part below the folder ``root``."""
     for name, (images, json_file) in pascal_part.SPLITS.items():
         variant = name.split("_")[2]
-        classes = pascal_part.load_pascal_vocabulary(variant)
-        objects = list(dict.fromkeys(classes.supercategories))
         register_part_dataset(
             name,
             "partimagenet",
             os.path.join(root, images),
             os.path.join(root, json_file),
-            classes,
-            family=f"pascal_part_{variant}",
+            pascal_part.load_pascal_vocabulary(variant),
             protocols=PASCAL_PART_PROTOCOLS[variant],
-            obj_classes=objects,
-            part_objects=[objects.index(owner) for owner in classes.supercategories],
-            flip_map=pascal_part.flip_map(variant),
-            evaluation_set=pascal_part.evaluation_set(variant),
         )
 
 

@@ -13,13 +13,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from wps_sam.data.weak_labels import usable_box
-from wps_sam.masks import read_label_png, segmentation_to_mask, valid_polygons
+from wps_sam.masks import mask_to_box, read_label_png, segmentation_to_mask, valid_polygons
+from wps_sam.vocabulary import PartVocabulary
 
 import numpy as np
 import yaml
@@ -30,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 Layout = Literal["partimagenet", "coco"]
 LAYOUTS: tuple[Layout, ...] = ("partimagenet", "coco")
-# What TEST.PROTOCOLS "auto" stands for, unless a data set is measured otherwise in the literature.
-PROTOCOLS = ("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap")
 VOCABULARIES = Path(__file__).resolve().parents[1] / "vocabularies"
 
 # Converters such as labelme2coco list the background among the categories; it is never a part.
@@ -43,42 +42,6 @@ _WNID_LENGTH = 9
 _NUM_EXAMPLES = 5
 
 
-@dataclass(frozen=True)
-class PartClasses:
-    """The part classes of a data set, in the order of their class ids 0..C-1.
-
-    ``dataset_ids`` are the category ids of its json files (and of its label PNGs); ``background_ids`` the
-    PNG values that mean background.
-    """
-
-    names: tuple[str, ...]
-    supercategories: tuple[str, ...]
-    dataset_ids: tuple[int, ...]
-    background_ids: tuple[int, ...]
-
-    @property
-    def label_map(self) -> dict[int, int]:
-        """PNG value to class id; every background value to C."""
-        label_map = {dataset_id: c for c, dataset_id in enumerate(self.dataset_ids)}
-        return {**label_map, **dict.fromkeys(self.background_ids, len(self.names))}
-
-    def metadata(self) -> dict[str, Any]:
-        """What MetadataCatalog has to know of the classes; see datasets/README.md for the fields."""
-        num_classes = len(self.names)
-        metadata: dict[str, Any] = {
-            "thing_classes": list(self.names),
-            "stuff_classes": [*self.names, "background"],
-            "part_supercategories": list(self.supercategories),
-            "background_label": num_classes,
-            # 255 would be a class or the background of a larger set.
-            "ignore_label": 255 if num_classes < 255 else 65535,
-            "label_map": self.label_map,
-        }
-        if self.dataset_ids != tuple(range(num_classes)):
-            metadata["thing_dataset_id_to_contiguous_id"] = {d: c for c, d in enumerate(self.dataset_ids)}
-        return metadata
-
-
 @lru_cache
 def read_vocabulary(name: str) -> dict[str, Any]:
     """The content of wps_sam/data/vocabularies/{name}.yaml, to be left as it is: it is read once."""
@@ -88,14 +51,24 @@ def read_vocabulary(name: str) -> dict[str, Any]:
         return yaml.load(file, loader)
 
 
-def load_vocabulary(name: str) -> PartClasses:
-    """The published class list ``name`` from wps_sam/data/vocabularies."""
-    classes = read_vocabulary(name)["classes"]
-    return _part_classes([(c["name"], c["supercategory"], c["id"]) for c in classes], background_ids=())
+@lru_cache
+def load_vocabulary(name: str) -> PartVocabulary:
+    """The published class list ``name`` from wps_sam/data/vocabularies; supercategories are the objects."""
+    content = read_vocabulary(name)
+    classes = content["classes"]
+    vocabulary = _vocabulary([(c["name"], c["supercategory"], c["id"]) for c in classes], background_ids=())
+    position = {c["id"]: i for i, c in enumerate(classes)}
+    is_sided = any("flip" in c for c in classes)
+    return replace(
+        vocabulary,
+        ignore_label=content.get("ignore_label", vocabulary.ignore_label),
+        flip_map=tuple(position[c.get("flip", c["id"])] for c in classes) if is_sided else None,
+        family=name,
+    ).with_unseen(i for i, c in enumerate(classes) if not c.get("seen", True))
 
 
-def read_part_classes(json_file: str, names: Sequence[str] | None = None) -> PartClasses:
-    """The part classes of a COCO json: its categories in the order of their ids.
+def load_coco_vocabulary(json_file: str, names: Sequence[str] | None = None) -> PartVocabulary:
+    """The part classes of a COCO json: its categories in the order of their ids; supercategories are the objects.
 
     A background category is left out, and a class need not have annotations.
 
@@ -113,7 +86,7 @@ def read_part_classes(json_file: str, names: Sequence[str] | None = None) -> Par
     if names is None:
         if not parts:
             raise ValueError(f"{json_file}: categories: expected at least one part class, got none")
-        return _part_classes([(*parts[i], i) for i in sorted(parts)], background_ids)
+        return _vocabulary([(*parts[i], i) for i in sorted(parts)], background_ids)
     by_name = {_fold(name): (supercategory, i) for i, (name, supercategory) in parts.items()}
     unknown = [pair[0] for pair in parts.values() if _fold(pair[0]) not in {_fold(name) for name in names}]
     if unknown:
@@ -127,15 +100,19 @@ def read_part_classes(json_file: str, names: Sequence[str] | None = None) -> Par
             dataset_id = position if position not in taken else max(taken) + 1
             taken.add(dataset_id)
         rows.append((name, supercategory, dataset_id))
-    return _part_classes(rows, background_ids)
+    return _vocabulary(rows, background_ids)
 
 
-def _part_classes(rows: Sequence[tuple[str, str, int]], background_ids: tuple[int, ...]) -> PartClasses:
+def _vocabulary(rows: Sequence[tuple[str, str, int]], background_ids: tuple[int, ...]) -> PartVocabulary:
     names, supercategories, dataset_ids = (tuple(column) for column in zip(*rows))
     used = {*dataset_ids, *background_ids}
     # PartImageNet's PNGs put the background behind the last part; sets whose ids start at 1 keep 0 for it.
     implied = {max(*used, len(names) - 1) + 1, *({0} - used)}
-    return PartClasses(names, supercategories, dataset_ids, tuple(sorted({*background_ids, *implied})))
+    return replace(
+        PartVocabulary.from_names(names, supercategories),
+        dataset_ids=dataset_ids,
+        background_ids=tuple(sorted({*background_ids, *implied})),
+    )
 
 
 def _fold(name: str) -> str:
@@ -168,7 +145,7 @@ def find_coco_json(annotations: str, split: str) -> str:
     raise ValueError(f"annotations {annotations}: found no COCO file; looked for {' and '.join(tried)}")
 
 
-def load_partimagenet(image_root: str, json_file: str, classes: PartClasses) -> list[dict[str, Any]]:
+def load_partimagenet(image_root: str, json_file: str, vocabulary: PartVocabulary) -> list[dict[str, Any]]:
     """The records of one split in PartImageNet's layout.
 
     Seg: images lie flat in ``image_root``, label maps beside the json. OOD: images lie in class folders, although
@@ -177,26 +154,27 @@ def load_partimagenet(image_root: str, json_file: str, classes: PartClasses) -> 
     Args:
         image_root: folder of the split's images.
         json_file: the split's COCO file. PNGs in its folder are the label maps.
-        classes: the expected classes.
+        vocabulary: the expected classes.
 
     Returns:
-        Detectron2's records, in the order of the json: file_name, image_id, height, width, annotations, and
-        sem_seg_file_name where there are label maps. Images without annotations stay, as evaluation needs them.
+        Detectron2's records, in the order of the json: file_name, image_id, height, width, annotations,
+        sem_seg_file_name where there are label maps, and tags, sorted class ids of which the json says no more than
+        that they are in the picture, where there are any. Images without annotations stay, as evaluation needs them.
 
     Raises:
         ValueError: names the file and the field, what came and what was expected.
     """
-    records = _load(image_root, json_file, classes, _partimagenet_paths)
+    records = _load(image_root, json_file, vocabulary, _partimagenet_paths)
     _add_label_maps(records, image_root, os.path.dirname(json_file))
     return records
 
 
-def load_coco_parts(image_root: str, json_file: str, classes: PartClasses) -> list[dict[str, Any]]:
+def load_coco_parts(image_root: str, json_file: str, vocabulary: PartVocabulary) -> list[dict[str, Any]]:
     """The records of one split with images in ``image_root`` and their parts in one COCO json.
 
     As :func:`load_partimagenet`, without label maps: part maps are painted from the annotations.
     """
-    return _load(image_root, json_file, classes, _coco_paths)
+    return _load(image_root, json_file, vocabulary, _coco_paths)
 
 
 def _partimagenet_paths(image_root: str, file_name: str) -> list[str]:
@@ -220,12 +198,12 @@ def is_litter(name: str) -> bool:
 
 
 def _load(
-    image_root: str, json_file: str, classes: PartClasses, candidate_paths: Any
+    image_root: str, json_file: str, vocabulary: PartVocabulary, candidate_paths: Any
 ) -> list[dict[str, Any]]:
     if not os.path.isdir(image_root):
         raise ValueError(f"images {image_root}: expected a folder, but it does not exist")
     coco = _read_coco(json_file)
-    class_ids = _match_categories(coco, json_file, classes)
+    class_ids = _match_categories(coco, json_file, vocabulary)
     records: dict[int, dict[str, Any]] = {}
     litter = set()
     for position, image in enumerate(coco["images"]):
@@ -243,6 +221,7 @@ def _load(
             "height": _integer(image, "height", where, minimum=1),
             "width": _integer(image, "width", where, minimum=1),
             "annotations": [],
+            "tags": _image_tags(image, where, vocabulary),
         }
     if not records:
         raise ValueError(f"{json_file}: images: expected at least one image, got none")
@@ -260,11 +239,12 @@ def _load(
             continue
         if image_id not in records:
             raise ValueError(f"{where}.image_id: {image_id} is the id of no image")
-        record = records[image_id]
-        loaded = _load_annotation(annotation, f"{where} (id {annotation_id})", record, class_ids, report)
-        if loaded is not None:
-            record["annotations"].append(loaded)
+        _add_annotation(annotation, f"{where} (id {annotation_id})", records[image_id], class_ids, report)
     report.log(records)
+    for record in records.values():
+        tags = record.pop("tags")
+        if tags:
+            record["tags"] = sorted(tags)
     return list(records.values())
 
 
@@ -296,14 +276,34 @@ class _Report:
                 logger.warning("%s: %d %s%s", self.json_file, count, what, hint if examples else "")
 
 
-def _load_annotation(
+def _image_tags(image: Mapping[str, Any], where: str, vocabulary: PartVocabulary) -> set[int]:
+    """The classes that an entry of the json's images says are in the picture."""
+    names = image.get("tags")
+    if names is None:
+        return set()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where}.tags: expected a list of class names, got {names!r:.80}")
+    tags = set()
+    for name in names:
+        if _is_background(name):
+            continue
+        class_id = _class_of_name(name, vocabulary)
+        if class_id is None:
+            raise ValueError(
+                f"{where}.tags: unknown class {name!r}; expected some of {list(vocabulary.names)}"
+            )
+        tags.add(class_id)
+    return tags
+
+
+def _add_annotation(
     annotation: Mapping[str, Any],
     where: str,
     record: Mapping[str, Any],
     class_ids: Mapping[int, int | None],
     report: _Report,
-) -> dict[str, Any] | None:
-    """One annotation of a record, or None where it has neither a usable mask nor a usable box."""
+) -> None:
+    """Adds one annotation to its record: to the annotations, or only its class to the tags."""
     category_id = _integer(annotation, "category_id", where)
     if category_id not in class_ids:
         raise ValueError(
@@ -312,32 +312,50 @@ def _load_annotation(
     class_id = class_ids[category_id]
     if class_id is None:
         report.add("annotations of the background category left out", annotation["id"])
-        return None
+        return
+    height, width = record["height"], record["width"]
     loaded: dict[str, Any] = {
         "id": annotation["id"],
         "category_id": class_id,
-        "bbox": _box(annotation, where),
-        "bbox_mode": BoxMode.XYWH_ABS,
         "iscrowd": int(annotation.get("iscrowd") or 0),
     }
+    box = _numbers(annotation, "bbox", ("x", "y", "width", "height"), where)
+    point = _numbers(annotation, "point", ("x", "y"), where)
     try:
         mask = _usable_segmentation(annotation.get("segmentation"), loaded, record)
+        if mask is not None and box is None:
+            box = _tight_box(mask, height, width)
+            # A mask that is empty within the picture shows nothing.
+            mask = mask if box is not None else None
     except ValueError as error:
         # Not fatal: training on boxes has no use for masks, and goes on as if they were whole.
         logger.debug("%s.%s", where, error)
         report.add("annotations with a malformed mask", annotation["id"])
         mask = None
-    has_box = usable_box(loaded, record["height"], record["width"]) is not None
+    if point is not None and not (-0.5 <= point[0] <= width - 0.5 and -0.5 <= point[1] <= height - 0.5):
+        report.add("points outside the image left out", annotation["id"])
+        point = None
+    boxed = {} if box is None else {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
+    has_box = usable_box(boxed, height, width) is not None
+    if mask is None and not has_box and point is None:
+        nothing = "annotations with neither a usable mask, box nor point"
+        if loaded["iscrowd"]:
+            report.add(f"crowd {nothing}, left out", annotation["id"])
+        else:
+            report.add(f"{nothing}, kept as tags of their pictures", annotation["id"])
+            record["tags"].add(class_id)
+        return
     if mask is not None:
         loaded["segmentation"] = mask
-    elif not has_box:
-        report.add("annotations with neither a usable mask nor a usable box left out", annotation["id"])
-        return None
     else:
-        report.add("annotations without a usable mask, kept for their box", annotation["id"])
-    if not has_box:
-        report.add("boxes of no size or outside the image, kept for their mask", annotation["id"])
-    return loaded
+        report.add("annotations without a usable mask, kept for their box or point", annotation["id"])
+    if boxed and not has_box:
+        report.add("boxes of no size or outside the image, kept for their mask or point", annotation["id"])
+    if mask is not None or has_box:
+        loaded.update(boxed)
+    if point is not None:
+        loaded["point"] = point
+    record["annotations"].append(loaded)
 
 
 def _usable_segmentation(segmentation: Any, loaded: dict[str, Any], record: Mapping[str, Any]) -> Any:
@@ -357,6 +375,21 @@ def _usable_segmentation(segmentation: Any, loaded: dict[str, Any], record: Mapp
         # The first polygon is not kept, so a later reader could not find out by itself.
         loaded["dropped_by_wps_sam"] = True
     return polygons or None
+
+
+def _tight_box(segmentation: Any, height: int, width: int) -> list[float] | None:
+    """[x, y, width, height] around a usable mask, within the picture; None where nothing of it is there.
+
+    Of polygons it is the extent, as rasterising them would cost more than reading the rest of the json.
+    """
+    if isinstance(segmentation, Mapping):
+        x0, y0, x1, y1 = mask_to_box(segmentation_to_mask(segmentation, height, width))
+    else:
+        xs = [float(x) for polygon in segmentation for x in polygon[0::2]]
+        ys = [float(y) for polygon in segmentation for y in polygon[1::2]]
+        x0, x1 = max(min(xs), 0.0), min(max(xs), float(width))
+        y0, y1 = max(min(ys), 0.0), min(max(ys), float(height))
+    return [x0, y0, x1 - x0, y1 - y0] if x0 < x1 and y0 < y1 else None
 
 
 def _add_label_maps(records: Sequence[dict[str, Any]], image_root: str, folder: str) -> None:
@@ -413,27 +446,39 @@ def _read_categories(coco: Mapping[str, Any], json_file: str) -> dict[int, tuple
     return categories
 
 
-def _match_categories(coco: Mapping[str, Any], json_file: str, classes: PartClasses) -> dict[int, int | None]:
+def _match_categories(
+    coco: Mapping[str, Any], json_file: str, vocabulary: PartVocabulary
+) -> dict[int, int | None]:
     """Category id of this json to class id, None for the background. Classes may be missing in a json."""
-    expected = {_fold(name): c for c, name in enumerate(classes.names)}
     class_ids: dict[int, int | None] = {}
     for category_id, (name, _) in _read_categories(coco, json_file).items():
         if _is_background(name):
             class_ids[category_id] = None
             continue
-        # ADE20K names a class by all its synonyms ("airplane, aeroplane, plane"), lists of classes by the first.
-        class_id = expected.get(_fold(name), expected.get(_fold(name.split(",")[0])))
+        class_id = _class_of_name(name, vocabulary)
         if class_id is None:
             raise ValueError(
-                f"{json_file}: categories: unknown class {name!r}; expected {list(classes.names)}"
+                f"{json_file}: categories: unknown class {name!r}; expected {list(vocabulary.names)}"
             )
-        if category_id != classes.dataset_ids[class_id]:
+        if category_id != vocabulary.dataset_ids[class_id]:
             raise ValueError(
                 f"{json_file}: categories: {name!r} has the id {category_id}; "
-                f"expected {classes.dataset_ids[class_id]}, as in the data set's class list"
+                f"expected {vocabulary.dataset_ids[class_id]}, as in the data set's class list"
             )
         class_ids[category_id] = class_id
     return class_ids
+
+
+def _class_of_name(name: str, vocabulary: PartVocabulary) -> int | None:
+    """The id of a class that a json names, None where the vocabulary has none of this name."""
+    ids = _folded_ids(vocabulary.names)
+    # ADE20K names a class by all its synonyms ("airplane, aeroplane, plane"), lists of classes by the first.
+    return ids.get(_fold(name), ids.get(_fold(name.split(",")[0])))
+
+
+@lru_cache
+def _folded_ids(names: tuple[str, ...]) -> dict[str, int]:
+    return {_fold(name): c for c, name in enumerate(names)}
 
 
 def _field(entry: Any, key: str, where: str) -> str:
@@ -451,12 +496,21 @@ def _integer(entry: Any, key: str, where: str, minimum: int | None = None) -> in
     return value
 
 
-def _box(annotation: Mapping[str, Any], where: str) -> list[float]:
-    box = annotation.get("bbox")
-    if isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box):
-        if all(math.isfinite(v) for v in box):
-            return [float(v) for v in box]
-    raise ValueError(f"{where}.bbox: expected [x, y, width, height] in pixels, got {box!r:.80}")
+def _numbers(
+    annotation: Mapping[str, Any], key: str, meaning: tuple[str, ...], where: str
+) -> list[float] | None:
+    """As many finite numbers, in pixels, as ``meaning`` has words; None where the key is missing or null."""
+    value = annotation.get(key)
+    if value is None:
+        return None
+    if (
+        isinstance(value, list)
+        and len(value) == len(meaning)
+        and all(isinstance(v, int | float) for v in value)
+    ):
+        if all(math.isfinite(v) for v in value):
+            return [float(v) for v in value]
+    raise ValueError(f"{where}.{key}: expected [{', '.join(meaning)}] in pixels, got {value!r:.80}")
 
 
 def _existing_image(candidates: Sequence[str], where: str) -> str:
@@ -561,7 +615,7 @@ def register_part_dataset(
     layout: Layout,
     image_root: str,
     json_file: str,
-    classes: PartClasses,
+    vocabulary: PartVocabulary,
     load: Callable[[], list[dict[str, Any]]] | None = None,
     **metadata: Any,
 ) -> None:
@@ -572,14 +626,15 @@ def register_part_dataset(
         metadata: added to what every part data set has, or in its place; None is left out.
     """
     loader = load_partimagenet if layout == "partimagenet" else load_coco_parts
-    DatasetCatalog.register(name, load or (lambda: loader(image_root, json_file, classes)))
+    DatasetCatalog.register(name, load or (lambda: loader(image_root, json_file, vocabulary)))
     fields: dict[str, Any] = {
         "image_root": image_root,
         "json_file": json_file,
         "layout": layout,
         "evaluator_type": "part_seg",
-        "protocols": PROTOCOLS,
-        **classes.metadata(),
+        **vocabulary.metadata(),
         **metadata,
     }
+    if vocabulary.dataset_ids != tuple(range(len(vocabulary))):
+        fields["thing_dataset_id_to_contiguous_id"] = {d: c for c, d in enumerate(vocabulary.dataset_ids)}
     MetadataCatalog.get(name).set(**{key: value for key, value in fields.items() if value is not None})

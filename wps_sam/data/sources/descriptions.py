@@ -20,21 +20,19 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wps_sam.data.sources.ov_parts import OVSet, OVVocabulary, ov_metadata
 from wps_sam.data.sources.coco import (
     LAYOUTS,
-    PROTOCOLS,
     Layout,
-    PartClasses,
     find_coco_json,
-    read_part_classes,
+    load_coco_vocabulary,
     register_part_dataset,
 )
-from wps_sam.structures import object_of_part
+from wps_sam.data.sources.ov_parts import OVSet, numbers_in_training, ov_metadata, seen_flags
+from wps_sam.vocabulary import PartVocabulary, object_of_part
 
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -44,6 +42,8 @@ logger = logging.getLogger(__name__)
 _REQUIRED = ("name", "layout", "root", "splits")
 _OPTIONAL = ("classes", "unseen", "flip_pairs", "objects")
 _SPLIT_REQUIRED, _SPLIT_OPTIONAL = ("images", "annotations"), ("objects",)
+# Of a data set with unseen classes: what a part data set is measured by, and the zero-shot protocol.
+_ZERO_SHOT_PROTOCOLS = ("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "pred_all")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}|\$(\w+)")
 
 
@@ -153,13 +153,11 @@ def _register(description: Description, path: str) -> list[str]:
                 f"{where}: name: {name!r} is already registered with other content; choose another name"
             )
     try:
-        classes = read_part_classes(description.splits[0].json_file, description.classes)
-        vocabulary = _vocabulary(description, classes)
-        flip_map = _flip_map(description, vocabulary)
+        vocabulary = _vocabulary(description)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     for paths in description.splits:
-        _register_split(description, paths, vocabulary, flip_map)
+        _register_split(description, paths, vocabulary)
     _REGISTERED[description.name] = description
     return _dataset_names(description)
 
@@ -176,154 +174,103 @@ def _dataset_names(description: Description) -> list[str]:
     return names
 
 
-def _vocabulary(description: Description, classes: PartClasses) -> OVVocabulary:
-    """The classes, which of them are seen, and their objects, in the terms of OV-PARTS."""
-    _check_known(description.unseen, classes, "unseen")
-    seen = tuple(name not in description.unseen for name in classes.names)
-    if not any(seen):
+def _vocabulary(description: Description) -> PartVocabulary:
+    """The classes, their objects, which of them are seen, and which a mirrored picture exchanges."""
+    vocabulary = load_coco_vocabulary(description.splits[0].json_file, description.classes)
+    if description.objects:
+        vocabulary = _with_objects(vocabulary, description.objects)
+    _check_known(description.unseen, vocabulary, "unseen")
+    if set(description.unseen) == set(vocabulary.names):
         raise ValueError("unseen: at least one class must be seen")
-    objects = description.objects or tuple(dict.fromkeys(classes.supercategories))
-    if len(description.objects) == 1:
-        owners = description.objects * len(classes.names)
-    elif description.objects:
-        owners = tuple(map(object_of_part, classes.names))
-    else:
-        owners = classes.supercategories
-    lost = [name for name, owner in zip(classes.names, owners) if owner not in objects]
+    vocabulary = vocabulary.with_unseen(vocabulary.names.index(name) for name in description.unseen)
+    flip_map = _flip_map(description, vocabulary)
+    return replace(vocabulary, flip_map=flip_map, family=description.name)
+
+
+def _with_objects(vocabulary: PartVocabulary, objects: tuple[str, ...]) -> PartVocabulary:
+    """The vocabulary with these objects: a single one has all parts, of several each class names its own."""
+    owners = objects * len(vocabulary) if len(objects) == 1 else tuple(map(object_of_part, vocabulary.names))
+    lost = [name for name, owner in zip(vocabulary.names, owners) if owner not in objects]
     if lost:
         raise ValueError(
             f"objects: the classes {lost} are of none of {list(objects)}; expected names such as \"{objects[0]}'s "
             'head", or one object, which has all of them'
         )
-    part_objects = tuple(objects.index(owner) for owner in owners)
-    return OVVocabulary(
-        family=description.name,
-        ignore_label=classes.metadata()["ignore_label"],
-        object_names=objects,
-        object_seen=tuple(
-            any(of == i and is_seen for of, is_seen in zip(part_objects, seen)) for i in range(len(objects))
-        ),
-        classes=classes,
-        class_seen=seen,
-        part_objects=part_objects,
-    )
+    return replace(vocabulary, object_names=objects, part_objects=tuple(map(objects.index, owners)))
 
 
-def _flip_map(description: Description, vocabulary: OVVocabulary) -> list[int] | None:
+def _flip_map(description: Description, vocabulary: PartVocabulary) -> tuple[int, ...] | None:
     """Class to class after a horizontal flip; None where no pair is exchanged."""
-    names = vocabulary.classes.names
-    flip_map = list(range(len(names)))
+    flip_map = list(range(len(vocabulary)))
     for pair in description.flip_pairs:
-        _check_known(pair, vocabulary.classes, "flip_pairs")
-        left, right = map(names.index, pair)
-        if vocabulary.class_seen[left] != vocabulary.class_seen[right]:
+        _check_known(pair, vocabulary, "flip_pairs")
+        left, right = map(vocabulary.names.index, pair)
+        if (left in vocabulary.unseen) != (right in vocabulary.unseen):
             raise ValueError(f"flip_pairs: of {list(pair)} one is unseen; expected both or none")
         flip_map[left], flip_map[right] = right, left
-    return flip_map if description.flip_pairs else None
+    return tuple(flip_map) if description.flip_pairs else None
 
 
-def _check_known(names: Sequence[str], classes: PartClasses, key: str) -> None:
-    unknown = [name for name in names if name not in classes.names]
+def _check_known(names: Sequence[str], vocabulary: PartVocabulary, key: str) -> None:
+    unknown = [name for name in names if name not in vocabulary.names]
     if unknown:
-        raise ValueError(f"{key}: {unknown} are not among the classes {list(classes.names)}")
+        raise ValueError(f"{key}: {unknown} are not among the classes {list(vocabulary.names)}")
 
 
-# What the data sets with background take over from OV-PARTS' metadata.
-_OBJECT_FIELDS = ("obj_classes", "part_objects", "family", "evaluation_set", "trainable_flag")
-_SEEN_FIELDS = (*_OBJECT_FIELDS, "obj_map", "obj_part_map")
-
-
-def _register_split(
-    description: Description, paths: SplitPaths, vocabulary: OVVocabulary, flip_map: list[int] | None
-) -> None:
+def _register_split(description: Description, paths: SplitPaths, vocabulary: PartVocabulary) -> None:
     """Registers the data sets of one split; those beside the first are made of its records."""
-    name, fields = f"{description.name}_{paths.split}", ov_metadata(vocabulary, OVSet("val", "object", "all"))
+    name = f"{description.name}_{paths.split}"
+    layout, images, json_file = description.layout, paths.images, paths.json_file
+    protocols = _ZERO_SHOT_PROTOCOLS if description.unseen else None
     register_part_dataset(
-        name,
-        description.layout,
-        paths.images,
-        paths.json_file,
-        vocabulary.classes,
-        protocols=(*PROTOCOLS, "pred_all") if description.unseen else PROTOCOLS,
-        flip_map=flip_map,
-        **{key: fields[key] for key in _OBJECT_FIELDS},
+        name, layout, images, json_file, vocabulary, protocols=protocols, **seen_flags(vocabulary)
     )
     if description.unseen:
-        _register_seen(name, description, paths, vocabulary, flip_map)
+        # As zero-shot training may see it.
+        seen = vocabulary.only_seen()
+        register_part_dataset(
+            f"{name}_seen",
+            layout,
+            images,
+            json_file,
+            seen,
+            load=lambda: _only_seen(name, vocabulary.seen_ids),
+            **seen_flags(seen),
+            **numbers_in_training(vocabulary),
+        )
     if paths.objects is not None:
-        _register_objects(name, paths, paths.objects, vocabulary, flip_map)
+        _register_objects(name, paths, paths.objects, vocabulary)
 
 
-def _register_seen(
-    name: str,
-    description: Description,
-    paths: SplitPaths,
-    vocabulary: OVVocabulary,
-    flip_map: list[int] | None,
-) -> None:
-    """Registers ``{name}_seen``, the data set ``name`` as zero-shot training may see it."""
-    classes, fields = vocabulary.classes, ov_metadata(vocabulary, OVSet("train", "image", "seen"))
-    class_ids = fields["obj_part_map"]
-    # The label maps keep their values: those of seen classes, of the background, and of what is ignored now.
-    to_seen = {**class_ids, len(classes.names): len(class_ids)}
-    register_part_dataset(
-        f"{name}_seen",
-        description.layout,
-        paths.images,
-        paths.json_file,
-        _subset(classes, class_ids),
-        load=lambda: _only_seen(name, class_ids),
-        label_map={v: to_seen.get(c, vocabulary.ignore_label) for v, c in classes.label_map.items()},
-        ignore_label=vocabulary.ignore_label,
-        flip_map=None if flip_map is None else [class_ids[flip_map[c]] for c in class_ids],
-        **{key: fields[key] for key in _SEEN_FIELDS},
-    )
-
-
-def _register_objects(
-    name: str, paths: SplitPaths, objects: str, vocabulary: OVVocabulary, flip_map: list[int] | None
-) -> None:
+def _register_objects(name: str, paths: SplitPaths, objects: str, vocabulary: PartVocabulary) -> None:
     """Registers ``{name}_obj_condition``: which part of a given object is each of its pixels?"""
-    num_classes, num_objects = len(vocabulary.classes.names), len(vocabulary.object_names)
-    ignore_label = vocabulary.ignore_label
+    num_objects, ignore_label = len(vocabulary.object_names), vocabulary.ignore_label
     DatasetCatalog.register(f"{name}_obj_condition", lambda: _one_object_each(name, objects))
-    fields = ov_metadata(vocabulary, OVSet("val", "object", "all"))
     # There is no background inside an object, and any other value of an object map means none.
-    fields["label_map"] = {
-        value: c if c < num_classes else ignore_label for value, c in vocabulary.classes.label_map.items()
-    }
-    if flip_map is not None:
-        fields["flip_map"] = flip_map
+    inside = replace(vocabulary, background_ids=(), ignored_ids=vocabulary.background_ids)
     MetadataCatalog.get(f"{name}_obj_condition").set(
         image_root=paths.images,
         sem_seg_root=os.path.dirname(paths.json_file),
         obj_label_map={value: value if value < num_objects else ignore_label for value in range(256)},
-        **fields,
-    )
-
-
-def _subset(classes: PartClasses, kept: Iterable[int]) -> PartClasses:
-    return PartClasses(
-        names=tuple(classes.names[c] for c in kept),
-        supercategories=tuple(classes.supercategories[c] for c in kept),
-        dataset_ids=tuple(classes.dataset_ids[c] for c in kept),
-        background_ids=classes.background_ids,
+        **ov_metadata(inside, OVSet("val", "object", "all")),
     )
 
 
 def _only_seen(name: str, class_ids: Mapping[int, int]) -> list[dict[str, Any]]:
-    """The records of the data set ``name`` without the annotations of unseen classes; every picture stays."""
-    return [
-        {
-            **record,
-            "annotations": [
-                {**a, "category_id": class_ids[a["category_id"]]}
-                for a in record["annotations"]
-                if a["category_id"] in class_ids
-            ],
-        }
-        for record in DatasetCatalog.get(name)
-    ]
+    """The records of the data set ``name`` without the labels of unseen classes; every picture stays."""
+    records = []
+    for record in DatasetCatalog.get(name):
+        seen = {key: value for key, value in record.items() if key != "tags"}
+        seen["annotations"] = [
+            {**a, "category_id": class_ids[a["category_id"]]}
+            for a in record["annotations"]
+            if a["category_id"] in class_ids
+        ]
+        tags = [class_ids[c] for c in record.get("tags", ()) if c in class_ids]
+        if tags:
+            seen["tags"] = tags
+        records.append(seen)
+    return records
 
 
 def _one_object_each(name: str, objects: str) -> list[dict[str, Any]]:
@@ -340,7 +287,7 @@ def _one_object_each(name: str, objects: str) -> list[dict[str, Any]]:
                 )
         # An object without parts has nothing to be told apart, and could never count.
         for category_id in sorted({part_objects[a["category_id"]] for a in record["annotations"]}):
-            conditioned = {key: value for key, value in record.items() if key != "annotations"}
+            conditioned = {key: value for key, value in record.items() if key not in ("annotations", "tags")}
             records.append(
                 {
                     **conditioned,

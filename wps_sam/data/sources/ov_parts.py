@@ -13,14 +13,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from wps_sam.checkpointer import write_atomically
 from wps_sam.data.sources.coco import (
-    PartClasses,
     base_name,
     is_litter,
     load_coco_parts,
@@ -28,7 +27,7 @@ from wps_sam.data.sources.coco import (
     read_vocabulary,
 )
 from wps_sam.masks import annotation_mask, mask_to_rle, read_label_png, record_size
-from wps_sam.structures import object_of_part
+from wps_sam.vocabulary import PartVocabulary, object_of_part
 
 import cv2
 import numpy as np
@@ -46,22 +45,6 @@ _ADE_FOLDERS = {"train": "training", "val": "validation"}
 
 
 @dataclass(frozen=True)
-class OVVocabulary:
-    """The parts and objects of a benchmark, in the order of their ids, and which of them a zero-shot model sees.
-
-    ``part_objects``: for each class the id of its object. Objects without parts exist.
-    """
-
-    family: str
-    ignore_label: int
-    object_names: tuple[str, ...]
-    object_seen: tuple[bool, ...]
-    classes: PartClasses
-    class_seen: tuple[bool, ...]
-    part_objects: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class OVSet:
     """One data set of a benchmark.
 
@@ -76,57 +59,54 @@ class OVSet:
 
 
 @lru_cache
-def load_ov_vocabulary(family: str) -> OVVocabulary:
-    """The vocabulary "pascal_part_116" or "ade20k_part_234"."""
-    content = read_vocabulary(family)
-    names = tuple(entry["name"] for entry in content["objects"])
-    classes = load_vocabulary(family)
-    return OVVocabulary(
-        family=family,
-        ignore_label=content["ignore_label"],
+def load_ov_vocabulary(family: str) -> PartVocabulary:
+    """The vocabulary "pascal_part_116" or "ade20k_part_234", with all objects; pixels without part are ignored."""
+    classes, objects = load_vocabulary(family), read_vocabulary(family)["objects"]
+    names = tuple(entry["name"] for entry in objects)
+    return replace(
+        classes,
         object_names=names,
-        object_seen=tuple(entry["seen"] for entry in content["objects"]),
-        classes=classes,
-        class_seen=tuple(entry["seen"] for entry in content["classes"]),
         part_objects=tuple(names.index(object_of_part(name)) for name in classes.names),
+        # Boats, of which no part has a class, are seen all the same.
+        unseen_objects=frozenset(i for i, entry in enumerate(objects) if not entry["seen"]),
+        background_ids=(),
     )
 
 
-def ov_metadata(vocabulary: OVVocabulary, ov_set: OVSet) -> dict[str, Any]:
-    """What MetadataCatalog has to know of the classes of a data set; see datasets/README.md for the fields.
-
-    Object ids are those of the full list, in records too; obj_map says which numbers the seen ones get in training.
-    OV-PARTS' code builds it from the list of parts by mistake, so that Pascal loses all objects from dog on.
-    """
-    kept = _kept_classes(vocabulary, ov_set)
-    class_ids = {full: c for c, full in enumerate(kept)}
-    names = [vocabulary.classes.names[full] for full in kept]
-    # All classes of a few-shot task are seen, whatever the zero-shot task says.
-    flags = [ov_set.few_shot or vocabulary.class_seen[full] for full in kept]
-    metadata: dict[str, Any] = {
-        "thing_classes": names,
-        "stuff_classes": names,
-        "part_supercategories": [vocabulary.classes.supercategories[full] for full in kept],
-        "obj_classes": list(vocabulary.object_names),
-        "part_objects": [vocabulary.part_objects[full] for full in kept],
-        "ignore_label": vocabulary.ignore_label,
-        # An unseen class reads as ignore; a value that is missing here is an error of the label map.
-        "label_map": {
-            full: class_ids.get(full, vocabulary.ignore_label)
-            for full in range(len(vocabulary.classes.names))
-        },
-        "evaluator_type": "sem_seg",
-        "evaluation_set": {"base": [c for c, seen in enumerate(flags) if seen]},
-        "trainable_flag": [int(seen) for seen in flags],
+def ov_metadata(vocabulary: PartVocabulary, ov_set: OVSet) -> dict[str, Any]:
+    """What MetadataCatalog has to know of a data set of objects with parts; see datasets/README.md for the fields."""
+    shown = vocabulary.only_seen() if ov_set.classes == "seen" else vocabulary
+    if ov_set.few_shot:
         # A task of its own: what the zero-shot split calls unseen has been seen in few-shot training.
-        "family": f"{vocabulary.family}_few_shot" if ov_set.few_shot else vocabulary.family,
+        shown = replace(shown, unseen=frozenset(), family=f"{vocabulary.family}_few_shot")
+    return {
+        **shown.metadata(),
+        **seen_flags(shown),
+        **(numbers_in_training(vocabulary) if ov_set.classes == "seen" else {}),
+        "evaluator_type": "sem_seg",
         "protocols": ("ov_oracle",) if ov_set.record == "object" else ("pred_obj", "pred_all"),
     }
-    if ov_set.classes == "seen":
-        metadata["obj_part_map"] = class_ids
-        seen_objects = [i for i, seen in enumerate(vocabulary.object_seen) if seen]
-        metadata["obj_map"] = {full: i for i, full in enumerate(seen_objects)}
-    return metadata
+
+
+def seen_flags(vocabulary: PartVocabulary) -> dict[str, Any]:
+    """OV-PARTS' two metadata fields that say which classes are seen, where all of them may be."""
+    return {
+        "evaluation_set": {"base": list(vocabulary.seen_ids)},
+        "trainable_flag": [int(c not in vocabulary.unseen) for c in range(len(vocabulary))],
+    }
+
+
+def numbers_in_training(vocabulary: PartVocabulary) -> dict[str, Any]:
+    """OV-PARTS' two metadata fields that say which numbers seen classes and objects get in zero-shot training.
+
+    Object ids are those of the full list in records and in the other fields. OV-PARTS' code builds obj_map from the
+    list of parts by mistake, so that Pascal loses all objects from dog on.
+    """
+    seen_objects = [i for i in range(len(vocabulary.object_names)) if i not in vocabulary.unseen_objects]
+    return {
+        "obj_part_map": vocabulary.seen_ids,
+        "obj_map": {full: i for i, full in enumerate(seen_objects)},
+    }
 
 
 def load_pascal_part_116(root: str, ov_set: OVSet) -> list[Record]:
@@ -145,7 +125,7 @@ def load_pascal_part_116(root: str, ov_set: OVSet) -> list[Record]:
         _annotate(images, folder, vocabulary, ov_set)
     if ov_set.few_shot:
         images, _ = _split_by_few_shot(folder, images)
-    kept = set(_kept_classes(vocabulary, ov_set))
+    kept = set(_class_ids(vocabulary, ov_set))
     part_labels, object_labels = (_pascal_label_count(folder, ov_set.split, kind) for kind in ("part", "obj"))
     records: list[Record] = []
     empty: list[Record] = []
@@ -182,7 +162,7 @@ def load_ade20k_part_234(root: str, ov_set: OVSet) -> list[Record]:
         images = [*_ade_images(folder, "val", vocabulary), *_with_unseen_objects(others, vocabulary)]
     elif ov_set.few_shot:
         images = listed
-    kept = set(_kept_classes(vocabulary, ov_set))
+    kept = set(_class_ids(vocabulary, ov_set))
     records: list[Record] = []
     empty: list[Record] = []
     for image in images:
@@ -281,7 +261,7 @@ def draw_few_shot(records: Iterable[Mapping[str, Any]], seed: int, shots: int = 
     return [{"file_name": name} for name in sorted(drawn)]
 
 
-def find_parts(records: Sequence[Mapping[str, Any]], vocabulary: OVVocabulary) -> dict[str, Any]:
+def find_parts(records: Sequence[Mapping[str, Any]], vocabulary: PartVocabulary) -> dict[str, Any]:
     """A COCO file of part instances: the 8-connected pieces of each class in the records' part maps.
 
     The maps are semantic, so that pieces are the nearest thing to instances. Boxes are XYWH in pixels, tight.
@@ -294,9 +274,7 @@ def find_parts(records: Sequence[Mapping[str, Any]], vocabulary: OVVocabulary) -
         "annotations": [],
         "categories": [
             {"id": i, "name": name, "supercategory": supercategory}
-            for i, (name, supercategory) in enumerate(
-                zip(vocabulary.classes.names, vocabulary.classes.supercategories)
-            )
+            for i, (name, supercategory) in enumerate(zip(vocabulary.names, vocabulary.supercategories))
         ],
     }
     for image_id, record in enumerate(records):
@@ -305,7 +283,7 @@ def find_parts(records: Sequence[Mapping[str, Any]], vocabulary: OVVocabulary) -
         name = os.path.basename(record["file_name"])
         coco["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
         for class_id in _labels_in(
-            part_map, vocabulary.ignore_label, len(vocabulary.classes.names), record["sem_seg_file_name"]
+            part_map, vocabulary.ignore_label, len(vocabulary), record["sem_seg_file_name"]
         ):
             num_pieces, pieces, stats, _ = cv2.connectedComponentsWithStats(
                 (part_map == class_id).astype(np.uint8), connectivity=8
@@ -343,8 +321,9 @@ def _labels_in(label_map: np.ndarray, ignore_label: int, num_labels: int, where:
     return labels
 
 
-def _kept_classes(vocabulary: OVVocabulary, ov_set: OVSet) -> list[int]:
-    return [c for c, seen in enumerate(vocabulary.class_seen) if seen or ov_set.classes == "all"]
+def _class_ids(vocabulary: PartVocabulary, ov_set: OVSet) -> dict[int, int]:
+    """The classes that a data set shows, each with its id there."""
+    return vocabulary.seen_ids if ov_set.classes == "seen" else {c: c for c in range(len(vocabulary))}
 
 
 def _pascal_images(folder: Path, split: str) -> list[Record]:
@@ -370,16 +349,17 @@ def _pascal_images(folder: Path, split: str) -> list[Record]:
     return [{"image_id": stem, **{key: by_stem[key][stem] for key in folders}} for stem in common]
 
 
-def _ade_images(folder: Path, split: str, vocabulary: OVVocabulary) -> list[Record]:
+def _ade_images(folder: Path, split: str, vocabulary: PartVocabulary) -> list[Record]:
     """One record for every image of the split's instance json, with its objects as obj_annotations."""
     json_file = str(folder / f"ade20k_instance_{split}.json")
     place = _ADE_FOLDERS[split]
-    num_objects = len(vocabulary.object_names)
     # The json's ids are the vocabulary's: names and ids that differ are an error, and nothing is renumbered.
-    objects = PartClasses(vocabulary.object_names, ("object",) * num_objects, tuple(range(num_objects)), ())
+    objects = PartVocabulary.from_names(vocabulary.object_names)
     records = load_coco_parts(str(folder / "images" / place), json_file, objects)
     for record in records:
         stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        # Of objects, while the tags of a record are of part classes.
+        record.pop("tags", None)
         record.update(
             image_id=stem,
             sem_seg_file_name=str(folder / _PARTS / place / f"{stem}.png"),
@@ -394,7 +374,7 @@ def _ade_images(folder: Path, split: str, vocabulary: OVVocabulary) -> list[Reco
     return records
 
 
-def _count_instance_labels(records: Iterable[Record], vocabulary: OVVocabulary) -> dict[str, list[int]]:
+def _count_instance_labels(records: Iterable[Record], vocabulary: PartVocabulary) -> dict[str, list[int]]:
     """As :func:`count_labels`, for the mask of each object instance, by its annotation id."""
     counts = {}
     for record in records:
@@ -408,29 +388,29 @@ def _count_instance_labels(records: Iterable[Record], vocabulary: OVVocabulary) 
             counts[str(instance["id"])] = _labels_in(
                 part_map[annotation_mask(record, instance)],
                 vocabulary.ignore_label,
-                len(vocabulary.classes.names),
+                len(vocabulary),
                 record["sem_seg_file_name"],
             )
     return counts
 
 
-def _with_unseen_objects(images: Iterable[Record], vocabulary: OVVocabulary) -> list[Record]:
+def _with_unseen_objects(images: Iterable[Record], vocabulary: PartVocabulary) -> list[Record]:
     """The images that show unseen objects, with these alone."""
     found = []
     for image in images:
-        unseen = [a for a in image["obj_annotations"] if not vocabulary.object_seen[a["category_id"]]]
+        unseen = [a for a in image["obj_annotations"] if a["category_id"] in vocabulary.unseen_objects]
         if unseen:
             found.append({**image, "obj_annotations": unseen})
     return found
 
 
-def _annotate(images: list[Record], folder: Path, vocabulary: OVVocabulary, ov_set: OVSet) -> None:
+def _annotate(images: list[Record], folder: Path, vocabulary: PartVocabulary, ov_set: OVSet) -> None:
     """Gives all training images height, width and the annotations of the classes that ``ov_set`` shows."""
     path = folder / _PARTS / "train_parts.json"
     _derived(path, lambda: find_parts(images, vocabulary))
     image_root = os.path.dirname(images[0]["file_name"])
-    found = {r["file_name"]: r for r in load_coco_parts(image_root, str(path), vocabulary.classes)}
-    class_ids = {full: c for c, full in enumerate(_kept_classes(vocabulary, ov_set))}
+    found = {r["file_name"]: r for r in load_coco_parts(image_root, str(path), vocabulary)}
+    class_ids = _class_ids(vocabulary, ov_set)
     for image in images:
         parts = found[image["file_name"]]
         image.update(
@@ -448,7 +428,7 @@ def _pascal_label_count(folder: Path, split: str, kind: Literal["part", "obj"]) 
     """The label count of a split's part or object maps; both lie beside the part maps, as OV-PARTS wants it."""
     vocabulary = load_ov_vocabulary("pascal_part_116")
     maps = folder / (_PARTS if kind == "part" else _OBJECTS) / split
-    num_labels = len(vocabulary.classes.names if kind == "part" else vocabulary.object_names)
+    num_labels = len(vocabulary.names if kind == "part" else vocabulary.object_names)
     path = folder / _PARTS / f"{split}_{kind}_label_count.json"
     return _derived(path, lambda: count_labels(maps, vocabulary.ignore_label, num_labels))
 
@@ -528,7 +508,11 @@ def _write_json(path: Path, make: Callable[[], Any]) -> None:
 
 
 def _log_loaded(
-    folder: Path, ov_set: OVSet, records: Sequence[Record], empty: Sequence[Record], vocabulary: OVVocabulary
+    folder: Path,
+    ov_set: OVSet,
+    records: Sequence[Record],
+    empty: Sequence[Record],
+    vocabulary: PartVocabulary,
 ) -> None:
     logger.info(
         "%s: %d records of %s, one %s each, %s classes%s",

@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from wps_sam.checkpointer import write_atomically
-from wps_sam.data.sources.coco import PartClasses, load_vocabulary, read_vocabulary
+from wps_sam.data.sources.coco import load_vocabulary, read_vocabulary
 from wps_sam.masks import mask_to_box, mask_to_rle
+from wps_sam.vocabulary import PartVocabulary
 
 import numpy as np
 from PIL import Image
@@ -61,7 +62,7 @@ _MAT_ERRORS = (MatReadError, OSError, ValueError, TypeError, NotImplementedError
 _PROGRESS_EVERY = 500
 
 
-def load_pascal_vocabulary(variant: str) -> PartClasses:
+def load_pascal_vocabulary(variant: str) -> PartVocabulary:
     """The classes of a variant, in the order of their ids.
 
     116 has no background among its ids: in its part maps 255 is background and unlabelled object alike.
@@ -72,26 +73,6 @@ def load_pascal_vocabulary(variant: str) -> PartClasses:
     return load_vocabulary(_vocabulary_name(variant))
 
 
-def flip_map(variant: str) -> list[int] | None:
-    """Class id 0..C-1 to class id after a horizontal flip; None where the variant does not tell left from right.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    classes = read_vocabulary(_vocabulary_name(variant))["classes"]
-    if not any("flip" in c for c in classes):
-        return None
-    position = {c["id"]: i for i, c in enumerate(classes)}
-    return [position[c.get("flip", c["id"])] for c in classes]
-
-
-def evaluation_set(variant: str) -> dict[str, list[int]] | None:
-    """{"base": class ids 0..C-1 that zero-shot training sees}; None where nobody divides the variant's classes."""
-    classes = read_vocabulary(_vocabulary_name(variant))["classes"]
-    base = [i for i, c in enumerate(classes) if c.get("seen", False)]
-    return {"base": base} if base else None
-
-
 def _vocabulary_name(variant: str) -> str:
     if variant not in VARIANTS:
         raise ValueError(f"Pascal-Part: expected a variant among {VARIANTS}, got {variant!r}")
@@ -99,8 +80,8 @@ def _vocabulary_name(variant: str) -> str:
 
 
 @dataclass(frozen=True)
-class Merge:
-    """How the parts of the .mat files become the classes of one variant.
+class PartGroups:
+    """Which parts of the .mat files make up the classes of one variant.
 
     ``instances``: object -> (id, kinds of parts that together make one instance of it), an entry per instance.
     ``background`` and ``ignore_label`` are values of the part map.
@@ -119,8 +100,8 @@ class Merge:
 
 
 @lru_cache
-def load_merge(variant: str) -> Merge:
-    """The merge table of a variant.
+def load_part_groups(variant: str) -> PartGroups:
+    """The groups of parts of a variant, from its vocabulary.
 
     Raises:
         ValueError: there is no such variant.
@@ -128,17 +109,18 @@ def load_merge(variant: str) -> Merge:
     vocabulary = read_vocabulary(_vocabulary_name(variant))
     instances: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for entry in vocabulary["classes"]:
-        groups = instances.setdefault(_OBJECT_IN_MAT.get(entry["supercategory"], entry["supercategory"]), [])
-        groups += [(entry["id"], tuple(kinds)) for kinds in entry["members"]]
+        name = _OBJECT_IN_MAT.get(entry["supercategory"], entry["supercategory"])
+        of_object = instances.setdefault(name, [])
+        of_object += [(entry["id"], tuple(kinds)) for kinds in entry["members"]]
     ignore_label = vocabulary["ignore_label"]
     # 116 has no id for background: there it is one with what is ignored, as in the released maps.
-    return Merge(vocabulary.get("background", ignore_label), ignore_label, instances)
+    return PartGroups(vocabulary.get("background", ignore_label), ignore_label, instances)
 
 
 @lru_cache
 def original_parts() -> dict[str, frozenset[str]]:
     """Object -> kinds of parts that the .mat files know, 193 in all; 201 has a class for each."""
-    groups = load_merge("201").instances
+    groups = load_part_groups("201").instances
     return {
         name: frozenset(kind for _, kinds in entries for kind in kinds) - {UNLABELED}
         for name, entries in groups.items()
@@ -271,12 +253,12 @@ def part_map(objects: Iterable[ObjectMask], variant: str, height: int, width: in
         uint8 [height, width]: ids of the variant's vocabulary. Elsewhere 0 (background) or 255 (object without part
         label); for 116, whose ids begin at 0, 255 in both cases.
     """
-    merge = load_merge(variant)
-    painted = np.full((height, width), merge.background, np.uint8)
+    groups = load_part_groups(variant)
+    painted = np.full((height, width), groups.background, np.uint8)
     for annotated in objects:
-        painted[annotated.mask] = merge.ignore_label
+        painted[annotated.mask] = groups.ignore_label
         for part in paint_order(annotated.with_unlabelled):
-            class_id = merge.class_id(annotated.name, part.kind)
+            class_id = groups.class_id(annotated.name, part.kind)
             if class_id is not None:
                 painted[part.mask] = class_id
     return painted
@@ -288,11 +270,11 @@ def part_instances(objects: Iterable[ObjectMask], variant: str) -> list[tuple[in
     An instance unites the parts of one object that a list of the class's ``members`` names; where all of them are
     numbered, the parts of one number. Empty ones are left out.
     """
-    merge = load_merge(variant)
+    groups = load_part_groups(variant)
     instances = []
     for annotated in objects:
         parts = annotated.with_unlabelled
-        for class_id, kinds in merge.instances.get(annotated.name, ()):
+        for class_id, kinds in groups.instances.get(annotated.name, ()):
             numbered = all(kind.endswith("_%d") for kind in kinds)
             masks: dict[int | None, np.ndarray] = {}
             for part in parts:
@@ -332,7 +314,7 @@ def prepare(
             another size than its masks, and all that :func:`read_annotation` refuses.
     """
     for variant in variants:
-        load_merge(variant)
+        load_part_groups(variant)
     for split in ("train", "val"):
         _prepare_split(Path(voc), Path(annotations), Path(output), split, variants, num_workers)
 

@@ -1,0 +1,215 @@
+"""Segment Anything from the ``segment_anything`` package: architectures and strict loading."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import nn
+
+from .frozen import hash_tensors
+
+PROMPT_DIM = 256
+PATCH_SIZE = 16
+SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "sam_vit_tiny.safetensors"
+# Random weights, the Fourier matrix of the prompt encoder among them, are drawn from this seed, so that
+# two modules built apart belong together.
+RANDOM_WEIGHTS_SEED = 0
+
+
+@dataclass(frozen=True)
+class SamArch:
+    """Sizes of one SAM. ``image_size`` is the side of the padded square input in pixels."""
+
+    image_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_attn_indexes: tuple[int, ...]
+    window_size: int
+    decoder_mlp_dim: int
+
+
+# The three published sizes (SAM paper, appendix A; ViTDet backbones), and our own for CPUs.
+SAM_ARCHS: dict[str, SamArch] = {
+    "vit_tiny": SamArch(512, 192, 8, 6, (1, 3, 5, 7), 8, 512),
+    "vit_b": SamArch(1024, 768, 12, 12, (2, 5, 8, 11), 14, 2048),
+    "vit_l": SamArch(1024, 1024, 24, 16, (5, 11, 17, 23), 14, 2048),
+    "vit_h": SamArch(1024, 1280, 32, 16, (7, 15, 23, 31), 14, 2048),
+}
+
+
+def get_arch(name: str) -> SamArch:
+    """The sizes of ``name``; ValueError lists the known ones."""
+    if name not in SAM_ARCHS:
+        raise ValueError(f"MODEL.SAM.ARCH: unknown SAM {name!r}; expected one of {', '.join(SAM_ARCHS)}")
+    return SAM_ARCHS[name]
+
+
+def _sam(arch: SamArch) -> Sam:
+    grid = arch.image_size // PATCH_SIZE
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            depth=arch.depth,
+            embed_dim=arch.embed_dim,
+            img_size=arch.image_size,
+            mlp_ratio=4,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            num_heads=arch.num_heads,
+            patch_size=PATCH_SIZE,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=arch.global_attn_indexes,
+            window_size=arch.window_size,
+            out_chans=PROMPT_DIM,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=PROMPT_DIM,
+            image_embedding_size=(grid, grid),
+            input_image_size=(arch.image_size, arch.image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=PROMPT_DIM, mlp_dim=arch.decoder_mlp_dim, num_heads=8
+            ),
+            transformer_dim=PROMPT_DIM,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+    )
+
+
+def build_sam(
+    arch: str,
+    weights: str = "",
+    components: Iterable[str] = ("image_encoder", "prompt_encoder", "mask_decoder"),
+) -> Sam:
+    """Builds SAM in eval mode, with the weights of a file or, without one, seeded random weights.
+
+    Args:
+        arch: a key of ``SAM_ARCHS``.
+        weights: path of an official ``.pth`` or a ``.safetensors``; "shipped" for the vit_tiny that comes
+            with this package; "" for random weights.
+        components: the parts of SAM that are wanted. The others stay on the meta device, without memory;
+            the checkpoint is checked as a whole all the same.
+
+    Raises:
+        ValueError: unknown ``arch``; a checkpoint that is missing, damaged, not a plain state dict, or whose
+            keys or shapes are not exactly this SAM's, all of which are named.
+    """
+    config = get_arch(arch)
+    if weights == "shipped":
+        if arch != "vit_tiny":
+            raise ValueError(f"MODEL.SAM.WEIGHTS: only vit_tiny is shipped with this package, not {arch}")
+        weights = str(SHIPPED_WEIGHTS)
+    if weights:
+        state = read_state_dict(weights)
+        with torch.device("meta"):
+            sam = _sam(config)
+        check_state_dict(sam, state, source=weights, arch=arch)
+        for name in components:
+            prefix = name + "."
+            part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
+            getattr(sam, name).load_state_dict(part, strict=True, assign=True)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_WEIGHTS_SEED)
+            sam = _sam(config)
+    return sam.eval()
+
+
+def read_state_dict(path: str) -> dict[str, torch.Tensor]:
+    """Reads a flat ``{name: tensor}`` from a ``.safetensors`` or a PyTorch file, never running code of it.
+
+    Raises:
+        ValueError: the file is missing, damaged, contains anything but tensors (a pickle may hold code), or
+            nests them.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"{path}: no such checkpoint file")
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a readable .safetensors file ({error})") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: refused, it holds more than tensors and reading it could run code. Expected a plain "
+            f"state dict saved by torch.save. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a readable PyTorch checkpoint ({error})") from error
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        found = type(state).__name__
+        if isinstance(state, Mapping):
+            found += " with non-tensor values under " + ", ".join(
+                repr(k) for k, v in list(state.items())[:5] if not isinstance(v, torch.Tensor)
+            )
+        raise ValueError(f"{path}: expected a flat state dict of tensors, found a {found}")
+    return dict(state)
+
+
+def check_state_dict(module: nn.Module, state: Mapping[str, torch.Tensor], source: str, arch: str) -> None:
+    """Raises ValueError unless ``state`` has exactly the keys and shapes of ``module``; names the differences."""
+    expected = module.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "of another shape": [
+            f"{key} ({tuple(state[key].shape)}, expected {tuple(value.shape)})"
+            for key, value in expected.items()
+            if key in state and state[key].shape != value.shape
+        ],
+    }
+    lines = [
+        f"{len(keys)} {kind}: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+        for kind, keys in problems.items()
+        if keys
+    ]
+    if lines:
+        found = recognise_arch(state)
+        hint = f" It looks like a {found}: set MODEL.SAM.ARCH." if found not in (None, arch) else ""
+        raise ValueError(f"{source}: these are not the weights of SAM {arch}.{hint}\n  " + "\n  ".join(lines))
+
+
+def recognise_arch(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The SAM whose image encoder has the grid, width and depth of ``state``; None where there is none."""
+    position = state.get("image_encoder.pos_embed")
+    if position is None:
+        return None
+    depth = sum(key.endswith("attn.qkv.weight") for key in state)
+    for name, arch in SAM_ARCHS.items():
+        grid = arch.image_size // PATCH_SIZE
+        if position.shape == (1, grid, grid, arch.embed_dim) and depth == arch.depth:
+            return name
+    return None
+
+
+def image_encoder_hash(arch: str, weights: str) -> str:
+    """SHA-256 of SAM's image encoder alone, which is all that image embeddings depend on.
+
+    Args:
+        arch, weights: as for :func:`build_sam`. A file is read anew only when it has changed.
+    """
+    path = SHIPPED_WEIGHTS if weights == "shipped" else Path(weights)
+    stat = path.stat() if path.is_file() else None
+    return _image_encoder_hash(arch, weights, stat and (stat.st_size, stat.st_mtime_ns))
+
+
+@functools.lru_cache
+def _image_encoder_hash(arch: str, weights: str, _: tuple[int, int] | None) -> str:
+    encoder = build_sam(arch, weights, components=("image_encoder",)).image_encoder
+    return hash_tensors(sorted(encoder.state_dict().items()))

@@ -1,0 +1,183 @@
+"""Evaluation: every data set of DATASETS.TEST by every protocol of TEST.PROTOCOLS."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from ..checkpointer import SafeCheckpointer, write_atomically
+from ..evaluation import (
+    BoxPromptOracle,
+    FilledBoxOracle,
+    GroundTruth,
+    build_evaluators,
+    format_results_table,
+    oracle_scores,
+    unseen_classes,
+)
+from ..vocabulary import PartVocabulary
+from .loader import build_test_loader
+
+logger = logging.getLogger(__name__)
+
+# {data set: {protocol: {metric: percent}}}
+Results = dict[str, dict[str, dict[str, float]]]
+
+
+def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) -> Results:
+    """Scores ``model`` on every data set of DATASETS.TEST with every protocol of TEST.PROTOCOLS.
+
+    The main process prints Detectron2's lines for copying and a table for reading, and writes
+    ``OUTPUT_DIR/evaluation.json``, where a value that is not a number is null.
+
+    Args:
+        cfg: as from :func:`setup`.
+        model: a WPSSAM, also inside DistributedDataParallel.
+        oracles: also score the ceiling and the floor, as protocols ``oracle_box_prompt`` and
+            ``oracle_filled_box``; None takes TEST.ORACLES.
+
+    Returns:
+        On the main process {data set: {protocol: {metric: percent}}}, elsewhere {}.
+    """
+    results: Results = {}
+    for name in cfg.DATASETS.TEST:
+        set_vocabulary(model, name, cfg)
+        loader = build_test_loader(cfg, name)
+        scores = inference_on_dataset(model, loader, build_evaluator(cfg, name))
+        # The oracles need annotated boxes, which sets whose labels are maps alone do not have.
+        has_boxes = MetadataCatalog.get(name).evaluator_type == "part_seg"
+        if has_boxes and (cfg.TEST.ORACLES if oracles is None else oracles):
+            scores.update(evaluate_oracles(model, loader, name))
+        if comm.is_main_process():
+            results[name] = scores
+            logger.info("Results on %s, for copying:", name)
+            print_csv_format(scores)
+    if comm.is_main_process():
+        text = json.dumps(_without_nan(results), indent=1)
+        write_atomically(
+            os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), lambda file: file.write(text.encode())
+        )
+        for name, scores in results.items():
+            metadata = MetadataCatalog.get(name)
+            table = format_results_table(scores, metadata.thing_classes, unseen_classes(metadata))
+            logger.info("Results on %s:\n%s", name, table)
+    return results
+
+
+def evaluate_oracles(
+    model: torch.nn.Module, loader: DataLoader, dataset_name: str
+) -> dict[str, dict[str, float]]:
+    """What ``model``'s SAM makes of the true boxes, and what the boxes are worth when just filled in.
+
+    Returns:
+        {"oracle_box_prompt": {metric: percent}, "oracle_filled_box": ...} on the main process, else {}.
+    """
+    truth = GroundTruth(dataset_name)
+    oracles = {
+        "oracle_box_prompt": BoxPromptOracle(truth, _unwrapped(model).prompt_boxes),
+        "oracle_filled_box": FilledBoxOracle(truth),
+    }
+    rows = {}
+    for name, oracle in oracles.items():
+        logger.info("Evaluating %s on %s", name, dataset_name)
+        evaluators = build_evaluators(["d2_semseg", "wps_image_part"], dataset_name)
+        scores = inference_on_dataset(oracle, loader, evaluators)
+        if comm.is_main_process():
+            rows[name] = oracle_scores(scores)
+    return rows
+
+
+def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
+    """Scores MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; returns as :func:`evaluate`.
+
+    Raises:
+        SystemExit: with code 1 when one of TEST.EXPECTED_RESULTS is missed.
+    """
+    model = build_model(cfg)
+    if cfg.DATASETS.TRAIN:
+        set_vocabulary(model, cfg.DATASETS.TRAIN[0], cfg)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
+    has_weights = cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())
+    # A model of which nothing is trained, such as CLIPSeg as downloaded, needs none.
+    if not has_weights and any(p.requires_grad for p in model.parameters()):
+        logger.warning("MODEL.WEIGHTS is empty: these are the scores of a model that learned nothing")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = evaluate(cfg, model)
+    if comm.is_main_process():
+        verify(cfg, by_protocol(results))
+    return results
+
+
+def set_vocabulary(model: torch.nn.Module, dataset_name: str, cfg: CfgNode) -> None:
+    """Tells the model the classes of a data set, and which of them DATASETS.TRAIN shows.
+
+    A model of somebody else's may have no use for them.
+    """
+    inner = _unwrapped(model)
+    if hasattr(inner, "set_vocabulary"):
+        vocabulary = PartVocabulary.of(MetadataCatalog.get(dataset_name))
+        if cfg.DATASETS.TRAIN:
+            vocabulary = vocabulary.after_training_on(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+        inner.set_vocabulary(vocabulary)
+
+
+def _family(dataset_name: str) -> str | None:
+    return MetadataCatalog.get(dataset_name).get("family")
+
+
+def _unwrapped(model: torch.nn.Module) -> Any:
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def by_protocol(results: Results) -> dict[str, Any]:
+    """Detectron2's shape: the level of data sets only where there are several."""
+    return next(iter(results.values())) if len(results) == 1 else results
+
+
+def verify(cfg: CfgNode, results: Mapping[str, Any]) -> None:
+    """Checks TEST.EXPECTED_RESULTS, whose protocols read ``data set/protocol`` where there are several data sets.
+
+    Raises:
+        ValueError: an expected protocol was not evaluated.
+        SystemExit: with code 1 when a result is missed.
+    """
+    if len(cfg.DATASETS.TEST) > 1:
+        results = {f"{name}/{protocol}": v for name, one in results.items() for protocol, v in one.items()}
+    for protocol, *_ in cfg.TEST.EXPECTED_RESULTS:
+        if protocol not in results:
+            raise ValueError(f"TEST.EXPECTED_RESULTS names {protocol!r}; evaluated: {', '.join(results)}")
+    verify_results(cfg, results)
+
+
+def _without_nan(value: Any) -> Any:
+    """The same tree with None for NaN and infinity, which JSON has no words for."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(v) for key, v in value.items()}
+    return value if math.isfinite(value) else None
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> Any:
+    """All of TEST.PROTOCOLS at once."""
+    return build_evaluators(
+        cfg.TEST.PROTOCOLS,
+        dataset_name,
+        # As in Detectron2, and a folder for each data set: their files have the same names.
+        output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+        wps_authors_null=cfg.TEST.WPS_AUTHORS_NULL,
+        ov_compat=cfg.TEST.OV_COMPAT,
+        object_predictions=cfg.TEST.OBJECT_PREDICTIONS,
+        training_family=_family(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None,
+    )

@@ -1,0 +1,79 @@
+"""Optimizer and schedule, out of Detectron2's SOLVER keys and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import LRMultiplier, WarmupParamScheduler, get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
+from fvcore.common.param_scheduler import ParamScheduler, PolynomialDecayParamScheduler
+
+OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+
+
+def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """SOLVER.OPTIMIZER on the parameters that are trained, with Detectron2's weight decay and clipping keys.
+
+    Raises:
+        ValueError: nothing of the model is trained, as of CLIPSeg with an empty MODEL.CLIPSEG.TRAIN.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(f"nothing of {type(model).__name__} is trained by this config: evaluate it, --eval-only")
+    params = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+    )
+    if cfg.SOLVER.WEIGHT_DECAY_EMBED is not None:
+        params = set_embedding_decay(params, model, cfg.SOLVER.WEIGHT_DECAY_EMBED)
+    kind, clip = OPTIMIZERS[cfg.SOLVER.OPTIMIZER], cfg.SOLVER.CLIP_GRADIENTS
+    whole_model = clip.ENABLED and clip.CLIP_TYPE == "full_model"
+    clipped = clip_full_model(kind, clip.CLIP_VALUE) if whole_model else maybe_add_gradient_clipping(cfg, kind)
+    return clipped(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+
+
+def build_poly_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+    """WarmupPolyLR: lr * (1 - t / T)^POLY_LR_POWER."""
+    schedule: ParamScheduler = PolynomialDecayParamScheduler(1.0, cfg.SOLVER.POLY_LR_POWER)
+    if cfg.SOLVER.WARMUP_ITERS:
+        length = min(cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER, 1.0)
+        schedule = WarmupParamScheduler(
+            schedule, cfg.SOLVER.WARMUP_FACTOR, length, cfg.SOLVER.WARMUP_METHOD
+        )
+    return LRMultiplier(optimizer, schedule, cfg.SOLVER.MAX_ITER)
+
+
+def set_embedding_decay(
+    groups: list[dict[str, Any]], model: torch.nn.Module, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Optimizer groups in which the weights of nn.Embedding have a group, and a weight decay, of their own."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    split = []
+    for group in groups:
+        for chosen in (False, True):
+            members = [p for p in group["params"] if (id(p) in embeddings) == chosen]
+            if members:
+                split.append(
+                    {**group, "params": members, **({"weight_decay": weight_decay} if chosen else {})}
+                )
+    return split
+
+
+def clip_full_model(kind: type[torch.optim.Optimizer], max_norm: float) -> Callable[..., torch.optim.Optimizer]:
+    """A subclass of an optimizer whose step first scales all gradients together to at most ``max_norm``.
+
+    Detectron2's own clipping looks at one tensor at a time.
+    """
+
+    class FullModelClipping(kind):  # type: ignore[valid-type, misc]
+        def step(self, closure: Any = None) -> Any:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+            return super().step(closure)
+
+    return FullModelClipping

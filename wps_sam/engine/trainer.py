@@ -1,0 +1,206 @@
+"""Training: Detectron2's trainer, whose runs can be stopped and continued to the same weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import weakref
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, hooks
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from .. import models  # noqa: F401  (registers the meta-architectures)
+from ..checkpointer import SafeCheckpointer
+from ..data.train_order import seed_everything
+from .evaluate import build_evaluator, by_protocol, evaluate, set_vocabulary, verify
+from .loader import TrainLoader, build_test_loader, build_train_loader, open_test_features
+from .solver import build_optimizer, build_poly_schedule
+
+logger = logging.getLogger(__name__)
+
+
+class _StepGuard(hooks.HookBase):
+    """Around the model's forward pass in training: seeds it before, and refuses NaN or infinite losses after."""
+
+    def before_train(self) -> None:
+        model = self.trainer.model
+        self._handles = [
+            model.register_forward_pre_hook(self._seed),
+            model.register_forward_hook(self._check),
+        ]
+
+    def after_train(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _seed(self, model: torch.nn.Module, _: Any) -> None:
+        if model.training:
+            seed_everything(self.trainer.data_loader.order.seed, self.trainer.iter, comm.get_rank())
+
+    def _check(self, model: torch.nn.Module, inputs: tuple[list[dict[str, Any]]], losses: Any) -> None:
+        if model.training and not bool(torch.isfinite(torch.stack(list(losses.values())).sum())):
+            raise FloatingPointError(
+                f"loss became NaN or infinite at iteration {self.trainer.iter}: "
+                f"{ {name: value.item() for name, value in losses.items()} }, "
+                f"with the images {[record['file_name'] for record in inputs[0]]}. "
+                "No weight was changed by this step; a smaller SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS may help"
+            )
+
+
+class _EvalHook(hooks.EvalHook):
+    """Detectron2's, which also evaluates when the very last iteration failed; the other processes would hang."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer for part data sets, whose runs can be stopped and continued to the same weights.
+
+    No random state outlives a sample or a step (see :func:`seed_everything`), so a checkpoint needs only
+    the seed and the place in the data order, next to weights, optimizer, schedule and iteration.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # DefaultTrainer's own constructor hands DistributedDataParallel a GPU's index even on the CPU.
+        super(DefaultTrainer, self).__init__()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        # First the data: its errors are the likeliest, and the large model takes time to build.
+        data_loader = self.build_train_loader(cfg)
+        for name in cfg.DATASETS.TEST:
+            # Its first use may be hours away.
+            open_test_features(cfg, name)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        if comm.get_world_size() > 1:
+            device_ids = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+            model = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
+            model, data_loader, optimizer
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """The model, which knows the classes it will be trained on."""
+        model = super().build_model(cfg)
+        if cfg.DATASETS.TRAIN:
+            set_vocabulary(model, cfg.DATASETS.TRAIN[0], cfg)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Detectron2's schedules, and WarmupPolyLR."""
+        if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR":
+            return build_poly_schedule(cfg, optimizer)
+        return super().build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        """Detectron2's: ``{protocol: {metric: value}}``, by data set if there are several in DATASETS.TEST."""
+        if evaluators is not None:
+            return super().test(cfg, model, evaluators)
+        return by_protocol(evaluate(cfg, model))
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        def evaluate_and_keep() -> dict[str, Any]:
+            # The oracles ask the frozen SAM and never change: once, at the end, is enough.
+            finished = self.iter >= self.max_iter
+            self._last_eval_results = by_protocol(
+                evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished)
+            )
+            set_vocabulary(self.model, self.cfg.DATASETS.TRAIN[0], self.cfg)
+            return self._last_eval_results
+
+        hook = _EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate_and_keep if self.cfg.DATASETS.TEST else dict)
+        own = [hook if isinstance(h, hooks.EvalHook) else h for h in super().build_hooks()]
+        return [_StepGuard(), *own]
+
+    def train(self) -> dict[str, Any] | None:
+        """Trains and evaluates; on the main process returns the last results, after TEST.EXPECTED_RESULTS.
+
+        Raises:
+            SystemExit: with code 1 when an expected result is missed.
+        """
+        super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
+        if not comm.is_main_process() or not self.cfg.DATASETS.TEST:
+            return None
+        verify(self.cfg, self._last_eval_results)
+        return self._last_eval_results
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continues the last checkpoint of OUTPUT_DIR if asked to and there is one; else loads MODEL.WEIGHTS."""
+        self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
+        super().resume_or_load(resume)
+        if self.start_iter and comm.is_main_process():
+            drop_metrics_from(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        order = self.data_loader.order
+        steps = self.iter + 1 - self.start_iter
+        return {
+            **super().state_dict(),
+            # With them PartPredictor needs nothing but the checkpoint: the data set may be elsewhere.
+            "class_names": list(MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).thing_classes),
+            "data_order": {
+                "seed": order.seed,
+                "position": order.first_position + steps * order.batch_size,
+                "num_images": order.num_images,
+            },
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        order, saved = self.data_loader.order, state_dict["data_order"]
+        if saved["num_images"] != order.num_images:
+            logger.warning(
+                "the training set had %d images when the checkpoint was written and has %d now: "
+                "this run can't end as the undisturbed one would have",
+                saved["num_images"],
+                order.num_images,
+            )
+        order.start_at(saved["seed"], saved["position"])
+
+
+def drop_metrics_from(path: str, iteration: int) -> None:
+    """Drops the lines of ``metrics.json`` that a resumed run will write again, and a half-written last line.
+
+    Lines are not in the order of their iterations: Detectron2 writes an evaluation's after later losses.
+    """
+    if not os.path.exists(path):
+        return
+    with open(path, "r+b") as file:
+        kept = [line for line in file if line.endswith(b"\n") and json.loads(line)["iteration"] < iteration]
+        # In place: Detectron2's writer has the file open, for appending.
+        file.seek(0)
+        file.writelines(kept)
+        file.truncate()

@@ -1,0 +1,250 @@
+"""A prompter for small data and small machines; not in the paper."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..structures import Features, PartTargets, Proposals
+from .companion import Companion, ContextBlock
+from .losses import (
+    KINDS_OF_PLACE,
+    LOSSES,
+    PlaceLoss,
+    box_loss,
+    class_loss,
+    focal_cross_entropy,
+    place_loss,
+    point_loss,
+    presence_loss,
+    weighted,
+)
+from .matcher import CenterMatcher
+from .prompter import PROMPTER_REGISTRY, Decode, EncodePrompts, Prompter, decoded_mask_loss, one_query_a_mask
+from .text_classifier import TextClassifier, build_text_classifier
+
+logger = logging.getLogger(__name__)
+
+# Log odds of "no part" against all C parts together, at the start: a probability of 0.01.
+RARE_PARTS = math.log(99)
+
+
+@PROMPTER_REGISTRY.register()
+class DensePrompter(Prompter):
+    """Every cell of a memory proposes a class and a box (as FCOS, arXiv 1904.01355) or, trained on points alone, a point.
+
+    Boxes and points go through the segmenter's own frozen prompt encoder, so prompts are always ones that it knows, and can
+    be drawn. Cells lie ``stride`` pixels apart, 8 or 16, and N is their number, (S/stride)^2. With ``companion_dim`` a
+    small network of that width looks at the picture beside SAM's encoder.
+
+    Args:
+        num_classes: C; ``text_classifier`` in place of the linear class head.
+        label_type: WEAK_LABELS.TYPE. With "point" cells propose points, otherwise boxes; a point among boxes teaches a
+            class and where its cells are, and leaves boxes alone.
+        image_size, embedding_size: S in pixels, and the side of the image embedding in cells; ``dim`` its channels.
+        stride, conv_dim, num_convs, companion_dim: see :meth:`add_config`.
+        class_weight, prompt_weight, mask_weight, presence_weight: of the losses.
+        encode_prompts, decode: of the encoder.
+    """
+
+    CONFIG_NODE = "DENSE_PROMPTER"
+    CHOICES = {"STRIDE": (8, 16)}
+    PROPOSES_BOXES = True
+
+    anchors: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        text_classifier: TextClassifier | None = None,
+        label_type: str,
+        image_size: int,
+        embedding_size: int,
+        dim: int = 256,
+        stride: int,
+        conv_dim: int,
+        num_convs: int,
+        companion_dim: int,
+        class_weight: float = 1.0,
+        prompt_weight: float = 1.0,
+        mask_weight: float = 1.0,
+        presence_weight: float = 1.0,
+        encode_prompts: EncodePrompts,
+        decode: Decode,
+    ) -> None:
+        super().__init__()
+        self.encode_prompts, self.decode = encode_prompts, decode
+        self.label_type = label_type
+        self.place = "point" if label_type == "point" else "box"
+        self.image_size = image_size
+        self.stride = stride
+        self.matcher = CenterMatcher(min_radius=stride)
+        self.place_losses: dict[str, PlaceLoss] = {"box": box_loss, "point": partial(point_loss, stride=stride)}
+        self.weights = {
+            "class": class_weight,
+            self.place: prompt_weight,
+            "mask": mask_weight,
+            "presence": presence_weight,
+        }
+        # Context is gathered on a grid twice as coarse as the memory: cells of the embedding along a side of one of it.
+        self.pooled = 2 * stride * embedding_size // image_size
+        self.companion = Companion(companion_dim, stride) if companion_dim else None
+        # SAM's embedding is mostly a constant per channel: what tells places apart is a small ripple on it.
+        self.normalise = nn.InstanceNorm2d(dim)
+        self.context = nn.Sequential(
+            nn.Conv2d(dim + companion_dim, conv_dim, 1),
+            *(ContextBlock(conv_dim) for _ in range(num_convs)),
+        )
+        self.upsample = nn.Sequential(
+            nn.ConvTranspose2d(conv_dim, conv_dim, 2, 2), LayerNorm2d(conv_dim), nn.GELU()
+        )
+        self.companion_dim = companion_dim
+        self.fuse = nn.Conv2d(conv_dim + companion_dim, conv_dim, 1)
+        self.class_tower = self._tower(conv_dim)
+        self.prompt_tower = self._tower(conv_dim)
+        self.class_head = nn.Conv2d(conv_dim, text_classifier.dim if text_classifier else num_classes + 1, 1)
+        self.classifier = text_classifier or nn.Identity()
+        self.prompt_head = nn.Conv2d(conv_dim, 4 if self.place == "box" else 2, 1)
+        # Nearly every cell is "no part": start there, or the first steps are spent on it (RetinaNet, section 4.1).
+        if text_classifier is None:
+            start = torch.zeros(num_classes + 1)
+            start[-1] = RARE_PARTS + math.log(num_classes)
+            self.class_head.bias = nn.Parameter(start)
+        centres = (torch.arange(image_size // stride) + 0.5) * stride
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        self.register_buffer("anchors", torch.stack([x, y], dim=-1).flatten(0, 1), persistent=False)
+
+    @staticmethod
+    def _tower(dim: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), LayerNorm2d(dim), nn.GELU())
+
+    @staticmethod
+    def add_config(node: CfgNode) -> None:
+        # 8 | 16, pixels between the cells of the memory. The smallest parts want 8; 16 has a quarter of the cells, and
+        # costs a quarter.
+        node.STRIDE = 8
+        # Depth and width of the convolutions.
+        node.NUM_CONVS = 4
+        node.CONV_DIM = 128
+        # Width of the small trainable network that looks at the picture itself, beside SAM's embedding, which knows
+        # edges but hardly colours and textures. 0: none.
+        node.COMPANION_DIM = 0
+        # Weights of the losses: classes; boxes or points.
+        node.CLASS_WEIGHT = 1.0
+        node.PROMPT_WEIGHT = 1.0
+        # Of labels that are masks: SAM's mask for the prompt against the label. Of tags: the surest cell of the class.
+        node.MASK_WEIGHT = 1.0
+        node.PRESENCE_WEIGHT = 1.0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, encoder: Any) -> dict[str, Any]:
+        node, by_name = cfg.MODEL.DENSE_PROMPTER, cfg.MODEL.PROMPTER.CLASSIFIER == "text"
+        channels, embedding_size, _ = encoder.spec.features["image_embedding"]
+        return {
+            "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
+            "text_classifier": build_text_classifier(cfg, RARE_PARTS) if by_name else None,
+            "label_type": cfg.WEAK_LABELS.TYPE,
+            "image_size": encoder.spec.image_size,
+            "embedding_size": embedding_size,
+            "dim": channels,
+            "stride": node.STRIDE,
+            "conv_dim": node.CONV_DIM,
+            "num_convs": node.NUM_CONVS,
+            "companion_dim": node.COMPANION_DIM,
+            "class_weight": node.CLASS_WEIGHT,
+            "prompt_weight": node.PROMPT_WEIGHT,
+            "mask_weight": node.MASK_WEIGHT,
+            "presence_weight": node.PRESENCE_WEIGHT,
+            "encode_prompts": encoder.encode_prompts,
+            "decode": encoder.decode,
+        }
+
+    @classmethod
+    def needs_image(cls, cfg: CfgNode) -> bool:
+        return cfg.MODEL.DENSE_PROMPTER.COMPANION_DIM > 0
+
+    def predict(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Class logits [B, N, C+1], and boxes [B, N, 4] xyxy or points [B, N, 2] xy in pixels of the padded square."""
+        image_embedding = features["image_embedding"]
+        companion = self.companion_features(features)
+        embedding = F.avg_pool2d(self.normalise(image_embedding), self.pooled)
+        coarse = torch.cat([embedding, *(F.avg_pool2d(fine, 2) for fine in companion)], dim=1)
+        memory = self.fuse(torch.cat([self.upsample(self.context(coarse)), *companion], dim=1))
+        logits = self.classifier(self.class_head(self.class_tower(memory)).flatten(2).transpose(1, 2))
+        deltas = self.prompt_head(self.prompt_tower(memory)).flatten(2).transpose(1, 2)
+        return logits, self.apply_deltas(deltas)
+
+    def propose(self, features: Features) -> Proposals:
+        logits, places = self.predict(features)
+        boxes = places if self.place == "box" else _boxes_around(places, self.stride)
+        return Proposals(logits, lambda image, queries: self.encode(places[image, queries]), boxes)
+
+    def encode(self, places: Tensor) -> Tensor:
+        """Boxes [K, 4] or points [K, 2] to prompt tokens [K, T, D]."""
+        return self.encode_prompts(**{"boxes" if self.place == "box" else "points": places})
+
+    def losses(self, features: Features, targets: Sequence[PartTargets]) -> dict[str, Tensor]:
+        """Classes (softmax focal loss) and places; with masks and tags also theirs."""
+        logits, places = self.predict(features)
+        matches = self.matcher(self.anchors, targets)
+        losses = {"class": class_loss(focal_cross_entropy, logits, targets, matches)}
+        for name in LOSSES[self.label_type]:
+            if name == self.place:
+                labelled = [target.boxes if name == "box" else target.points for target in targets]
+                loss = self.place_losses[name]
+                losses[name] = place_loss(KINDS_OF_PLACE[name], loss, places, labelled, targets, matches)
+            elif name == "mask":
+                asked = one_query_a_mask(matches, targets, self._distances_from_middle(targets, matches))
+                prompts = [self.encode(places[i, query]) for i, (query, _) in enumerate(asked)]
+                parts = [part for _, part in asked]
+                losses[name] = decoded_mask_loss(self.decode, features, prompts, targets, parts)
+            elif name == "presence":
+                losses[name] = presence_loss(logits, targets)
+        return weighted(losses, self.weights)
+
+    def _distances_from_middle(
+        self, targets: Sequence[PartTargets], matches: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[Tensor]:
+        """[K] of each image's matches: how far a cell is from the middle of its part's box."""
+        middles = [(target.boxes[:, :2] + target.boxes[:, 2:]) / 2 for target in targets]
+        return [
+            (self.anchors[query] - middle[part]).norm(dim=1) for middle, (query, part) in zip(middles, matches)
+        ]
+
+    def companion_features(self, features: Features) -> list[Tensor]:
+        """Those of the companion [B, companion_dim, S/stride, S/stride], zeros without images; [] without one."""
+        if self.companion is None:
+            return []
+        if "image" not in features:
+            logger.warning("the prompter's companion is not shown the images: its scores and prompts will be poorer")
+            batch, _, height, width = features["image_embedding"].shape
+            grid = (2 * height // self.pooled, 2 * width // self.pooled)
+            return [features["image_embedding"].new_zeros(batch, self.companion_dim, *grid)]
+        return [self.companion(features["image"])]
+
+    def apply_deltas(self, deltas: Tensor) -> Tensor:
+        """Head outputs [B, N, 4] to boxes xyxy, or [B, N, 2] to points xy, in pixels of the padded square."""
+        if self.place == "point":
+            return (self.anchors + deltas * self.stride).clamp(0, self.image_size)
+        # Log distances from the cell's centre to the sides, in eighths of the picture, so that training starts from
+        # boxes of a likely size; the limit keeps exp() finite.
+        distances = deltas.clamp(max=math.log(8)).exp() * (self.image_size / 8)
+        left_top, right_bottom = distances.split(2, dim=-1)
+        boxes = torch.cat([self.anchors - left_top, self.anchors + right_bottom], dim=-1)
+        return boxes.clamp(0, self.image_size)
+
+
+def _boxes_around(points: Tensor, radius: float) -> Tensor:
+    """Points [..., 2] to boxes [..., 4] of ``radius`` pixels around them, so that proposals of one place can be thinned."""
+    return torch.cat([points - radius, points + radius], dim=-1)
