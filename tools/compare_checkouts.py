@@ -30,7 +30,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "text classifier": (DENSE, "MODEL.PROMPTER.CLASSIFIER", "text"),
     "CLIPSeg": (
         *("configs/ov_parts/Base-CLIPSeg.yaml", "MODEL.CLIPSEG.WEIGHTS", "", "MODEL.CLIPSEG.ARCH", "tiny"),
-        *("INPUT.MIN_SIZE_TRAIN", "(128,)", "INPUT.MIN_SIZE_TEST", "128"),
+        *("INPUT.MIN_SIZE_TRAIN", "(128,)", "INPUT.MIN_SIZE_TEST", "128", "TEST.PROTOCOLS", "['d2_semseg']"),
     ),
 }
 COMMON = (

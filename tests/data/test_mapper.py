@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
-from wps_sam.config import add_wps_sam_config, image_size
+from wps_sam.config import add_wps_sam_config
 from wps_sam.data import PartDatasetMapper
-from wps_sam.data.mapper import RandomCrop, ResizeLongestSide, build_augmentations
+from wps_sam.data.mapper import RandomCrop, build_augmentations
 from wps_sam.data.sources.coco import load_partimagenet, load_vocabulary
-from wps_sam.masks import mask_to_box, mask_to_rle
+from wps_sam.encoders import ResizeLongestSide
 from wps_sam.encoders.build_sam import SAM_ARCHS
+from wps_sam.masks import mask_to_box, mask_to_rle
+from wps_sam.structures import LabelKind
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
+from fvcore.transforms.transform import CropTransform
 from part_layouts import DOG, PICTURES
 from PIL import Image
 
@@ -134,7 +137,7 @@ def test_output_of_training_and_test(seg):
     for label_type, field in (("box", "gt_boxes"), ("point", "gt_points")):
         output = PartDatasetMapper(our_cfg("WEAK_LABELS.TYPE", label_type), is_train=True)(record)
         assert set(output) == {"image", "file_name", "image_id", "height", "width", "instances"}
-        assert set(output["instances"].get_fields()) == {"gt_classes", field}
+        assert set(output["instances"].get_fields()) == {"gt_classes", "gt_kinds", field}
         assert output["instances"].gt_classes.dtype == torch.int64
         assert output["instances"].get(field).device.type == "cpu"
     output = PartDatasetMapper(our_cfg(), is_train=False)(record)
@@ -248,8 +251,9 @@ def test_augmentations_follow_the_configuration():
 
 
 @pytest.mark.parametrize("arch", SAM_ARCHS)
-def test_image_size_agrees_with_the_model(arch):
-    assert image_size(our_cfg("MODEL.SAM.ARCH", arch)) == SAM_ARCHS[arch].image_size
+def test_the_picture_is_resized_to_what_the_encoder_takes(arch):
+    (resize,) = build_augmentations(our_cfg("MODEL.SAM.ARCH", arch), is_train=False)
+    assert resize.size == SAM_ARCHS[arch].image_size
 
 
 def test_records_survive_unchanged(seg):
@@ -292,6 +296,73 @@ def test_sides_change_places_in_a_mirrored_picture(tmp_path):
     assert turned.gt_classes.tolist() == [0, 1, 2]
     without = PartDatasetMapper(is_train=True, augmentations=[T.RandomFlip(prob=1.0)])(record)["instances"]
     assert without.gt_classes.tolist() == [0, 1, 2]
+    tagged = PartDatasetMapper(
+        augmentations=[T.RandomFlip(prob=1.0)], **options, label_type="as_annotated"
+    )({**record, "tags": [0, 2]})
+    assert tagged["tags"].tolist() == [1, 2]
+
+
+def mixed_record(tmp_path):
+    """A mask, a box, a point, and what has nothing but a class; class c = position."""
+    masks = [np.zeros((20, 30), bool) for _ in range(4)]
+    masks[0][2:6, 2:8] = masks[1][2:6, 20:26] = masks[2][10:18, 5:25] = masks[3][0, 0] = True
+    record = record_of(tmp_path, masks)
+    whole, box, point, tag = record["annotations"]
+    del box["segmentation"]
+    for entry in (point, tag):
+        del entry["segmentation"], entry["bbox"], entry["bbox_mode"]
+    point["point"] = [12.0, 14.0]
+    return {**record, "tags": [0, 3]}
+
+
+def test_as_annotated_takes_of_each_annotation_the_most_it_has(tmp_path):
+    mapper = PartDatasetMapper(is_train=True, augmentations=[T.RandomFlip(prob=1.0)], label_type="as_annotated")
+    output = mapper(mixed_record(tmp_path))
+    instances = output["instances"]
+    assert instances.gt_classes.tolist() == [0, 1, 2]
+    assert instances.gt_kinds.tolist() == [LabelKind.MASK, LabelKind.BOX, LabelKind.POINT]
+    # Mirrored in 30 pixels: columns 2..8 become 22..28, and pixel 12 becomes 17.
+    assert instances.gt_boxes.tensor.tolist() == [[22, 2, 28, 6], [4, 2, 10, 6], [0, 0, 0, 0]]
+    assert instances.gt_points.tolist() == [[0, 0], [0, 0], [17, 14]]
+    masks = instances.gt_masks.tensor
+    assert masks[0].nonzero().min(0).values.tolist() == [2, 22] and masks[0].sum() == 24 and not masks[1:].any()
+    assert output["tags"].tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(("label_type", "kinds", "fields"), [
+    ("box", [LabelKind.BOX, LabelKind.BOX], {"gt_boxes"}),
+    ("point", [LabelKind.POINT] * 3, {"gt_points"}),
+    ("mask", [LabelKind.MASK, LabelKind.BOX], {"gt_boxes", "gt_masks"}),
+])
+def test_a_run_sees_no_more_than_its_kind_of_label(tmp_path, label_type, kinds, fields):
+    output = PartDatasetMapper(is_train=True, augmentations=[], label_type=label_type)(mixed_record(tmp_path))
+    instances = output["instances"]
+    assert instances.gt_kinds.tolist() == kinds and "tags" not in output
+    assert set(instances.get_fields()) == {"gt_classes", "gt_kinds"} | fields
+    if label_type == "point":
+        # The centres of the boxes, and the point that somebody has set.
+        assert instances.gt_points.tolist() == [[4.5, 3.5], [22.5, 3.5], [12, 14]]
+
+
+def test_a_mask_without_a_usable_box_brings_its_own(tmp_path):
+    mask = np.zeros((20, 30), bool)
+    mask[2:6, 2:8] = True
+    record = record_of(tmp_path, [mask])
+    record["annotations"][0]["bbox"] = [40.0, 40.0, 0.0, 0.0]
+    instances = PartDatasetMapper(is_train=True, augmentations=[], label_type="mask")(record)["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[2, 2, 8, 6]]
+
+
+def test_a_mask_that_a_crop_leaves_nothing_of_is_its_box_or_nothing(tmp_path):
+    """A ring cropped to its empty middle keeps its box; a part outside the crop is gone."""
+    ring, outside = np.ones((20, 30), bool), np.zeros((20, 30), bool)
+    ring[5:15, 5:25] = False
+    outside[0, 0] = True
+    crop = CropTransform(10, 8, 6, 4)
+    record = record_of(tmp_path, [ring, outside])
+    instances = PartDatasetMapper(is_train=True, augmentations=[crop], label_type="mask")(record)["instances"]
+    assert instances.gt_classes.tolist() == [0] and instances.gt_kinds.tolist() == [LabelKind.BOX]
+    assert instances.gt_boxes.tensor.tolist() == [[0, 0, 6, 4]]
 
 
 def test_an_object_conditioned_record_says_so_to_the_model(tmp_path):

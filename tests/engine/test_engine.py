@@ -32,12 +32,12 @@ AUGMENTED = ("INPUT.RANDOM_FLIP", "horizontal", "INPUT.CROP.ENABLED", True)
 
 @META_ARCH_REGISTRY.register()
 class ToyParts(nn.Module):
-    """A loss of pictures, boxes and (with MODEL.LOSS.PROMPT_WEIGHT) random numbers; finds nothing."""
+    """A loss of pictures, boxes and (with MODEL.DETR_PROMPTER.PROMPT_WEIGHT) random numbers; finds nothing."""
 
     def __init__(self, cfg):
         super().__init__()
         self.num_classes = cfg.MODEL.PROMPTER.NUM_CLASSES
-        self.noise = cfg.MODEL.LOSS.PROMPT_WEIGHT
+        self.noise = cfg.MODEL.DETR_PROMPTER.PROMPT_WEIGHT
         self.backbone = nn.Linear(3, 4)
         self.head = nn.Linear(4, 4)
         self.backbone.requires_grad_(False)
@@ -82,10 +82,11 @@ def toy_cfg(tiny_cfg, tiny_parts):
 @pytest.fixture
 def log(caplog):
     """Texts logged by wps_sam, which setup_logger has cut off from the root logger."""
-    engine.logger.addHandler(caplog.handler)
-    engine.logger.setLevel(logging.INFO)
+    logger = logging.getLogger("wps_sam.engine")
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.INFO)
     yield caplog
-    engine.logger.removeHandler(caplog.handler)
+    logger.removeHandler(caplog.handler)
 
 
 class Killed(Exception):
@@ -135,8 +136,10 @@ def test_unknown_choices_are_refused_with_the_allowed_ones(key):
         check_config(cfg)
 
 
-def test_protocols_of_config_and_evaluation_are_the_same():
-    assert CHOICES["TEST.PROTOCOLS"] == ("auto", *PROTOCOLS)
+def test_unknown_protocols_are_refused_by_the_config_check(tiny_cfg):
+    check_config(tiny_cfg("TEST.PROTOCOLS", ["auto", *PROTOCOLS]))
+    with pytest.raises(ValueError, match=r"TEST\.PROTOCOLS is 'mean'; allowed: 'auto', 'd2_semseg'"):
+        check_config(tiny_cfg("TEST.PROTOCOLS", ["mean"]))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_impossible_values_are_refused(tiny_cfg, opts, message):
             ("DATASETS.TEST", ("tiny_parts_vla",)),
             "'tiny_parts_vla', which is not registered; known: .*tiny_parts_val",
         ),
-        (("MODEL.SAM.ARCH", "vit_x"), "MODEL.SAM.ARCH is 'vit_x'; allowed: 'vit_tiny', 'vit_b'"),
+        (("MODEL.SAM.ARCH", "vit_x"), "MODEL.SAM.ARCH: unknown SAM 'vit_x'; expected one of vit_tiny, vit_b"),
     ],
 )
 def test_setup_checks_the_config_against_the_data(tiny_cfg, tmp_path, opts, message):
@@ -436,7 +439,7 @@ def train_in_each_process(args: argparse.Namespace) -> None:
     run("whole", "DATASETS.TEST", ())
     run("stopped", "DATASETS.TEST", (), stop_at=3)
     run("stopped", "DATASETS.TEST", (), resume=True)
-    run("plain", "MODEL.LOSS.PROMPT_WEIGHT", 0.0)
+    run("plain", "MODEL.DETR_PROMPTER.PROMPT_WEIGHT", 0.0)
 
 
 def test_two_processes_resume_exactly_and_train_and_evaluate_as_one(toy_cfg, tmp_path):
@@ -449,7 +452,7 @@ def test_two_processes_resume_exactly_and_train_and_evaluate_as_one(toy_cfg, tmp
 
     assert_same_weights(load("whole"), load("whole", rank=1))
     assert_same_weights(load("whole"), load("stopped"))
-    one = toy_cfg(*AUGMENTED, "MODEL.LOSS.PROMPT_WEIGHT", 0.0, "OUTPUT_DIR", str(tmp_path / "one"))
+    one = toy_cfg(*AUGMENTED, "MODEL.DETR_PROMPTER.PROMPT_WEIGHT", 0.0, "OUTPUT_DIR", str(tmp_path / "one"))
     assert_same_weights(load("plain"), train(one), tolerance=1e-6)
     two_folder, one_folder = tmp_path / "plain", tmp_path / "one"
     assert (two_folder / "evaluation.json").read_text() == (one_folder / "evaluation.json").read_text()

@@ -1,14 +1,9 @@
-"""Which queries become parts, and how masks become one part map."""
+"""Which proposals become parts, and how masks become one part map."""
 
 from types import SimpleNamespace
 
-from wps_sam.inference.merge import (
-    AuthorsMerge,
-    SemanticMerge,
-    WithinObjectMerge,
-    keep_queries,
-    resize_masks,
-)
+from wps_sam.inference.merge import AuthorsMerge, SemanticMerge, WithinObjectMerge, resize_masks
+from wps_sam.inference.select import select_for_object, select_parts
 from wps_sam.structures import Frame
 
 import pytest
@@ -31,24 +26,33 @@ def _merged(merge, probabilities, scores, labels, num_classes):
 
 def test_keeps_queries_whose_likeliest_class_is_a_part_surest_first():
     logits = _logits([0.5, 0.2, 0.3], [0.3, 0.3, 0.4], [0.1, 0.8, 0.1])
-    kept, scores, classes = keep_queries(logits, **KEEP_ALL)
+    kept, scores, classes = select_parts(logits, **KEEP_ALL)
     assert kept.tolist() == [2, 0] and classes.tolist() == [1, 0]
     assert scores.tolist() == pytest.approx([0.8, 0.5])
-    assert keep_queries(logits, **{**KEEP_ALL, "score_threshold": 0.6})[0].tolist() == [2]
-    assert keep_queries(logits, **{**KEEP_ALL, "max_parts": 1})[0].tolist() == [2]
+    assert select_parts(logits, **{**KEEP_ALL, "score_threshold": 0.6})[0].tolist() == [2]
+    assert select_parts(logits, **{**KEEP_ALL, "max_parts": 1})[0].tolist() == [2]
 
 
 def test_thins_boxes_of_one_class_only():
     logits = _logits([0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.2, 0.7, 0.1])
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10]])
-    kept, _, _ = keep_queries(logits, boxes, **{**KEEP_ALL, "nms_threshold": 0.5})
+    kept, _, _ = select_parts(logits, boxes, **{**KEEP_ALL, "nms_threshold": 0.5})
     assert sorted(kept.tolist()) == [0, 2]
-    assert len(keep_queries(logits, boxes, **KEEP_ALL)[0]) == 3
+    assert len(select_parts(logits, boxes, **KEEP_ALL)[0]) == 3
 
 
 def test_no_query_left():
-    kept, scores, classes = keep_queries(_logits([0.1, 0.9], [0.2, 0.8]), torch.zeros(2, 4), **KEEP_ALL)
+    kept, scores, classes = select_parts(_logits([0.1, 0.9], [0.2, 0.8]), torch.zeros(2, 4), **KEEP_ALL)
     assert len(kept) == len(scores) == len(classes) == 0
+
+
+def test_for_an_object_every_query_speaks_for_each_of_its_parts():
+    # Classes 0 and 2 are the object's; what the others and the whole picture's "no part" would say is left out.
+    logits = _logits([0.1, 0.7, 0.1, 0.1], [0.6, 0.1, 0.2, 0.1])
+    queries, scores, classes = select_for_object(logits, None, [0, 2], **KEEP_ALL)
+    assert queries.tolist() == [1, 0] and classes.tolist() == [0, 2]
+    expected = [[0.6 / 0.9, 0.2 / 0.9], [1 / 3, 1 / 3]]
+    torch.testing.assert_close(scores, torch.tensor(expected))
 
 
 def test_semantic_merge_by_hand():
@@ -119,7 +123,7 @@ def test_frame_refuses_another_square():
 def test_within_an_object_every_query_has_its_likeliest_part():
     # Query 1 is most likely no part at all, query 0 below the threshold: both stay, by their best part.
     logits = _logits([0.3, 0.3, 0.4], [0.2, 0.1, 0.7])
-    kept, scores, classes = keep_queries(logits, **{**KEEP_ALL, "score_threshold": 0.9}, only_parts=False)
+    kept, scores, classes = select_parts(logits, **{**KEEP_ALL, "score_threshold": 0.9}, only_parts=False)
     assert kept.tolist() == [0, 1] and classes.tolist() == [0, 0]
     assert scores.tolist() == pytest.approx([0.3, 0.2])
 

@@ -3,7 +3,9 @@
 import itertools
 
 from wps_sam.config import add_wps_sam_config
-from wps_sam.encoders.build_sam import build_sam
+from wps_sam.encoders import build_sam
+from wps_sam.models.wps_sam import FOURIER_MATRIX
+from wps_sam.structures import LabelKind
 from wps_sam.vocabulary import PartVocabulary
 
 import pytest
@@ -11,35 +13,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
-
-
-def tiny_config(*opts):
-    cfg = get_cfg()
-    add_wps_sam_config(cfg)
-    cfg.merge_from_list(
-        ["MODEL.DEVICE", "cpu", "MODEL.SAM.ARCH", "vit_tiny", "MODEL.PROMPTER.NUM_CLASSES", 4,
-         "MODEL.DETR_PROMPTER.NUM_QUERIES", 8, "MODEL.DETR_PROMPTER.NUM_ENCODER_LAYERS", 1,
-         "MODEL.DETR_PROMPTER.NUM_DECODER_LAYERS", 1, "MODEL.DENSE_PROMPTER.NUM_CONVS", 1, "MODEL.DENSE_PROMPTER.CONV_DIM", 32,
-         "MODEL.INFERENCE.MAX_PARTS", 6, *opts]
-    )
-    return cfg
-
-
-def make_inputs(sizes=((512, 340), (200, 512)), parts=2, label="box", seed=0):
-    g = torch.Generator().manual_seed(seed)
-    inputs = []
-    for height, width in sizes:
-        instances = Instances((height, width))
-        instances.gt_classes = torch.randint(4, (parts,), generator=g)
-        corner = torch.rand(parts, 2, generator=g) * 80
-        if label == "box":
-            instances.gt_boxes = Boxes(torch.cat([corner, corner + 60 + corner], dim=1))
-        else:
-            instances.gt_points = corner
-        image = torch.randint(256, (3, height, width), generator=g, dtype=torch.uint8)
-        inputs.append({"image": image, "instances": instances, "height": height // 2, "width": width // 2})
-    return inputs
+from tiny_wps_sam import make_inputs, tiny_config
 
 
 @pytest.fixture(params=["DETRPrompter", "DensePrompter"])
@@ -60,7 +34,7 @@ def reference_losses(model, inputs):
         prediction = model.prompter(model.backbone(square)["image_embedding"])
         logits, tokens = prediction.logits[0], prediction.tokens[0]
         instances = record["instances"]
-        teacher, _ = model.teacher.prompt_encoder(points=None, boxes=instances.gt_boxes.tensor, masks=None)
+        teacher, _ = model.backbone.prompt_encoder(points=None, boxes=instances.gt_boxes.tensor, masks=None)
         probability, best, chosen = logits.softmax(-1), float("inf"), None
         for queries in itertools.permutations(range(len(logits)), len(teacher)):
             cost = sum(
@@ -76,7 +50,7 @@ def reference_losses(model, inputs):
         difference = torch.stack([(tokens[q] - teacher[m]).abs() for m, q in enumerate(chosen)])
         prompt_loss.append(torch.where(difference < 1, difference**2 / 2, difference - 0.5).mean())
     count = len(inputs)
-    return {"loss_class": 5 * sum(class_loss) / count, "loss_prompt": 20 * sum(prompt_loss) / count}
+    return {"loss_class": 5 * sum(class_loss) / count, "loss_box": 20 * sum(prompt_loss) / count}
 
 
 def test_losses_of_a_tiny_model_equal_the_reference():
@@ -116,18 +90,17 @@ def test_one_step_at_vit_b_1024_equals_the_reference():
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-5)
 
 
-def test_a_step_moves_the_prompter_and_nothing_of_sam(prompter_name):
-    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).train()
-    assert not any(m.training for part in (model.backbone, model.teacher, model.decoder) for m in part.modules())
-    frozen = {k: v.clone() for part in (model.backbone, model.teacher, model.decoder)
-              for k, v in part.named_parameters(prefix=str(id(part)))}
+@pytest.mark.parametrize("label, kind", [("box", "box"), ("point", "point"), ("mask", "mask"), ("mixed", "as_annotated")])
+def test_a_step_moves_the_prompter_and_nothing_of_sam(prompter_name, label, kind):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name, "WEAK_LABELS.TYPE", kind)).train()
+    assert not any(m.training for m in model.backbone.modules())
+    frozen = {k: v.clone() for k, v in model.backbone.named_parameters()}
     trained = {k: v.clone() for k, v in model.prompter.named_parameters()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
-    sum(model(make_inputs()).values()).backward()
+    sum(model(make_inputs(label=label)).values()).backward()
     optimizer.step()
-    for part in (model.backbone, model.teacher, model.decoder):
-        for key, value in part.named_parameters(prefix=str(id(part))):
-            assert torch.equal(value, frozen[key]) and value.grad is None
+    for key, value in model.backbone.named_parameters():
+        assert torch.equal(value, frozen[key]) and value.grad is None
     moved = [k for k, v in model.prompter.named_parameters() if not torch.equal(v, trained[k])]
     assert len(moved) == len(trained)
 
@@ -174,17 +147,17 @@ def _asked_of_objects(model, inputs):
 
 def _leave_nothing_on(model, monkeypatch, index):
     """The prompter finds no part on image ``index`` of three, whether it sees it alone or with the others."""
-    forward, seen = model.prompter.forward, []
+    propose, seen = model.prompter.propose, []
 
-    def forward_without(embedding, images=None):
-        prediction = forward(embedding, images)
+    def propose_without(features):
+        proposals, embedding = propose(features), features["image_embedding"]
         for i, image in enumerate(embedding):
             if any(torch.allclose(image, one, atol=1e-4) for one in seen) or (len(embedding) > 2 and i == index):
                 seen.append(image)
-                prediction.logits[i, :, -1] += 100
-        return prediction
+                proposals.logits[i, :, -1] += 100
+        return proposals
 
-    monkeypatch.setattr(model.prompter, "forward", forward_without)
+    monkeypatch.setattr(model.prompter, "propose", propose_without)
 
 
 @torch.no_grad()
@@ -214,13 +187,13 @@ def test_a_result_does_not_depend_on_its_batch(prompter_name, monkeypatch):
 def test_one_call_of_the_decoder_for_a_batch_and_only_for_kept_queries(prompter_name, monkeypatch):
     model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).eval()
     model.prompter.class_head.bias[-1] = -10
-    calls, forward = [], model.decoder.forward
+    calls, decode = [], model.backbone.decode
 
-    def counted(embedding, tokens, *dense_prompt):
-        calls.append([len(of_image) for of_image in tokens])
-        return forward(embedding, tokens, *dense_prompt)
+    def counted(features, prompts):
+        calls.append([len(of_image) for of_image in prompts])
+        return decode(features, prompts)
 
-    monkeypatch.setattr(model.decoder, "forward", counted)
+    monkeypatch.setattr(model.backbone, "decode", counted)
     inputs = make_inputs()
     outputs = model(inputs)
     assert calls == [[len(output["instances"]) for output in outputs]]
@@ -246,7 +219,7 @@ def test_prompting_a_batch_with_boxes_equals_prompting_each_image():
 def test_an_image_without_parts_trains(prompter_name, label):
     model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name, "WEAK_LABELS.TYPE", label)).train()
     losses = model(make_inputs(parts=0, label=label))
-    assert losses["loss_prompt"].item() == 0 and losses["loss_class"].isfinite()
+    assert losses[f"loss_{label}"].item() == 0 and losses["loss_class"].isfinite()
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
@@ -258,23 +231,91 @@ def test_more_parts_than_queries_is_an_error():
 
 def test_centre_padding_moves_the_labels_with_the_image():
     inputs = make_inputs(sizes=((512, 100),))
-    corner, centre = (build_model(tiny_config("MODEL.SAM.PADDING", way)) for way in ("bottom_right", "center"))
+    centre = build_model(tiny_config("MODEL.SAM.PADDING", "center"))
     square, frames = centre.preprocess_image(inputs)
-    assert (frames[0].left, frames[0].top) == (206, 0)
-    # Black borders before normalisation, zeros after it: the authors' way and SAM's.
-    black = (-centre.pixel_mean / centre.pixel_std).flatten()
-    torch.testing.assert_close(square[0, :, 0, 0], black)
-    assert not corner.preprocess_image(inputs)[0][0, :, :, 100:].any()
+    assert (frames[0].left, frames[0].top) == (206, 0) and square.shape == (1, 3, 512, 512)
     boxes = inputs[0]["instances"].gt_boxes.tensor
     target = centre.label(inputs, frames)[0]
-    assert torch.equal(target.geometry, boxes + torch.tensor([206.0, 0, 206, 0]))
-    torch.testing.assert_close(target.tokens, corner.teach(boxes + torch.tensor([206.0, 0, 206, 0])))
+    assert torch.equal(target.boxes, boxes + torch.tensor([206.0, 0, 206, 0]))
+
+
+def test_labels_of_every_kind_reach_the_square():
+    inputs = make_inputs(sizes=((512, 340),), label="mixed")
+    model = build_model(tiny_config("MODEL.SAM.PADDING", "center"))
+    (target,) = model.label(inputs, model.preprocess_image(inputs)[1])
+    left = (512 - 340) // 2
+    instances = inputs[0]["instances"]
+    assert target.kinds.tolist() == [LabelKind.BOX, LabelKind.POINT, LabelKind.MASK]
+    assert torch.equal(target.boxes[0], instances.gt_boxes.tensor[0] + torch.tensor([left, 0, left, 0]))
+    assert torch.equal(target.points[1], instances.gt_points[1] + torch.tensor([left, 0]))
+    assert target.tags.tolist() == [3]
+    # The covered share of each cell of 4 x 4 pixels, so that all cells together are the mask's area.
+    assert target.masks.shape == (3, 128, 128) and not target.masks[:2].any()
+    assert target.masks[2].sum().item() * 16 == instances.gt_masks.tensor[2].sum().item()
+    x = target.masks[2].any(0).nonzero().min().item()
+    assert x == (int(instances.gt_masks.tensor[2].any(0).nonzero().min()) + left) // 4
+
+
+@pytest.mark.parametrize("label, kind, names", [
+    ("box", "box", {"class", "box"}),
+    ("point", "point", {"class", "point"}),
+    ("mask", "mask", {"class", "box", "mask"}),
+    ("mixed", "as_annotated", {"class", "box", "point", "mask", "presence"}),
+])
+def test_losses_by_kind_have_the_same_names_in_every_step(prompter_name, label, kind, names):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name, "WEAK_LABELS.TYPE", kind)).train()
+    if prompter_name == "DensePrompter" and kind == "as_annotated":
+        names = names - {"point"}  # its cells propose boxes, which a point says nothing of
+    losses = model(make_inputs(label=label))
+    assert set(losses) == {f"loss_{name}" for name in names}
+    assert all(loss.item() > 0 for loss in losses.values())
+    # Nothing labelled at all: the same names, as several processes need them.
+    empty = model(make_inputs(parts=0, label="mask" if kind == "mask" else "point" if kind == "point" else "box"))
+    assert set(empty) == set(losses)
+
+
+def test_a_mixed_batch_equals_its_kinds_one_by_one():
+    """The paper's prompter: token losses of a batch that mixes kinds, against those of each kind's labels alone."""
+    torch.manual_seed(0)
+    model = build_model(tiny_config("WEAK_LABELS.TYPE", "as_annotated")).train()
+    inputs = make_inputs(label="mixed", sizes=((512, 340),))
+    mixed = model(inputs)
+    features, frames = model.embed(inputs)
+    (target,) = model.label(inputs, frames)
+    logits, tokens = model.prompter.predict(features)
+    taught = model.prompter.teach(target)
+    torch.testing.assert_close(taught[1], model.teach(target.points[1:2])[0])
+    torch.testing.assert_close(taught[0], model.teach(target.boxes[:1])[0])
+    ((query, part),) = model.prompter.matcher(logits, tokens, [target], [taught])
+    smooth = torch.nn.functional.smooth_l1_loss(tokens[0, query], taught[part], reduction="none").mean((1, 2))
+    of_part = dict(zip(part.tolist(), smooth))
+    torch.testing.assert_close(mixed["loss_point"], 20 * of_part[1] / 3)
+    torch.testing.assert_close(mixed["loss_box"], 20 * (of_part[0] + of_part[2]) / 3)
+
+
+def test_a_mask_teaches_the_prompt_through_the_frozen_decoder(prompter_name):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name, "WEAK_LABELS.TYPE", "mask")).train()
+    model(make_inputs(label="mask"))["loss_mask"].backward()
+    head = model.prompter.prompt_head
+    weight = head.weight if prompter_name == "DensePrompter" else head[2].weight
+    assert weight.grad.abs().max() > 0
+    assert all(p.grad is None for p in model.backbone.parameters())
+
+
+def test_a_picture_with_tags_alone_trains(prompter_name):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name, "WEAK_LABELS.TYPE", "as_annotated")).train()
+    (record,) = make_inputs(label="box", parts=0, sizes=((200, 512),))
+    record["tags"] = torch.tensor([1, 2])
+    losses = model([record])
+    assert losses["loss_presence"].item() > 0 and losses["loss_box"].item() == 0
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 def test_an_image_larger_than_the_square_is_named():
     record = make_inputs(sizes=((600, 100),))[0]
     record["file_name"] = "large.jpg"
-    with pytest.raises(ValueError, match="large.jpg: 100x600 does not fit the 512x512 square"):
+    with pytest.raises(ValueError, match=r"large.jpg: 100x600 does not fit the 512x512 square"):
         build_model(tiny_config()).eval()([record])
 
 
@@ -299,7 +340,7 @@ def test_checkpoints_hold_no_second_sam_and_refuse_another(tmp_path, prompter_na
     DetectionCheckpointer(model, str(tmp_path)).save("model")
     saved = torch.load(tmp_path / "model.pth", weights_only=False)["model"]
     assert {k for k in saved if not k.startswith("prompter.")} == {
-        "frozen_sam_sha256", "teacher.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+        "encoder_sha256", "backbone.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
     }
     torch.manual_seed(2)
     other = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name))
@@ -311,6 +352,33 @@ def test_checkpoints_hold_no_second_sam_and_refuse_another(tmp_path, prompter_na
     other._frozen_hash = None
     with pytest.raises(ValueError, match="trained on another SAM"):
         DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
+
+
+def test_a_checkpoint_of_another_preprocessing_is_refused(tmp_path):
+    DetectionCheckpointer(build_model(tiny_config()), str(tmp_path)).save("model")
+    other = build_model(tiny_config("MODEL.SAM.PADDING", "center"))
+    with pytest.raises(ValueError, match=r"trained on another SAM, or on one that sees pictures otherwise .*MODEL.SAM.PADDING"):
+        DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
+
+
+def test_checkpoints_of_the_first_format_load_or_are_refused(tmp_path):
+    """Hash of the weights alone, SAM's modules by their old names, the dense prompter's fusion called merge."""
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", "DensePrompter"))
+    first = {key.replace("prompter.fuse.", "prompter.merge."): v for key, v in model.state_dict().items()}
+    first["teacher" + FOURIER_MATRIX.removeprefix("backbone")] = first.pop(FOURIER_MATRIX)
+    del first["encoder_sha256"]
+    digest = bytes.fromhex(model.backbone.weights_hash())
+    first["frozen_sam_sha256"] = torch.tensor(list(digest), dtype=torch.uint8)
+    torch.save({"model": first}, tmp_path / "first.pth")
+    torch.manual_seed(5)
+    other = build_model(tiny_config("MODEL.PROMPTER.NAME", "DensePrompter"))
+    incompatible = other.load_state_dict(first, strict=False)
+    assert not incompatible.missing_keys and not incompatible.unexpected_keys
+    for key, value in model.prompter.state_dict().items():
+        assert torch.equal(value, other.prompter.state_dict()[key])
+    shipped = build_model(tiny_config("MODEL.PROMPTER.NAME", "DensePrompter", "MODEL.SAM.WEIGHTS", "shipped"))
+    with pytest.raises(ValueError, match="trained on another SAM"):
+        DetectionCheckpointer(shipped).load(str(tmp_path / "first.pth"))
 
 
 def test_infinite_and_nan_scores_find_nothing(prompter_name):

@@ -3,38 +3,35 @@
 import itertools
 
 from wps_sam.prompters.matcher import CenterMatcher, HungarianMatcher
-from wps_sam.structures import PartTargets, PromptPrediction
+from wps_sam.structures import LabelKind, PartTargets
 
 import pytest
 import torch
 
 
 def _targets(count, num_classes=4, seed=0):
+    """Labels of boxes, and their teachers [M, 2, 8]."""
     g = torch.Generator().manual_seed(seed)
-    return PartTargets(
-        torch.randint(num_classes, (count,), generator=g), torch.randn(count, 2, 8, generator=g),
-        torch.rand(count, 4, generator=g),
-    )
+    labels = torch.randint(num_classes, (count,), generator=g)
+    taught = torch.randn(count, 2, 8, generator=g)
+    return PartTargets.of_boxes(labels, torch.rand(count, 4, generator=g)), taught
 
 
 def _prediction(batch=1, queries=6, num_classes=4, seed=1):
     g = torch.Generator().manual_seed(seed)
-    return PromptPrediction(
-        torch.randn(batch, queries, num_classes + 1, generator=g), torch.randn(batch, queries, 2, 8, generator=g)
-    )
+    return torch.randn(batch, queries, num_classes + 1, generator=g), torch.randn(batch, queries, 2, 8, generator=g)
 
 
-def _cost(logits, tokens, target, query, part):
+def _cost(logits, tokens, target, taught, query, part):
     probability = logits[query].softmax(-1)[target.labels[part]]
-    return (-10 * probability + (tokens[query] - target.tokens[part]).pow(2).sum().sqrt()).item()
+    return (-10 * probability + (tokens[query] - taught[part]).pow(2).sum().sqrt()).item()
 
 
 def test_hungarian_is_the_cheapest_of_all_assignments():
-    prediction, target = _prediction(), _targets(3)
-    (query, part), = HungarianMatcher(class_weight=10, prompt_weight=1)(prediction, [target])
-    logits, tokens = prediction.logits[0], prediction.tokens[0]
+    (logits, tokens), (target, taught) = _prediction(), _targets(3)
+    (query, part), = HungarianMatcher(class_weight=10, prompt_weight=1)(logits, tokens, [target], [taught])
     costs = {
-        chosen: sum(_cost(logits, tokens, target, q, m) for m, q in enumerate(chosen))
+        chosen: sum(_cost(logits[0], tokens[0], target, taught, q, m) for m, q in enumerate(chosen))
         for chosen in itertools.permutations(range(6), 3)
     }
     best = min(costs, key=costs.get)
@@ -42,32 +39,31 @@ def test_hungarian_is_the_cheapest_of_all_assignments():
 
 
 def test_batched_equals_alone_and_empty_targets_survive():
-    prediction = _prediction(batch=3)
-    targets = [_targets(2, seed=5), _targets(0), _targets(6, seed=6)]
+    logits, tokens = _prediction(batch=3)
+    targets, taught = zip(_targets(2, seed=5), _targets(0), _targets(6, seed=6))
     matcher = HungarianMatcher(class_weight=10, prompt_weight=1)
-    together = matcher(prediction, targets)
+    together = matcher(logits, tokens, targets, taught)
     for i, target in enumerate(targets):
-        alone = PromptPrediction(prediction.logits[i : i + 1], prediction.tokens[i : i + 1])
-        (query, part), = matcher(alone, [target])
+        (query, part), = matcher(logits[i : i + 1], tokens[i : i + 1], [target], [taught[i]])
         assert torch.equal(query, together[i][0]) and torch.equal(part, together[i][1])
         assert len(query) == len(target)
 
 
 def test_more_parts_than_queries_is_a_clear_error():
+    target, taught = _targets(7)
     with pytest.raises(ValueError, match="7 parts but the prompter only 6 queries: raise MODEL.DETR_PROMPTER.NUM_QUERIES"):
-        HungarianMatcher(class_weight=10, prompt_weight=1)(_prediction(), [_targets(7)])
+        HungarianMatcher(class_weight=10, prompt_weight=1)(*_prediction(), [target], [taught])
 
 
 def _cells(side=4, stride=8):
     y, x = torch.meshgrid(*[(torch.arange(side) + 0.5) * stride] * 2, indexing="ij")
-    anchors = torch.stack([x, y], -1).flatten(0, 1)
-    n = len(anchors)
-    return PromptPrediction(torch.zeros(1, n, 3), torch.zeros(1, n, 2, 8), torch.zeros(1, n, 4), anchors)
+    return torch.stack([x, y], -1).flatten(0, 1)
 
 
 def _part(geometry):
     geometry = torch.tensor(geometry, dtype=torch.float32).reshape(len(geometry), -1)
-    return PartTargets(torch.zeros(len(geometry), dtype=torch.int64), torch.zeros(len(geometry), 2, 8), geometry)
+    labels = torch.zeros(len(geometry), dtype=torch.int64)
+    return (PartTargets.of_boxes if geometry.shape[1] == 4 else PartTargets.of_points)(labels, geometry)
 
 
 def test_centre_matcher_takes_the_middle_half_and_the_smallest_box():
@@ -81,7 +77,7 @@ def test_centre_matcher_takes_the_middle_half_and_the_smallest_box():
 def test_centre_matcher_gives_the_smallest_part_a_cell_and_survives_none():
     (query, part), = CenterMatcher(min_radius=8)(_cells(), [_part([[13, 13, 14, 14]])])
     assert len(query) >= 1 and not part.any()
-    empty = PartTargets(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, 8), torch.zeros(0, 4))
+    empty = PartTargets.of_boxes(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
     (query, part), = CenterMatcher(min_radius=8)(_cells(), [empty])
     assert len(query) == len(part) == 0
 
@@ -91,3 +87,13 @@ def test_centre_matcher_gives_a_cell_between_two_points_to_the_nearest():
     (query, part), = CenterMatcher(min_radius=8)(_cells(), [_part([[11.5, 11.5], [18.5, 11.5]])])
     owner = dict(zip(query.tolist(), part.tolist()))
     assert owner[5] == 0 and owner[6] == 1
+
+
+def test_centre_matcher_takes_boxes_masks_and_points_of_one_picture():
+    # As above, the second box a mask's, and a point in cell 5, whose cell it takes from the large box around it.
+    boxes = torch.tensor([[0.0, 0, 32, 32], [16, 16, 24, 24], [0, 0, 0, 0]])
+    points = torch.tensor([[0.0, 0], [0, 0], [11.5, 11.5]])
+    kinds = torch.tensor([LabelKind.BOX, LabelKind.MASK, LabelKind.POINT])
+    target = PartTargets(torch.zeros(3, dtype=torch.int64), kinds, boxes, points)
+    (query, part), = CenterMatcher(min_radius=4)(_cells(), [target])
+    assert dict(zip(query.tolist(), part.tolist())) == {5: 2, 6: 0, 9: 0, 10: 1}

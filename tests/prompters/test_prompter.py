@@ -1,7 +1,8 @@
 """Prompters: the paper's sizes, a plain re-computation of its transformer, and dense read-outs."""
 
 from wps_sam.config import check_config
-from wps_sam.prompters.prompter import DensePrompter, DETRPrompter
+from wps_sam.prompters import DensePrompter, DETRPrompter
+from wps_sam.prompters.matcher import HungarianMatcher
 from wps_sam.prompters.transformer import Transformer
 
 import pytest
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 
 PAPER = dict(
     num_classes=40, num_queries=25, embedding_size=64, neck_strides=(2, 2), num_heads=8, ffn_dim=1024,
-    num_encoder_layers=6, num_decoder_layers=6,
+    num_encoder_layers=6, num_decoder_layers=6, matcher=HungarianMatcher(class_weight=10, prompt_weight=1),
+    encode_prompts=None, decode=None,
 )
 
 
@@ -24,10 +26,15 @@ def test_paper_prompter_has_12_72_million_parameters():
 
 
 def test_paper_prompter_shapes():
-    prediction = DETRPrompter(**PAPER)(torch.randn(2, 256, 64, 64))
-    assert prediction.logits.shape == (2, 25, 41)
-    assert prediction.tokens.shape == (2, 25, 2, 256)
-    assert prediction.geometry is None
+    proposals = DETRPrompter(**PAPER)(torch.randn(2, 256, 64, 64))
+    assert proposals.logits.shape == (2, 25, 41)
+    assert proposals.tokens.shape == (2, 25, 2, 256)
+    assert proposals.boxes is None
+
+
+def test_a_segmenter_of_three_tokens_a_prompt_gets_three():
+    prompter = DETRPrompter(**{**PAPER, "tokens_per_prompt": 3, "num_encoder_layers": 1, "num_decoder_layers": 1})
+    assert prompter(torch.randn(1, 256, 64, 64)).tokens.shape == (1, 25, 3, 256)
 
 
 def _attention(module: nn.MultiheadAttention, query, key, value):
@@ -91,11 +98,15 @@ def test_matrices_of_the_transformer_start_xavier_uniform():
 
 
 def _dense(label_type, encode=None, companion_dim=0, stride=8):
-    encode = encode or (lambda geometry: torch.zeros(len(geometry), 2, 256))
+    encode = encode or (lambda boxes=None, points=None: torch.zeros(len(points if boxes is None else boxes), 2, 256))
     return DensePrompter(
-        num_classes=3, label_type=label_type, image_size=256, stride=stride, conv_dim=32, num_convs=1,
-        companion_dim=companion_dim, encode_prompts=encode,
+        num_classes=3, label_type=label_type, image_size=256, embedding_size=16, stride=stride, conv_dim=32, num_convs=1,
+        companion_dim=companion_dim, encode_prompts=encode, decode=None,
     )
+
+
+def _features(embedding, picture):
+    return {"image_embedding": embedding, "image": picture}
 
 
 STRIDES = pytest.mark.parametrize(("stride", "side"), [(8, 32), (16, 16)])
@@ -106,13 +117,17 @@ def test_cells_of_both_strides(stride, side):
     prompter = _dense("point", companion_dim=16, stride=stride)
     picture = torch.randn(2, 3, 256, 256)
     assert prompter.companion(picture).shape == (2, 16, side, side)
-    prediction = prompter(torch.randn(2, 256, 16, 16), picture)
-    assert prediction.logits.shape == (2, side**2, 4)
-    assert prediction.tokens.shape == (2, side**2, 2, 256) and prediction.geometry.shape == (2, side**2, 2)
+    features = _features(torch.randn(2, 256, 16, 16), picture)
+    proposals = prompter(features)
+    assert proposals.logits.shape == (2, side**2, 4)
+    assert proposals.tokens.shape == (2, side**2, 2, 256) and proposals.boxes.shape == (2, side**2, 4)
+    points = prompter.predict(features)[1]
+    # A point is thinned as the box of a cell around it.
+    assert points.shape == (2, side**2, 2) and torch.equal(proposals.boxes[..., :2], points - stride)
     # A cell's anchor is its centre; rows first. An output of 1 is one cell.
     expected = torch.tensor([[(x + 0.5) * stride, (y + 0.5) * stride] for y in range(side) for x in range(side)])
-    assert torch.equal(prediction.anchors, expected)
-    moved = prompter.read_out(torch.ones(1, side**2, 2))[0, 2 * side + 3]
+    assert torch.equal(prompter.anchors, expected)
+    moved = prompter.apply_deltas(torch.ones(1, side**2, 2))[0, 2 * side + 3]
     assert moved.tolist() == [4.5 * stride, 3.5 * stride]
 
 
@@ -125,7 +140,8 @@ def test_a_cell_looks_at_its_own_place(stride, side):
     picture = torch.randn(1, 3, 256, 256)
     other = picture.clone()
     other[..., 6 * 16 : 7 * 16, 9 * 16 : 10 * 16] += 10
-    moved = (prompter(embedding, picture).logits - prompter(embedding, other).logits)[0].abs().sum(-1)
+    one, two = (prompter(_features(embedding, p)).logits for p in (picture, other))
+    moved = (one - two)[0].abs().sum(-1)
     x, y = (moved[:, None] * prompter.anchors).sum(0) / moved.sum()
     assert abs(x - 9.5 * 16) < 8 and abs(y - 6.5 * 16) < 8
 
@@ -137,42 +153,47 @@ def test_a_checkpoint_of_another_stride_is_refused():
 
 @pytest.mark.parametrize("stride", [4, 12, 32])
 def test_other_strides_are_refused(tiny_cfg, stride):
-    check_config(tiny_cfg("MODEL.DENSE_PROMPTER.STRIDE", 16))
+    dense = ("MODEL.PROMPTER.NAME", "DensePrompter")
+    check_config(tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.STRIDE", 16))
     with pytest.raises(ValueError, match=rf"MODEL\.DENSE_PROMPTER\.STRIDE is {stride}; allowed: 8, 16"):
-        check_config(tiny_cfg("MODEL.DENSE_PROMPTER.STRIDE", stride))
+        check_config(tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.STRIDE", stride))
 
 
 def test_the_stride_of_the_config_reaches_all_that_count_in_cells(tiny_cfg):
     dense = ("MODEL.PROMPTER.NAME", "DensePrompter", "WEAK_LABELS.TYPE", "point")
     a, b = torch.tensor([[8.0, 4.0]]), torch.zeros(1, 2)
     for stride in (8, 16):
-        model = build_model(tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.STRIDE", stride, "MODEL.DEVICE", "meta"))
-        assert model.prompter.stride == model.criterion.matcher.min_radius == model.point_radius == stride
-        assert model.criterion.prompt_loss(a, a, b, b).item() == pytest.approx(12 / stride)
+        prompter = build_model(tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.STRIDE", stride, "MODEL.DEVICE", "meta")).prompter
+        assert prompter.stride == prompter.matcher.min_radius == stride
+        assert prompter.place_losses["point"](a, b).item() == pytest.approx(12 / stride)
 
 
 def test_dense_prompter_reads_boxes_out_around_its_cells():
     prompter = _dense("box")
     raw = torch.zeros(1, 32 * 32, 4)
-    boxes = prompter.read_out(raw)
+    boxes = prompter.apply_deltas(raw)
     # Cell (row 3, column 5) has its centre at (5.5 * 8, 3.5 * 8) = (44, 28); exp(0) * 256 / 8 = 32 pixels to each side,
     # cut off at the top of the picture.
     assert boxes[0, 3 * 32 + 5].tolist() == [12.0, 0.0, 76.0, 60.0]
     assert boxes.min() >= 0 and boxes.max() <= 256
-    assert prompter.read_out(raw + 1e4).isfinite().all()
+    assert prompter.apply_deltas(raw + 1e4).isfinite().all()
 
 
-def test_dense_prompter_reads_points_out_and_encodes_its_own_geometry():
-    seen = {}
+@pytest.mark.parametrize("label_type, name, columns", [("point", "points", 2), ("box", "boxes", 4)])
+def test_dense_prompter_encodes_the_prompts_that_are_asked_for_and_no_others(label_type, name, columns):
+    seen = []
 
-    def encode(geometry):
-        seen["geometry"] = geometry
-        return geometry.sum() + torch.zeros(len(geometry), 2, 256)
+    def encode(**places):
+        seen.append(places)
+        return places[name].sum() + torch.zeros(len(places[name]), 2, 256)
 
-    prediction = _dense("point", encode)(torch.randn(2, 256, 16, 16))
-    assert prediction.logits.shape == (2, 1024, 4)
-    assert prediction.tokens.shape == (2, 1024, 2, 256)
-    assert torch.equal(seen["geometry"], prediction.geometry.flatten(0, 1)) and seen["geometry"].shape[1] == 2
+    prompter, features = _dense(label_type, encode), {"image_embedding": torch.randn(2, 256, 16, 16)}
+    proposals = prompter.propose(features)
+    assert proposals.logits.shape == (2, 1024, 4) and not seen
+    assert proposals.encode(1, torch.tensor([7, 3])).shape == (2, 2, 256)
+    (places,) = seen
+    assert list(places) == [name] and places[name].shape == (2, columns)
+    assert torch.equal(places[name], prompter.predict(features)[1][1, [7, 3]])
 
 
 def test_dense_prompter_starts_out_saying_no_part():
@@ -203,10 +224,10 @@ def test_a_constant_on_top_of_the_embedding_changes_nothing():
 def test_companion_looks_at_the_picture_and_says_when_it_cannot(caplog):
     prompter, embedding = _dense("box", companion_dim=16), torch.randn(1, 256, 16, 16)
     picture = torch.randn(1, 3, 256, 256)
-    seen, blind = prompter(embedding, picture).logits, prompter(embedding).logits
+    seen, blind = prompter(_features(embedding, picture)).logits, prompter(embedding).logits
     assert seen.shape == blind.shape == (1, 1024, 4)
     assert not torch.allclose(seen, blind)
     assert "not shown the images" in caplog.text
     # A prompter without one does not look, whatever it is shown.
     alone = _dense("box")
-    assert torch.equal(alone(embedding, picture).logits, alone(embedding).logits)
+    assert torch.equal(alone(_features(embedding, picture)).logits, alone(embedding).logits)

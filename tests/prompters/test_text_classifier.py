@@ -10,7 +10,7 @@ from wps_sam.vocabulary import PartVocabulary
 import pytest
 import torch
 from detectron2.modeling import build_model
-from test_meta_arch import make_inputs, tiny_config
+from tiny_wps_sam import make_inputs, tiny_config
 from torch.nn import functional as F
 
 SEEN = PartVocabulary.from_names(["dog's ear", "dog's tail", "car's door", "car's wheel"])

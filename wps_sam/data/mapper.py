@@ -248,5 +248,5 @@ def _moved_point(
     """The point after the augmentation; None if it was cropped away."""
     # Transforms move continuous coordinates, in which the centre of pixel 0 is 0.5.
     moved = transforms.apply_coords(np.asarray([point], dtype=np.float64) + 0.5)[0]
-    inside = 0 <= moved[0] < size[1] and 0 <= moved[1] < size[0]
+    inside = 0 <= moved[0] <= size[1] and 0 <= moved[1] <= size[0]
     return moved - 0.5 if inside else None

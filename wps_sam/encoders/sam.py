@@ -74,7 +74,6 @@ class SAMEncoder(PromptableEncoder):
         self.precision = precision
         self.spec = _spec(prompt_encoder.input_image_size[0])
         self._read_image_encoder = read_image_encoder
-        self._weights_hash: str | None = None
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
         self.freeze()
@@ -198,23 +197,21 @@ class SAMEncoder(PromptableEncoder):
 
     def weights_hash(self) -> str:
         """SHA-256 of all weights of this SAM."""
-        if self._weights_hash is None:
-            encoder = self.image_encoder
-            if encoder is None:
-                assert self._read_image_encoder is not None, "a SAMEncoder without image encoder"
-                encoder = self._read_image_encoder()
-            # The names under which the first checkpoints had these modules: their hashes still hold.
-            modules = {
-                "backbone.image_encoder.": encoder,
-                "teacher.prompt_encoder.": self.prompt_encoder,
-                "decoder.mask_decoder.": self.mask_decoder,
-            }
-            self._weights_hash = hash_tensors(
-                (prefix + key, value)
-                for prefix, module in modules.items()
-                for key, value in sorted(module.state_dict().items())
-            )
-        return self._weights_hash
+        encoder = self.image_encoder
+        if encoder is None:
+            assert self._read_image_encoder is not None, "a SAMEncoder without image encoder"
+            encoder = self._read_image_encoder()
+        # The names under which the first checkpoints had these modules: their hashes still hold.
+        modules = {
+            "backbone.image_encoder.": encoder,
+            "teacher.prompt_encoder.": self.prompt_encoder,
+            "decoder.mask_decoder.": self.mask_decoder,
+        }
+        return hash_tensors(
+            (prefix + key, value)
+            for prefix, module in modules.items()
+            for key, value in sorted(module.state_dict().items())
+        )
 
     def fingerprint(self) -> str:
         about = {

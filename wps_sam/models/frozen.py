@@ -60,6 +60,8 @@ class FrozenWeights(nn.Module):
         self.check_frozen(state_dict, prefix)
         for key, value in self.frozen_state().items():
             state_dict.setdefault(prefix + key, value)
+        # A file that does hold frozen weights changes them.
+        self._frozen_hash = None
 
 
 def hash_of(saved: Tensor) -> str:

@@ -317,4 +317,4 @@ def _covered_shares(masks: Tensor, frame: Frame) -> Tensor:
     """Masks bool [M, h, w] of a picture to float [M, S/4, S/4], the share of each cell of its square that they cover."""
     square = masks.new_zeros(len(masks), frame.size, frame.size, dtype=torch.float32)
     frame.crop(square)[:] = masks
-    return F.avg_pool2d(square, 4)
+    return F.avg_pool2d(square[:, None], 4)[:, 0]
