@@ -15,7 +15,7 @@ quickstart: draw
 
 data: datasets/synthetic_parts/.made
 
-datasets/synthetic_parts/.made: $(INSTALLED) tools/make_synthetic.py wps_sam/data/synthetic.py
+datasets/synthetic_parts/.made: $(INSTALLED) tools/make_synthetic.py $(wildcard wps_sam/data/synthetic/*.py)
 	$(BIN)/python tools/make_synthetic.py
 	touch $@
 
@@ -34,6 +34,7 @@ test: $(INSTALLED_DEV)
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 format: $(INSTALLED_DEV)

@@ -10,6 +10,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+TEXT = ["transformers>=5.6"]
 
 
 def read_version() -> str:
@@ -55,10 +56,13 @@ setup(
         "torch>=2.4",
         "torchvision",
         "tqdm",
-        "transformers>=5.6",
+        "xxhash",
     ],
     extras_require={
+        # Names as text embeddings (tools/embed_names.py), and CLIPSeg.
+        "text": TEXT,
         "dev": [
+            *TEXT,
             "mypy",
             "pytest",
             "ruff",

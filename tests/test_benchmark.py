@@ -131,7 +131,9 @@ def test_report_by_hand(tmp_path: Path) -> None:
 def test_markdown_has_a_row_a_pair_and_no_empty_columns(tmp_path: Path) -> None:
     head, _, row = markdown(_pairs(tmp_path)).splitlines()
     assert "| Memory | TFLOP/s | Of the peak | Difference |" in head
-    assert "| 3.00 s (2.50 to 3.50) | 1.00 s (1.00 to 2.50) | **6.00** | 4 images | 300 MiB / 100 MiB |" in row
+    assert (
+        "| 3.00 s (2.50 to 3.50) | 1.00 s (1.00 to 2.50) | **6.00** | 4 images | 300 MiB / 100 MiB |" in row
+    )
     assert "| 2 / 6 | 20.0% / 10.0% | 1.0e+00 |" in row
     (bare,) = _pairs(tmp_path)
     for side in (bare["baseline"], bare["ours"]):

@@ -19,6 +19,11 @@ from detectron2.modeling import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_SOURCE = ROOT / "wps_sam" / "config.py"
+# Every prompter declares the keys of its own node, as ``node.KEY``.
+PROMPTER_SOURCES = {
+    "MODEL.DETR_PROMPTER": ROOT / "wps_sam" / "prompters" / "detr.py",
+    "MODEL.DENSE_PROMPTER": ROOT / "wps_sam" / "prompters" / "dense.py",
+}
 # Those of tools/pretrain_sam.py have settings of their own: tests/tools/test_pretrain_sam.py.
 CONFIG_FILES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "pretrain_sam")
 
@@ -30,28 +35,34 @@ OUR_KEYS = {
     "MODEL.CLIPSEG.BACKGROUND_WEIGHT",
     "MODEL.CLIPSEG.TRAIN",
     "MODEL.CLIPSEG.WEIGHTS",
+    "MODEL.DENSE_PROMPTER.CLASS_WEIGHT",
+    "MODEL.DENSE_PROMPTER.COMPANION_DIM",
+    "MODEL.DENSE_PROMPTER.CONV_DIM",
+    "MODEL.DENSE_PROMPTER.MASK_WEIGHT",
+    "MODEL.DENSE_PROMPTER.NUM_CONVS",
+    "MODEL.DENSE_PROMPTER.PRESENCE_WEIGHT",
+    "MODEL.DENSE_PROMPTER.PROMPT_WEIGHT",
+    "MODEL.DENSE_PROMPTER.STRIDE",
+    "MODEL.DETR_PROMPTER.CLASS_WEIGHT",
+    "MODEL.DETR_PROMPTER.FFN_DIM",
+    "MODEL.DETR_PROMPTER.MASK_WEIGHT",
+    "MODEL.DETR_PROMPTER.MATCHER_CLASS_WEIGHT",
+    "MODEL.DETR_PROMPTER.MATCHER_PROMPT_WEIGHT",
+    "MODEL.DETR_PROMPTER.NECK_STRIDES",
+    "MODEL.DETR_PROMPTER.NUM_DECODER_LAYERS",
+    "MODEL.DETR_PROMPTER.NUM_ENCODER_LAYERS",
+    "MODEL.DETR_PROMPTER.NUM_HEADS",
+    "MODEL.DETR_PROMPTER.NUM_QUERIES",
+    "MODEL.DETR_PROMPTER.PRESENCE_WEIGHT",
+    "MODEL.DETR_PROMPTER.PROMPT_WEIGHT",
     "MODEL.INFERENCE.MAX_PARTS",
     "MODEL.INFERENCE.MERGE",
     "MODEL.INFERENCE.NMS_THRESHOLD",
     "MODEL.INFERENCE.SCORE_THRESHOLD",
     "MODEL.INFERENCE.UNSEEN_BIAS",
-    "MODEL.LOSS.CLASS_WEIGHT",
-    "MODEL.LOSS.PROMPT_WEIGHT",
-    "MODEL.MATCHER.CLASS_WEIGHT",
-    "MODEL.MATCHER.PROMPT_WEIGHT",
     "MODEL.PROMPTER.CLASSIFIER",
-    "MODEL.DENSE_PROMPTER.COMPANION_DIM",
-    "MODEL.DENSE_PROMPTER.CONV_DIM",
-    "MODEL.DETR_PROMPTER.FFN_DIM",
     "MODEL.PROMPTER.NAME",
-    "MODEL.DETR_PROMPTER.NECK_STRIDES",
     "MODEL.PROMPTER.NUM_CLASSES",
-    "MODEL.DENSE_PROMPTER.NUM_CONVS",
-    "MODEL.DETR_PROMPTER.NUM_DECODER_LAYERS",
-    "MODEL.DETR_PROMPTER.NUM_ENCODER_LAYERS",
-    "MODEL.DETR_PROMPTER.NUM_HEADS",
-    "MODEL.DETR_PROMPTER.NUM_QUERIES",
-    "MODEL.DENSE_PROMPTER.STRIDE",
     "MODEL.SAM.ARCH",
     "MODEL.SAM.CACHE_DIR",
     "MODEL.SAM.COMPILE",
@@ -90,12 +101,16 @@ def our_cfg() -> CfgNode:
     return cfg
 
 
-def assigned_keys() -> dict[str, int]:
-    """Every key that add_wps_sam_config assigns, sections included, with its line."""
+def assigned_keys() -> dict[str, tuple[Path, int]]:
+    """Every key that add_wps_sam_config and the prompters' add_config assign, sections included: file and line."""
     keys = {}
-    for node in ast.walk(ast.parse(CONFIG_SOURCE.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Assign):
-            keys[ast.unparse(node.targets[0]).removeprefix("cfg.")] = node.lineno
+    for node, path in {"cfg": CONFIG_SOURCE, **PROMPTER_SOURCES}.items():
+        name = "cfg" if node == "cfg" else "node"
+        for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            target = ast.unparse(statement.targets[0]) if isinstance(statement, ast.Assign) else ""
+            if target.startswith(f"{name}."):
+                key = target.removeprefix(f"{name}.")
+                keys[key if node == "cfg" else f"{node}.{key}"] = (path, statement.lineno)
     return keys
 
 
@@ -136,8 +151,9 @@ def test_every_key_is_read() -> None:
 
 def test_every_key_is_documented() -> None:
     """Keys of one block share the comment above it; a blank line ends the block."""
-    lines = CONFIG_SOURCE.read_text(encoding="utf-8").splitlines()
-    for key, number in assigned_keys().items():
+    assert OUR_KEYS <= assigned_keys().keys()
+    for key, (path, number) in assigned_keys().items():
+        lines = path.read_text(encoding="utf-8").splitlines()
         if not any(ours == key or ours.startswith(f"{key}.") for ours in OUR_KEYS):
             continue  # a default of Detectron2's that differs here: documented there
         above = number - 2

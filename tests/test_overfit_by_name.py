@@ -17,7 +17,10 @@ from ov_layouts import BIRD, BUS, CAT, DOG, PERSON, write_pascal_part_116
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENES = [[CAT, PERSON], [BUS], [DOG], [CAT, DOG], [BIRD, PERSON], [BUS, PERSON], [BIRD], [BUS, DOG]]
-SMALL = ("MODEL.DENSE_PROMPTER.COMPANION_DIM", 32, "MODEL.DENSE_PROMPTER.CONV_DIM", 64, "MODEL.DENSE_PROMPTER.NUM_CONVS", 2)
+SMALL = (
+    *("MODEL.DENSE_PROMPTER.COMPANION_DIM", 32, "MODEL.DENSE_PROMPTER.CONV_DIM", 64),
+    *("MODEL.DENSE_PROMPTER.NUM_CONVS", 2),
+)
 
 
 @pytest.fixture
@@ -79,6 +82,8 @@ def test_eight_pictures_learned_by_heart(eight_pictures: Callable[..., CfgNode])
     text[[head, leg]] = text[[leg, head]]
     loader = engine.Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
     model.prompter.classifier.text = text
-    swapped = engine.inference_on_dataset(model, loader, engine.Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0]))
+    swapped = engine.inference_on_dataset(
+        model, loader, engine.Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
+    )
     assert swapped["ov_oracle"]["IoU-cat's head"] < 20 < 80 < scores["IoU-cat's head"]
     assert swapped["ov_oracle"]["IoU-dog's head"] == pytest.approx(scores["IoU-dog's head"])

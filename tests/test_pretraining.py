@@ -482,7 +482,33 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path: Path, monkeypatch: py
     assert second.iteration == whole.iteration == 4
     for key, value in whole.sam.state_dict().items():
         assert torch.equal(value, second.sam.state_dict()[key]), key
-        assert torch.equal(whole.average[key], second.average[key]), key
+        assert torch.equal(whole.average.module.state_dict()[key], second.average.module.state_dict()[key]), (
+            key
+        )
+
+
+def test_the_average_is_exponential_and_forgets_the_start(tmp_path: Path) -> None:
+    """By hand: after step i the old average keeps min(ema, (1 + i) / (10 + i)) of itself, first of the start."""
+    pretrainer = Pretrainer(replace(TOY, ema=0.2), str(tmp_path))
+    weight, average = pretrainer.sam.mask_decoder.iou_token.weight, pretrainer.average
+    expected = weight.detach().clone()
+    for batch, step in zip(pretrainer._batches(), (1, 2)):
+        pretrainer.step(batch)
+        keep = min(0.2, (1 + step) / (10 + step))
+        expected = expected + (weight.detach() - expected) * (1 - keep)
+        torch.testing.assert_close(average.module.mask_decoder.iou_token.weight, expected)
+    # 2 / 11 in the first step, the setting in the second.
+    assert int(average.n_averaged) == 3
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    pretrainer = Pretrainer(TOY, str(tmp_path))
+    pretrainer.save()
+    state = torch.load(pretrainer.checkpoint_path)
+    state["average"] = pretrainer.sam.state_dict()
+    torch.save(state, pretrainer.checkpoint_path)
+    with pytest.raises(ValueError, match="written by an earlier version.*weights=.*sam.safetensors"):
+        pretrainer.resume()
 
 
 def test_resuming_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -510,8 +536,9 @@ def test_validation_scores_the_averaged_weights(
         all(torch.equal(trained[k], v) for k, v in pretrainer.sam.state_dict().items())
         and pretrainer.sam.training
     )
-    for value in pretrainer.average.values():
-        value.zero_()
+    with torch.no_grad():
+        for value in pretrainer.average.module.parameters():
+            value.zero_()
     assert pretrainer.validate()["synthetic/box"] != first["synthetic/box"]
 
 
@@ -577,7 +604,7 @@ def test_the_export_is_a_sam_in_half_precision_that_tells_its_origin(tmp_path: P
     loaded = build_sam("vit_tiny", str(path))
     torch.testing.assert_close(
         loaded.mask_decoder.iou_token.weight,
-        pretrainer.average["mask_decoder.iou_token.weight"],
+        pretrainer.average.module.mask_decoder.iou_token.weight.detach(),
         atol=1e-3,
         rtol=1e-3,
     )

@@ -255,6 +255,12 @@ def test_unfit_encoder_is_refused(write: Any, change: Any, message: str, tmp_pat
 # ---------------------------------------------------------------- the file
 
 
+def test_who_makes_embeddings_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"pip install 'wps_sam\[text\]'"):
+        embed_names(["dog's ear"], "some/encoder", ["{}"])
+
+
 def test_file_comes_back_without_transformers(
     three: TextEmbeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,8 +21,18 @@ def tiny_config(*opts):
     add_wps_sam_config(cfg)
     name = dict(zip(opts[::2], opts[1::2])).get("MODEL.PROMPTER.NAME", "DETRPrompter")
     cfg.merge_from_list(
-        ["MODEL.DEVICE", "cpu", "MODEL.SAM.ARCH", "vit_tiny", "MODEL.PROMPTER.NUM_CLASSES", 4,
-         "MODEL.INFERENCE.MAX_PARTS", 6, *SIZES.get(name, ()), *opts]
+        [
+            "MODEL.DEVICE",
+            "cpu",
+            "MODEL.SAM.ARCH",
+            "vit_tiny",
+            "MODEL.PROMPTER.NUM_CLASSES",
+            4,
+            "MODEL.INFERENCE.MAX_PARTS",
+            6,
+            *SIZES.get(name, ()),
+            *opts,
+        ]
     )
     return cfg
 

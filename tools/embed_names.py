@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         names += [name for name in args.names if name not in names]
         embeddings = embed_names(names, cfg.MODEL.TEXT.ENCODER, cfg.MODEL.TEXT.TEMPLATES)
         embeddings.write(output)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(

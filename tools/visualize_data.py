@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Draws what the training loader really feeds the model: augmented pictures with their weak labels.
 
-    python tools/visualize_data.py --config-file configs/quickstart.yaml --num-images 20
-    python tools/visualize_data.py --config-file FILE --output DIR WEAK_LABELS.TYPE point
+python tools/visualize_data.py --config-file configs/quickstart.yaml --num-images 20
+python tools/visualize_data.py --config-file FILE --output DIR WEAK_LABELS.TYPE point
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from pathlib import Path
 from wps_sam.config import read_config
 from wps_sam.data import register_descriptions
 from wps_sam.engine import Trainer, check_classes
-from wps_sam.visualization import draw_instances, draw_weak_labels
+from wps_sam.structures import LabelKind
+from wps_sam.visualization import draw_weak_labels
 
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: OUTPUT_DIR/data")
     parser.add_argument("--num-images", type=int, default=20)
@@ -44,12 +47,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         image = record["image"].permute(1, 2, 0).numpy()
         labels = record["instances"]
         classes = labels.gt_classes.numpy()
-        if labels.has("gt_masks"):
-            picture = draw_instances(image, labels.gt_masks.tensor.numpy(), classes, names)
-        else:
-            boxes = labels.gt_boxes.tensor.numpy() if labels.has("gt_boxes") else None
-            points = labels.gt_points.numpy() if labels.has("gt_points") else None
-            picture = draw_weak_labels(image, classes, names, boxes=boxes, points=points)
+        boxes = labels.gt_boxes.tensor.numpy() if labels.has("gt_boxes") else None
+        points = labels.gt_points.numpy() if labels.has("gt_points") else None
+        masks = labels.gt_masks.tensor.numpy() if labels.has("gt_masks") else None
+        # Models that are trained on masks alone have no other kind.
+        numbers = labels.gt_kinds.tolist() if labels.has("gt_kinds") else [LabelKind.MASK] * len(labels)
+        kinds = [LabelKind(number).name.lower() for number in numbers]
+        picture = draw_weak_labels(
+            image, classes, names, boxes=boxes, points=points, masks=masks, kinds=kinds
+        )
         target = output / f"{number:04d}_{Path(record['file_name']).stem}.png"
         Image.fromarray(picture).save(target)
         print(f"{record['file_name']}: {len(labels)} parts -> {target}")

@@ -189,7 +189,9 @@ def export_trained(source: str, path: str) -> None:
     checkpoint = SafeCheckpointer.read(source)
     names = checkpoint.get("trainer", {}).get("class_names")
     if not names:
-        raise ValueError(f"{source}: holds no class names; expected a checkpoint written by tools/train_net.py")
+        raise ValueError(
+            f"{source}: holds no class names; expected a checkpoint written by tools/train_net.py"
+        )
     tensors = {
         # The Fourier matrix must stay what SAM has, to the last bit: its hash is checked.
         key: value.half().contiguous() if key.startswith("prompter.") and value.is_floating_point() else value

@@ -42,7 +42,14 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 RENAMED = {
     **{
         f"MODEL.PROMPTER.{key}": f"MODEL.DETR_PROMPTER.{key}"
-        for key in ("NUM_QUERIES", "NECK_STRIDES", "NUM_ENCODER_LAYERS", "NUM_DECODER_LAYERS", "NUM_HEADS", "FFN_DIM")
+        for key in (
+            "NUM_QUERIES",
+            "NECK_STRIDES",
+            "NUM_ENCODER_LAYERS",
+            "NUM_DECODER_LAYERS",
+            "NUM_HEADS",
+            "FFN_DIM",
+        )
     },
     **{
         f"MODEL.PROMPTER.{key}": f"MODEL.DENSE_PROMPTER.{key}"
@@ -267,6 +274,11 @@ def _check_choice(key: str, value: Any, allowed: Sequence[Any]) -> None:
 
 def _check_prompter(cfg: CN) -> None:
     """The encoder and the prompter exist, and no key is set that the chosen prompter does not read."""
+    if cfg.MODEL.BACKBONE.NAME not in BACKBONE_REGISTRY:
+        raise ValueError(
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, and no such encoder is registered; SAM is "
+            "'SAMEncoder' (once 'SAMImageEncoder')"
+        )
     # Refuses an unknown MODEL.SAM.ARCH.
     encoder_class(cfg).spec_of(cfg)
     prompters = dict(PROMPTER_REGISTRY)
@@ -283,18 +295,18 @@ def _check_prompter(cfg: CN) -> None:
             value = cfg.MODEL[other.CONFIG_NODE][key]
             if value != default:
                 raise ValueError(
-                    f"MODEL.{other.CONFIG_NODE}.{key} is {value!r}, but MODEL.PROMPTER.NAME is {name!r}, which does not "
-                    f"read it; leave it at {default!r}, or choose {other.__name__}"
+                    f"MODEL.{other.CONFIG_NODE}.{key} is {value!r}, but MODEL.PROMPTER.NAME is {name!r}, which does "
+                    f"not read it; leave it at {default!r}, or choose {other.__name__}"
                 )
     if cfg.MODEL.INFERENCE.NMS_THRESHOLD < 1 and not chosen.PROPOSES_BOXES:
         raise ValueError(
-            f"MODEL.INFERENCE.NMS_THRESHOLD is {cfg.MODEL.INFERENCE.NMS_THRESHOLD}, but {name} proposes no boxes by which "
-            "its proposals could be thinned; set it to 1.0"
+            f"MODEL.INFERENCE.NMS_THRESHOLD is {cfg.MODEL.INFERENCE.NMS_THRESHOLD}, but {name} proposes no boxes by "
+            "which its proposals could be thinned; set it to 1.0"
         )
     if cfg.MODEL.INFERENCE.UNSEEN_BIAS and cfg.MODEL.PROMPTER.CLASSIFIER != "text":
         raise ValueError(
-            f"MODEL.INFERENCE.UNSEEN_BIAS is {cfg.MODEL.INFERENCE.UNSEEN_BIAS}, but only MODEL.PROMPTER.CLASSIFIER text "
-            "can be asked for unseen classes"
+            f"MODEL.INFERENCE.UNSEEN_BIAS is {cfg.MODEL.INFERENCE.UNSEEN_BIAS}, but only MODEL.PROMPTER.CLASSIFIER "
+            "text can be asked for unseen classes"
         )
 
 

@@ -33,8 +33,8 @@ from .masks import (
     record_size,
     restrict_to_object,
 )
-from .vocabulary import PartVocabulary
 from .visualization import draw_instances, side_by_side
+from .vocabulary import PartVocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -260,7 +260,9 @@ class PartPredictor:
         self.model.set_vocabulary(vocabulary.after_training_on(self._trained_names))
 
     @torch.inference_mode()
-    def _predict_object(self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray) -> np.ndarray:
+    def _predict_object(
+        self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray
+    ) -> np.ndarray:
         """int64 [H, W]: which part of the record's object each of its pixels is; C elsewhere."""
         asked = {**self._to_input(image, record["file_name"]), "category_id": record["category_id"]}
         output = self.model([asked])[0]
@@ -306,7 +308,11 @@ def _regions(sem_seg: torch.Tensor) -> Instances:
     """
     part_map = sem_seg.argmax(dim=0)
     classes = [c for c in part_map.unique().tolist() if c < len(sem_seg) - 1]
-    masks = torch.stack([part_map == c for c in classes]) if classes else part_map.new_zeros(0, *part_map.shape).bool()
+    masks = (
+        torch.stack([part_map == c for c in classes])
+        if classes
+        else part_map.new_zeros(0, *part_map.shape).bool()
+    )
     return Instances(
         tuple(part_map.shape),
         pred_masks=masks,

@@ -12,15 +12,15 @@ Axes: N pieces of all pictures, K pieces of one picture, H x W the picture, S si
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from wps_sam.data.synthetic import generate
-from wps_sam.masks import annotation_mask, deepest_pixel, mask_to_box, read_rgb, record_size
 from wps_sam.encoders import PromptableEncoder, SAMEncoder, build_sam
 from wps_sam.encoders.frozen import hash_tensors
 from wps_sam.inference.merge import resize_mask
+from wps_sam.masks import annotation_mask, deepest_pixel, mask_to_box, read_rgb, record_size
 
 import numpy as np
 import torch
@@ -264,7 +264,11 @@ def _check_picture(picture: LabelledPicture, number: int) -> None:
 
 
 def _ask(
-    encoder: PromptableEncoder, picture: LabelledPicture, boxes: np.ndarray, kinds: Collection[str], bf16: bool
+    encoder: PromptableEncoder,
+    picture: LabelledPicture,
+    boxes: np.ndarray,
+    kinds: Collection[str],
+    bf16: bool,
 ) -> dict[str, np.ndarray]:
     """IoUs float64 [K] by kind, of the kinds that need SAM."""
     ious: dict[str, np.ndarray] = {}

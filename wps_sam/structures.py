@@ -1,7 +1,7 @@
 """Typed values that stages of the model hand to each other.
 
-Axes in comments: B images, N prompt queries, M labelled parts of one image, C part classes, T tokens a prompt and D their
-width (2 and 256 with SAM), S side of the padded network square in pixels.
+Axes in comments: B images, N prompt queries, M labelled parts of one image, C part classes, T tokens a prompt and D
+their width (2 and 256 with SAM), S side of the padded network square in pixels.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class PartTargets:
     """The labels of one image, each as weak as its annotation.
 
     Of the M parts with a place: ``labels`` int64 [M]; ``kinds`` int64 [M] of :class:`LabelKind`, POINT, BOX or MASK;
-    ``boxes`` float [M, 4] xyxy of boxes and masks, ``points`` float [M, 2] xy of points, in pixels of the padded square;
-    ``masks`` float [M, S/4, S/4], the covered share of each cell, of masks. Rows of another kind hold zeros; ``masks`` is
-    None where no part has one. ``tags`` int64 [T]: classes that are in the picture, nobody says where.
+    ``boxes`` float [M, 4] xyxy of boxes and masks, ``points`` float [M, 2] xy of points, in pixels of the padded
+    square; ``masks`` float [M, S/4, S/4], the covered share of each cell, of masks. Rows of another kind hold zeros;
+    ``masks`` is None where no part has one. ``tags`` int64 [T]: classes that are in the picture, nobody says where.
     """
 
     labels: torch.Tensor
@@ -103,9 +103,9 @@ class PartTargets:
 class Proposals:
     """The parts that a prompter proposes for a batch, and how it would ask a segmenter for each.
 
-    ``logits`` float [B, N, C+1], last = no part; ``boxes`` float [B, N, 4] xyxy in pixels of the padded square, by which
-    proposals can be thinned, None where the prompter says no place; ``encode`` (image, queries int64 [K]) to prompt tokens
-    [K, T, D], for those alone that are to be decoded.
+    ``logits`` float [B, N, C+1], last = no part; ``boxes`` float [B, N, 4] xyxy in pixels of the padded square, by
+    which proposals can be thinned, None where the prompter says no place; ``encode`` (image, queries int64 [K]) to
+    prompt tokens [K, T, D], for those alone that are to be decoded.
     """
 
     logits: torch.Tensor

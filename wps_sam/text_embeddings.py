@@ -178,7 +178,12 @@ class _TextEncoder:
 
     def __init__(self, source: str) -> None:
         # Here and not above: only who makes embeddings needs transformers, and importing it takes seconds.
-        from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer
+        try:
+            from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer
+        except ImportError as error:
+            raise ImportError(
+                "MODEL.TEXT.ENCODER needs Hugging Face's transformers: pip install 'wps_sam[text]'"
+            ) from error
 
         self.source = source
         expected = (

@@ -1,49 +1,51 @@
-"""The files of a feature cache: exact to the bit, refused when they are not what they should be."""
+"""The files of a feature store: exact to the bit, refused when they are not what they should be."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+import os
 import pickle
 import shutil
 from pathlib import Path
 
-from wps_sam.data import feature_cache
+from wps_sam.data import feature_store
 from wps_sam.data.feature_store import (
-    VIEWS,
-    CacheSpec,
-    FeatureCacheReader,
-    FeatureCacheWriter,
-    FeatureReaders,
-    check_free_space,
+    FeatureStoreReader,
+    FeatureStoreWriter,
+    Manifest,
+    StoreSpec,
     distinct_pictures,
     pack,
-    payload_bytes,
-    readable_size,
     unpack,
 )
+from wps_sam.data.feature_store_v1 import FeatureStoreReaderV1
 
 import numpy as np
 import pytest
 import torch
+from format_1_cache import write_format_1
+from safetensors.torch import load_file
 
-SHAPE = (3, 2, 2)
+VIEWS = ("original", "flipped")
+SHAPES = {"image_embedding": [3, 2, 2], "tags": [4]}
 SETTINGS = {"MODEL.SAM.ARCH": "vit_tiny", "MODEL.SAM.PADDING": "bottom_right", "MODEL.PIXEL_MEAN": [1.0, 2.0]}
 
 
-def there_and_back(embedding, dtype):
-    packed = pack(embedding, dtype)
-    assert len(packed) == payload_bytes(dtype, embedding.shape)
-    return unpack(np.frombuffer(packed, np.uint8).copy(), dtype, embedding.shape)
+def there_and_back(feature, dtype):
+    return unpack(pack({"a": feature}, dtype), ["a"])["a"]
 
 
-# ------------------------------------------------------------------ one embedding
+# ------------------------------------------------------------------ the features of one picture
 
 
 def test_fp32_is_exact_and_fp16_rounded():
-    embedding = torch.randn(5, 4, 4)
-    assert torch.equal(there_and_back(embedding, "fp32"), embedding)
-    assert torch.equal(there_and_back(embedding, "fp16"), embedding.half())
+    feature = torch.randn(5, 4, 4)
+    assert torch.equal(there_and_back(feature, "fp32"), feature)
+    assert torch.equal(there_and_back(feature, "fp16"), feature.half())
+    # What is stored is no view of what a model may overwrite.
+    assert pack({"a": feature}, "fp32")["a"].data_ptr() != feature.data_ptr()
 
 
 def test_int8_by_hand():
@@ -51,31 +53,49 @@ def test_int8_by_hand():
 
     A constant channel has no step at all and is exact.
     """
-    values = [[100.0, 102.54], [100.004, 101.27]]
-    embedding = torch.tensor([values, [[7.7, 7.7], [7.7, 7.7]]])
-    packed = pack(embedding, "int8")
-    assert len(packed) == 2 * 4 * 2 + 8
-    assert list(np.frombuffer(packed[-8:], np.int8)) == [-127, 127, -127, 0, 0, 0, 0, 0]
+    feature = torch.tensor([[[100.0, 102.54], [100.004, 101.27]], [[7.7, 7.7], [7.7, 7.7]]])
+    packed = pack({"a": feature}, "int8")
+    assert packed["a"].tolist() == [[[-127, 127], [-127, 0]], [[0, 0], [0, 0]]]
+    torch.testing.assert_close(packed["a.offset"], torch.tensor([101.27, 7.7]))
+    torch.testing.assert_close(packed["a.scale"], torch.tensor([0.01, 0.0]), atol=1e-6, rtol=0)
     expected = torch.tensor([[[100.0, 102.54], [100.0, 101.27]], [[7.7, 7.7], [7.7, 7.7]]])
-    torch.testing.assert_close(there_and_back(embedding, "int8"), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(unpack(packed, ["a"])["a"], expected, atol=1e-5, rtol=0)
 
 
 def test_int8_errs_by_half_a_step_at_most():
     """A fine ramp meets the worst case: error (max - min) / 508, in each channel by its own range."""
     ramp = torch.linspace(0, 1, 10001)
-    embedding = torch.stack([ramp * 2 - 1, ramp * 10 + 50])[:, None]
-    error = (there_and_back(embedding, "int8") - embedding).abs().amax(dim=(1, 2))
+    feature = torch.stack([ramp * 2 - 1, ramp * 10 + 50])[:, None]
+    error = (there_and_back(feature, "int8") - feature).abs().amax(dim=(1, 2))
     for found, bound in zip(error.tolist(), (2 / 508, 10 / 508)):
         assert 0.99 * bound < found < bound + 1e-5
 
 
 @pytest.mark.parametrize(("dtype", "value"), [("fp16", 7e4), ("fp32", float("inf")), ("int8", float("nan"))])
-def test_values_that_can_not_be_held_are_refused(dtype, value):
-    with pytest.raises(ValueError, match=f"values up to (70000.0|inf|nan), which {dtype} can't hold"):
-        pack(torch.full(SHAPE, value), dtype)
+@pytest.mark.parametrize("shape", [(3, 2, 2), (4,)])
+def test_values_that_can_not_be_held_are_refused(dtype, value, shape):
+    feature = torch.zeros(shape)
+    feature[-1] = value
+    with pytest.raises(
+        ValueError, match=f"^a holds values up to (70000.0|inf|nan), which {dtype} can't hold"
+    ):
+        pack({"a": feature}, dtype)
 
 
-# ------------------------------------------------------------------ whole caches
+def test_fp16_is_refused_from_where_it_rounds_to_infinity():
+    greatest = torch.tensor([65519.99, -65519.99])
+    assert there_and_back(greatest, "fp16").tolist() == [65504, -65504]
+    for value in (65520.0, -65520.0):
+        with pytest.raises(ValueError, match=r"^a holds values up to 65520\.0, which fp16 can't hold"):
+            pack({"a": torch.tensor([0.0, value])}, "fp16")
+
+
+# ------------------------------------------------------------------ whole stores
+
+
+@pytest.fixture(autouse=True)
+def two_records_per_shard(monkeypatch):
+    monkeypatch.setattr(feature_store, "MAX_RECORDS_PER_SHARD", 2)
 
 
 @pytest.fixture
@@ -91,25 +111,38 @@ def records(tmp_path):
 
 
 def spec_for(records, dtype="fp32", **changes):
-    pictures = distinct_pictures(records)
-    spec = CacheSpec.of("parts_train", pictures, SETTINGS, SHAPE, dtype, records_per_shard=2)
+    spec = StoreSpec("parts_train", SETTINGS, distinct_pictures(records), SHAPES, dtype)
     return dataclasses.replace(spec, **changes)
 
 
-def embedding_of(view, number):
-    return torch.full(SHAPE, number + 100.0 * VIEWS.index(view)) + torch.arange(12.0).reshape(SHAPE) / 16
+def features_of(view, number):
+    base = number + 100.0 * VIEWS.index(view)
+    return {
+        "image_embedding": base + torch.arange(12.0).reshape(3, 2, 2) / 16,
+        "tags": base - torch.arange(4.0),
+    }
 
 
-def write(folder, spec, views=VIEWS, backwards=False):
-    writer = FeatureCacheWriter(folder, spec, views)
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+
+
+def write(folder, spec, views=VIEWS, backwards=False, at_most=None):
+    """As the tool does it; killed ``at_most`` after so many shards."""
+    writer = FeatureStoreWriter(folder, spec, views)
     writer.prepare()
     missing = writer.missing()
-    checksums = {}
-    for shard in reversed(missing) if backwards else missing:
+    digests = {}
+    for shard in missing[:: -1 if backwards else 1][:at_most]:
         numbers = range(shard.first, shard.first + shard.count)
-        checksums[shard.name] = writer.write(shard, (embedding_of(shard.view, n) for n in numbers))
-    checksums.update({s.name: writer.checksum(s) for s in writer.shards if s not in missing})
-    writer.finish(checksums)
+        digests[shard.name] = writer.write(
+            shard, (pack(features_of(shard.view, n), spec.dtype) for n in numbers)
+        )
+    if at_most is None:
+        digests.update({s.name: writer.check(s) for s in writer.shards if s not in missing})
+        writer.finish(digests)
 
 
 def contents(folder):
@@ -117,46 +150,165 @@ def contents(folder):
 
 
 @pytest.fixture
-def cache(tmp_path, records):
-    write(tmp_path / "cache", spec_for(records))
-    return tmp_path / "cache"
+def store(tmp_path, records):
+    write(tmp_path / "store", spec_for(records))
+    return tmp_path / "store"
 
 
-def open_reader(cache, records, spec=None, views=VIEWS):
-    return FeatureCacheReader(cache, spec or spec_for(records), distinct_pictures(records), views)
+def open_reader(store, records, spec=None, views=VIEWS):
+    return FeatureStoreReader(store, spec or spec_for(records), views)
 
 
-def test_every_record_finds_its_embedding(cache, records):
-    """Three shards a view: 2 + 2 + 1 pictures, 12 floats each and a checksum, behind a seal of 32 bytes."""
-    assert sorted(contents(cache)) == sorted(
-        ["manifest.json", *(f"{view}-0000{i}.bin" for view in VIEWS for i in range(3))]
+@pytest.mark.parametrize("dtype", ["fp16", "fp32", "int8"])
+def test_every_record_finds_its_features(records, tmp_path, dtype):
+    """Three shards a view: 2 + 2 + 1 pictures."""
+    store = tmp_path / dtype
+    write(store, spec_for(records, dtype))
+    assert sorted(contents(store)) == sorted(
+        ["manifest.json", *(f"{view}-0000{i}.safetensors" for view in VIEWS for i in range(3))]
     )
-    assert (cache / "original-00002.bin").stat().st_size == 32 + 12 * 4 + 4
-    reader = pickle.loads(pickle.dumps(open_reader(cache, records)))
-    numbers = [0, 1, 1, 2, 3, 4]
-    for view, (number, record) in itertools.product(VIEWS, zip(numbers, records)):
-        assert torch.equal(reader.read(record, view), embedding_of(view, number))
+    reader = pickle.loads(pickle.dumps(open_reader(store, records, spec_for(records, dtype="any"))))
+    for view, (number, record) in itertools.product(VIEWS, zip([0, 1, 1, 2, 3, 4], records)):
+        expected = features_of(view, number)
+        assert_same(reader.read(record, view), unpack(pack(expected, dtype), expected))
+    assert reader.read(records[0], "original")["tags"].dtype == (
+        torch.float16 if dtype == "fp16" else torch.float32
+    )
+    with pytest.raises(ValueError, match=r"stranger\.jpg: not in the feature cache .*" + dtype):
+        reader.read({"file_name": "stranger.jpg"}, "original")
 
 
-def test_the_order_of_writing_leaves_no_trace(cache, records, tmp_path):
+def test_shards_are_safetensors_files(store):
+    tensors = load_file(store / "flipped-00001.safetensors")
+    assert sorted(tensors) == ["0000.image_embedding", "0000.tags", "0001.image_embedding", "0001.tags"]
+    assert torch.equal(tensors["0001.image_embedding"], features_of("flipped", 3)["image_embedding"])
+
+
+def test_who_may_read_the_manifest_may_read_the_shards(store):
+    assert len({path.stat().st_mode for path in store.iterdir()}) == 1
+
+
+@pytest.mark.parametrize(("side", "count"), [(16, 32), (64, 32), (90, 16), (400, 1)])
+def test_a_shard_has_64_mib_or_32_records_at_most(records, monkeypatch, side, count):
+    """fp16 records of 256 channels: 512 side^2 bytes, of which 2^26 hold 131072 / side^2."""
+    monkeypatch.setattr(feature_store, "MAX_RECORDS_PER_SHARD", 32)
+    manifest = Manifest.of(spec_for(records, "fp16", features={"image_embedding": [256, side, side]}))
+    assert manifest.records_per_shard == count
+
+
+def test_the_order_of_writing_leaves_no_trace(store, records, tmp_path):
     write(tmp_path / "backwards", spec_for(records), backwards=True)
-    assert contents(tmp_path / "backwards") == contents(cache)
+    assert contents(tmp_path / "backwards") == contents(store)
 
 
-def test_cache_and_pictures_can_be_moved(cache, records, tmp_path):
-    shutil.move(cache, tmp_path / "elsewhere")
-    shutil.move(tmp_path / "pictures", tmp_path / "photos")
+@pytest.mark.parametrize("kills", [[1], [2, 1, 1], [6]])
+def test_what_was_killed_between_shards_goes_on(store, records, tmp_path, kills):
+    for count in kills:
+        write(tmp_path / "killed", spec_for(records), at_most=count)
+        with pytest.raises(ValueError, match="no finished feature cache"):
+            open_reader(tmp_path / "killed", records)
+        for left_behind in ("original-00002.safetensors.1.tmp", ".tmpAbCdEf"):
+            (tmp_path / "killed" / left_behind).write_bytes(b"half a sha")
+    assert len(FeatureStoreWriter(tmp_path / "killed", spec_for(records), VIEWS).missing()) == 6 - sum(kills)
+    write(tmp_path / "killed", spec_for(records))
+    assert contents(tmp_path / "killed") == contents(store)
+
+
+def test_a_missing_view_is_refused_and_added(store, records, tmp_path):
+    folder = tmp_path / "unflipped"
+    write(folder, spec_for(records), views=["original"])
+    with pytest.raises(ValueError, match=r"\['original'\], but INPUT.RANDOM_FLIP asks for 'flipped' too"):
+        open_reader(folder, records)
+    write(folder, spec_for(records), views=["flipped"])
+    assert contents(folder) == contents(store)
+    # Who asks for less takes nothing away.
+    write(folder, spec_for(records), views=["original"])
+    assert contents(folder) == contents(store)
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def touch(records):
+    for record in records:
+        os.utime(record["file_name"], ns=(1, 1))
+
+
+def change_in_place(record):
+    """Other bytes, as many as before, and another modification time."""
+    path = Path(record["file_name"])
+    path.write_bytes(b"y" * path.stat().st_size)
+    os.utime(path, ns=(2, 2))
+
+
+def test_store_and_pictures_can_be_moved(store, records, tmp_path):
+    shutil.move(store, tmp_path / "elsewhere")
+    shutil.copytree(tmp_path / "pictures", tmp_path / "photos", copy_function=shutil.copyfile)
+    shutil.rmtree(tmp_path / "pictures")
     moved = [{**r, "file_name": r["file_name"].replace("/pictures/", "/photos/")} for r in records]
-    reader = open_reader(tmp_path / "elsewhere", moved)
-    assert torch.equal(reader.read(moved[-1], "flipped"), embedding_of("flipped", 4))
+    touch(moved)
+    assert_same(
+        open_reader(tmp_path / "elsewhere", moved).read(moved[-1], "flipped"), features_of("flipped", 4)
+    )
 
 
-def test_several_caches_as_one(cache, records):
-    reader = open_reader(cache, records)
-    both = FeatureReaders([open_reader(cache, records), reader])
-    assert torch.equal(both.read(records[3], "original"), embedding_of("original", 2))
-    with pytest.raises(ValueError, match=r"stranger\.jpg: not in the feature caches .*cache, .*cache"):
-        both.read({"file_name": "stranger.jpg"}, "original")
+def test_another_picture_is_refused(store, records):
+    with pytest.raises(ValueError, match="with the number of pictures 5, and 4 is asked for"):
+        open_reader(store, records[:-1])
+    with pytest.raises(ValueError, match="with the number of pictures 5, and 6 is asked for"):
+        open_reader(store, [*records, {**records[0], "file_name": __file__}])
+    with pytest.raises(ValueError, match=r"\['4\.jpg', 4, 4, 6, 14, .*, and \['4\.jpg', 4, 4, 7, 14, "):
+        open_reader(store, [*records[:-1], {**records[-1], "width": 7}])
+    Path(records[0]["file_name"]).write_bytes(b"another picture")
+    with pytest.raises(ValueError, match=r"\['0\.jpg', 0, 4, 6, 10, .*, and \['0\.jpg', 0, 4, 6, 15, "):
+        open_reader(store, records)
+    Path(records[0]["file_name"]).unlink()
+    with pytest.raises(ValueError, match=r"0\.jpg: the picture of the feature cache does not exist"):
+        open_reader(store, records)
+
+
+def test_a_picture_that_was_changed_in_place_is_refused(store, records):
+    change_in_place(records[3])
+    message = r"with the picture \['2\.jpg', 2, 4, 6, 12, '(\w{16})'\], and \['2\.jpg', 2, 4, 6, 12, '(?!\1)\w{16}'\] is"
+    with pytest.raises(ValueError, match=message):
+        open_reader(store, records)
+    with pytest.raises(ValueError, match=message):
+        FeatureStoreWriter(store, spec_for(records), VIEWS)
+
+
+def test_a_picture_that_was_changed_before_the_store_was_finished_is_refused(records, tmp_path):
+    write(tmp_path / "killed", spec_for(records), at_most=2)
+    change_in_place(records[-1])
+    with pytest.raises(
+        ValueError, match=r"flipped-00000\.safetensors, of an unfinished one, was made of other"
+    ):
+        FeatureStoreWriter(tmp_path / "killed", spec_for(records), VIEWS)
+
+
+def test_modification_times_are_no_part_of_the_features(store, records, tmp_path):
+    touch(records)
+    open_reader(store, records)
+    write(tmp_path / "later", spec_for(records))
+    was, later = contents(store), contents(tmp_path / "later")
+    manifest = json.loads(later["manifest.json"])
+    assert manifest["mtimes"] == [1] * 5
+    assert {**json.loads(was.pop("manifest.json")), "mtimes": [1] * 5} == manifest
+    assert was == {name: content for name, content in later.items() if name != "manifest.json"}
+    # The writer notes the new ones in a finished store.
+    write(store, spec_for(records))
+    assert contents(store) == later
+
+
+def test_only_pictures_with_another_modification_time_are_read(store, records):
+    """One whose bytes and time are as before is trusted, even wrongly."""
+    path = Path(records[0]["file_name"])
+    stat = path.stat()
+    path.write_bytes(b"y" * stat.st_size)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    open_reader(store, records)
+    # The tool reads them all.
+    with pytest.raises(ValueError, match=r"with the picture \['0\.jpg'"):
+        FeatureStoreWriter(store, spec_for(records), VIEWS)
 
 
 # ------------------------------------------------------------------ refused
@@ -165,122 +317,253 @@ def test_several_caches_as_one(cache, records):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_set": "parts_val"}, "it is of the data set 'parts_train', not 'parts_val'"),
+        ({"data_set": "parts_val"}, "the data set 'parts_train', and 'parts_val' is asked for"),
         (
             {"settings": {**SETTINGS, "MODEL.SAM.PADDING": "center"}},
-            "made with MODEL.SAM.PADDING 'bottom_right', and the config says 'center'",
+            "MODEL.SAM.PADDING 'bottom_right', and 'center' is asked for",
         ),
-        ({"settings": {**SETTINGS, "MODEL.NEW": 1}}, "made with MODEL.NEW None, and the config says 1"),
-        ({"shape": [3, 4, 4]}, r"have the shape \[3, 2, 2\], not \[3, 4, 4\]"),
+        ({"settings": {**SETTINGS, "MODEL.NEW": 1}}, "MODEL.NEW None, and 1 is asked for"),
+        (
+            {"settings": {"MODEL.SAM.ARCH": "vit_tiny"}},
+            "MODEL.SAM.PADDING 'bottom_right', and None is asked for",
+        ),
+        (
+            {"features": {**SHAPES, "image_embedding": [3, 4, 4]}},
+            r"features of the shapes {'image_embedding': \[3, 2, 2\].*, and {'image_embedding': \[3, 4, 4\].* is asked for",
+        ),
+        ({"features": {"tags": [4]}}, r"features of the shapes .*, and {'tags': \[4\]} is asked for"),
     ],
 )
-def test_a_cache_of_something_else_is_refused(cache, records, changes, message):
+def test_a_store_of_something_else_is_refused(store, records, changes, message):
     spec = spec_for(records, **changes)
-    with pytest.raises(ValueError, match=f"does not fit: .*{message}.* another MODEL.SAM.CACHE_DIR"):
-        open_reader(cache, records, spec)
+    with pytest.raises(
+        ValueError, match=f"does not fit: it was made with {message}.* another MODEL.SAM.CACHE_DIR"
+    ):
+        open_reader(store, records, spec)
     with pytest.raises(ValueError, match=f"holds another feature cache: .*{message}.* another --output"):
-        FeatureCacheWriter(cache, spec, VIEWS)
+        FeatureStoreWriter(store, spec, VIEWS)
 
 
-def test_another_picture_is_refused(cache, records):
-    with pytest.raises(ValueError, match="it is of 5 pictures, and parts_train has 4"):
-        open_reader(cache, records[:-1])
-    with pytest.raises(ValueError, match=r"\['4\.jpg', 4, 4, 6, 14\] and is \['4\.jpg', 4, 4, 7, 14\]"):
-        open_reader(cache, [*records[:-1], {**records[-1], "width": 7}])
-    Path(records[0]["file_name"]).write_bytes(b"another picture")
-    with pytest.raises(ValueError, match=r"was \['0\.jpg', 0, 4, 6, 10\] and is \['0\.jpg', 0, 4, 6, 15\]"):
-        open_reader(cache, records)
-    Path(records[0]["file_name"]).unlink()
-    with pytest.raises(ValueError, match=r"0\.jpg: the picture of the feature cache does not exist"):
-        open_reader(cache, records)
+def test_the_first_of_several_differences_is_named(store, records):
+    settings = {**SETTINGS, "MODEL.SAM.PADDING": "center", "MODEL.PIXEL_MEAN": [0.0, 0.0]}
+    with pytest.raises(ValueError, match="MODEL.SAM.PADDING"):
+        open_reader(store, records[:2], spec_for(records[:2], settings=settings))
 
 
-def test_a_missing_view_is_refused_and_added(cache, records, tmp_path):
-    folder = tmp_path / "unflipped"
-    write(folder, spec_for(records), views=["original"])
-    with pytest.raises(ValueError, match=r"\['original'\], but INPUT.RANDOM_FLIP asks for 'flipped' too"):
-        open_reader(folder, records)
-    write(folder, spec_for(records), views=["flipped"])
-    assert contents(folder) == contents(cache)
-    # Who asks for less takes nothing away.
-    write(folder, spec_for(records), views=["original"])
-    assert contents(folder) == contents(cache)
-
-
-def truncate(path):
+def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def exchange(path):
-    """The shard of the other view, which has the same size."""
+def cut_in_its_header(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def take_from_the_other_view(path):
     path.write_bytes(path.with_name(path.name.replace("flipped", "original")).read_bytes())
+
+
+def take_from_another_store(path):
+    """With the same features, made with other settings."""
+    spec = spec_for([{"file_name": __file__, "image_id": 0, "height": 1, "width": 1}] * 5)
+    pictures = [{**spec.pictures[0], "image_id": i} for i in range(5)]
+    write(path.parent.parent / "other", dataclasses.replace(spec, pictures=pictures))
+    path.write_bytes((path.parent.parent / "other" / path.name).read_bytes())
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(truncate, "has 135 bytes; expected 136"), (Path.unlink, "is missing"), (exchange, "has 136 bytes")],
+    [
+        (cut, "is cut off, or not of this cache"),
+        (cut_in_its_header, "is cut off"),
+        (lambda path: path.write_bytes(b""), "is cut off"),
+        (Path.unlink, "is missing"),
+        (take_from_the_other_view, "is cut off, or not of this cache"),
+        (take_from_another_store, "is cut off, or not of this cache"),
+    ],
 )
-def test_a_shard_that_is_not_whole_is_refused_and_made_anew(cache, records, damage, message):
-    whole = contents(cache)
-    damage(cache / "flipped-00001.bin")
-    with pytest.raises(ValueError, match=f"flipped-00001.bin: the shard {message}.* makes such shards anew"):
-        open_reader(cache, records)
+def test_a_shard_that_is_not_whole_is_refused_and_made_anew(store, records, damage, message):
+    whole = contents(store)
+    damage(store / "flipped-00001.safetensors")
+    with pytest.raises(
+        ValueError, match=f"flipped-00001.safetensors: the shard {message}.* such shards anew"
+    ):
+        open_reader(store, records)
     # The views that are asked for are whole.
-    open_reader(cache, records, views=["original"])
-    writer = FeatureCacheWriter(cache, spec_for(records), VIEWS)
-    broken = [s for s in writer.shards if s in writer.missing() or writer.checksum(s) is None]
-    assert [s.name for s in broken] == ["flipped-00001.bin"]
-    (cache / "flipped-00001.bin").unlink(missing_ok=True)
-    write(cache, spec_for(records))
-    assert contents(cache) == whole
+    open_reader(store, records, views=["original"])
+    writer = FeatureStoreWriter(store, spec_for(records), VIEWS)
+    assert [s.name for s in writer.missing()] == ["flipped-00001.safetensors"]
+    write(store, spec_for(records))
+    assert contents(store) == whole
 
 
-def test_a_changed_byte_is_noticed_where_it_is_read(cache, records):
-    """The shard's first record is that of picture 2, its second that of picture 3."""
-    path = cache / "original-00001.bin"
-    data = bytearray(path.read_bytes())
-    data[32 + 5] ^= 1
-    path.write_bytes(data)
-    reader = open_reader(cache, records)
-    assert torch.equal(reader.read(records[4], "original"), embedding_of("original", 3))
-    with pytest.raises(ValueError, match=r"original-00001\.bin: the features of .*2\.jpg are damaged"):
-        reader.read(records[3], "original")
-    writer = FeatureCacheWriter(cache, spec_for(records), VIEWS)
-    assert [s.name for s in writer.shards if writer.checksum(s) is None] == [path.name]
+def test_every_changed_byte_is_noticed(store, records):
+    """Of a shard's header when the store is opened, of its features when the picture is read; by the tool all."""
+    path = store / "original-00001.safetensors"
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    # 12 + 4 values of 4 bytes, of two pictures.
+    assert len(whole) == start + 2 * 64
+    writer = FeatureStoreWriter(store, spec_for(records), VIEWS)
+    shard = next(s for s in writer.shards if s.name == path.name)
+    reader = open_reader(store, records)
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        assert writer.check(shard) is None
+        if position < start:
+            assert shard in writer.missing()
+            continue
+        assert shard not in writer.missing()
+        damaged, other = (records[3], records[4]) if position < start + 64 else (records[4], records[3])
+        reader.read(other, "original")
+        with pytest.raises(
+            ValueError, match=rf"original-00001\.safetensors: the features of .*{damaged['image_id']}\.jpg"
+        ):
+            reader.read(damaged, "original")
+    path.write_bytes(whole)
+    with path.open("r+b") as file:
+        file.truncate(len(whole) - 1)
+    with pytest.raises(
+        ValueError, match=r"3\.jpg are damaged \(their checksum does not fit\); run .* shards anew"
+    ):
+        reader.read(records[4], "original")
 
 
-def test_a_checksum_of_the_manifest_counts(cache, records):
-    manifest = cache / "manifest.json"
-    text = manifest.read_text()
-    first = text.index('"sha256": "', text.index("original-00000.bin")) + len('"sha256": "')
-    manifest.write_text(text[:first] + "0" * 64 + text[first + 64 :])
-    writer = FeatureCacheWriter(cache, spec_for(records), VIEWS)
-    assert [s.name for s in writer.shards if writer.checksum(s) is None] == ["original-00000.bin"]
+def test_a_digest_of_the_manifest_counts(store, records):
+    """A whole shard with the right seal that is not the one which the store was finished with."""
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["shards"]["original-00000.safetensors"] = "0" * 16
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    writer = FeatureStoreWriter(store, spec_for(records), VIEWS)
+    assert [s.name for s in writer.missing()] == ["original-00000.safetensors"]
+    with pytest.raises(
+        ValueError, match=r"original-00000\.safetensors: the shard is cut off, or not of this cache"
+    ):
+        open_reader(store, records)
 
 
-def test_nothing_is_read_before_the_manifest_is_there(cache, records):
-    (cache / "manifest.json").unlink()
+def test_a_manifest_that_was_made_to_fit_does_not_help(store, records):
+    """The seals say what the features were really made with."""
+    text = (store / "manifest.json").read_text()
+    (store / "manifest.json").write_text(text.replace("bottom_right", "center"))
+    spec = spec_for(records, settings={**SETTINGS, "MODEL.SAM.PADDING": "center"})
+    with pytest.raises(
+        ValueError, match=r"original-00000\.safetensors: the shard is cut off, or not of this cache"
+    ):
+        open_reader(store, records, spec)
+
+
+def test_nothing_is_read_without_a_manifest_of_this_format(store, records):
+    path = store / "manifest.json"
+    for content, message in (
+        ('{"format": 3}', r"is of format 3, expected 2"),
+        ('{"format": 2}', r"not a feature cache's manifest \(.*delete the folder"),
+        ("[]", r"not a feature cache's manifest"),
+        ("{", r"not a feature cache's manifest"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=rf"manifest\.json: .*{message}"):
+            open_reader(store, records)
+    path.unlink()
     with pytest.raises(ValueError, match=r"no finished feature cache; run tools/cache_features\.py"):
-        open_reader(cache, records)
-    (cache / "manifest.json").write_text('{"format": 2}')
-    with pytest.raises(ValueError, match=r"manifest\.json: not the manifest of a feature cache .*format 2"):
-        open_reader(cache, records)
+        open_reader(store, records)
 
 
-def test_a_writer_takes_no_others_folder(cache, records):
-    with pytest.raises(ValueError, match="its features are fp32, not int8"):
-        FeatureCacheWriter(cache, spec_for(records, "int8"), VIEWS)
-    (cache / "manifest.json").unlink()
-    before = contents(cache)
+def test_a_writer_takes_no_others_folder(store, records):
+    with pytest.raises(ValueError, match="made with the dtype 'fp32', and 'int8' is asked for"):
+        FeatureStoreWriter(store, spec_for(records, "int8"), VIEWS)
+    (store / "manifest.json").unlink()
+    before = contents(store)
     for other in (spec_for(records, "int8"), spec_for(records, data_set="parts_val"), spec_for(records[:2])):
-        with pytest.raises(ValueError, match=r"flipped-00000\.bin, of an unfinished one, was made of other"):
-            FeatureCacheWriter(cache, other, VIEWS)
-    assert contents(cache) == before
+        with pytest.raises(
+            ValueError, match=r"flipped-00000\.safetensors, of an unfinished one, was made of other"
+        ):
+            FeatureStoreWriter(store, other, VIEWS)
+    assert contents(store) == before
 
 
-def test_a_disk_that_is_too_small_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 4, 3 << 20))
-    check_free_space(tmp_path, 3 << 20)
-    with pytest.raises(ValueError, match=r"need 4\.5 GiB more, but only 3\.0 MiB of the disk are free"):
-        check_free_space(tmp_path, 9 << 29)
-    assert readable_size(1 << 19) == "0.5 MiB"
+# ------------------------------------------------------------------ format 1
+
+
+def embedding_of(view, number):
+    """float32 [3, 2, 2] that neither fp16 nor int8 holds exactly; a channel is constant."""
+    values = np.random.default_rng([number, VIEWS.index(view)]).normal(size=(3, 2, 2)).astype(np.float32)
+    values[1] = 0.1
+    return values
+
+
+def spec_v1(records):
+    return spec_for(records, features={"image_embedding": [3, 2, 2]})
+
+
+@pytest.fixture
+def write_old(records, tmp_path):
+    def write_old(dtype="fp32"):
+        write_format_1(
+            tmp_path / "old", "parts_train", SETTINGS, distinct_pictures(records), embedding_of, dtype,
+            records_per_shard=3,
+        )  # fmt: skip
+        return tmp_path / "old"
+
+    return write_old
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp32", "int8"])
+def test_format_1_is_read_bit_by_bit(write_old, records, dtype):
+    touch(records)
+    old = FeatureStoreReaderV1(write_old(dtype), spec_v1(records))
+    assert (old.manifest.dtype, old.manifest.views) == (dtype, list(VIEWS))
+    for view, number in itertools.product(VIEWS, range(5)):
+        expected = pack({"image_embedding": torch.from_numpy(embedding_of(view, number))}, dtype)
+        assert_same(old.read(number, view), expected)
+
+
+def test_format_1_is_for_the_converter_only(write_old, records):
+    folder = write_old()
+    message = (
+        rf"is of format 1, expected 2.*tools/cache_features\.py --config-file FILE --convert {folder.parent} "
+    )
+    with pytest.raises(ValueError, match=message):
+        open_reader(folder, records)
+    with pytest.raises(ValueError, match=message):
+        FeatureStoreWriter(folder, spec_v1(records), VIEWS)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"flipped-00000\.bin, of an unfinished one"):
+        FeatureStoreWriter(folder, spec_v1(records), VIEWS)
+
+
+def test_format_1_of_something_else_is_refused(write_old, records, store):
+    folder = write_old()
+    settings = {**SETTINGS, "MODEL.SAM.PADDING": "center"}
+    with pytest.raises(ValueError, match="MODEL.SAM.PADDING 'bottom_right', and 'center' is asked for"):
+        FeatureStoreReaderV1(folder, dataclasses.replace(spec_v1(records), settings=settings))
+    with pytest.raises(
+        ValueError, match=r"features of the shapes {'image_embedding': \[3, 2, 2\]}, and {'ima.*3, 4, 4\]} is"
+    ):
+        FeatureStoreReaderV1(folder, spec_for(records, features={"image_embedding": [3, 4, 4]}))
+    Path(records[0]["file_name"]).write_bytes(b"another picture")
+    with pytest.raises(
+        ValueError, match=r"\['0\.jpg', 0, 4, 6, 10, None\], and \['0\.jpg', 0, 4, 6, 15, None\] is"
+    ):
+        FeatureStoreReaderV1(folder, spec_v1(records))
+    with pytest.raises(ValueError, match="is of format 2, expected 1"):
+        FeatureStoreReaderV1(store, spec_v1(records))
+    with pytest.raises(ValueError, match="no finished feature cache"):
+        FeatureStoreReaderV1(folder / "nowhere", spec_v1(records))
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut, Path.unlink, take_from_the_other_view])
+def test_damage_of_format_1_is_noticed(write_old, records, damage):
+    folder = write_old()
+    damage(folder / "flipped-00001.bin")
+    old = FeatureStoreReaderV1(folder, spec_v1(records))
+    old.read(2, "flipped")
+    with pytest.raises(
+        ValueError, match=r"flipped-00001\.bin: the features of 4\.jpg are missing, damaged or of"
+    ):
+        old.read(4, "flipped")

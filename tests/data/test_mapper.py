@@ -296,9 +296,9 @@ def test_sides_change_places_in_a_mirrored_picture(tmp_path):
     assert turned.gt_classes.tolist() == [0, 1, 2]
     without = PartDatasetMapper(is_train=True, augmentations=[T.RandomFlip(prob=1.0)])(record)["instances"]
     assert without.gt_classes.tolist() == [0, 1, 2]
-    tagged = PartDatasetMapper(
-        augmentations=[T.RandomFlip(prob=1.0)], **options, label_type="as_annotated"
-    )({**record, "tags": [0, 2]})
+    tagged = PartDatasetMapper(augmentations=[T.RandomFlip(prob=1.0)], **options, label_type="as_annotated")(
+        {**record, "tags": [0, 2]}
+    )
     assert tagged["tags"].tolist() == [1, 2]
 
 
@@ -307,7 +307,7 @@ def mixed_record(tmp_path):
     masks = [np.zeros((20, 30), bool) for _ in range(4)]
     masks[0][2:6, 2:8] = masks[1][2:6, 20:26] = masks[2][10:18, 5:25] = masks[3][0, 0] = True
     record = record_of(tmp_path, masks)
-    whole, box, point, tag = record["annotations"]
+    _, box, point, tag = record["annotations"]
     del box["segmentation"]
     for entry in (point, tag):
         del entry["segmentation"], entry["bbox"], entry["bbox_mode"]
@@ -316,7 +316,9 @@ def mixed_record(tmp_path):
 
 
 def test_as_annotated_takes_of_each_annotation_the_most_it_has(tmp_path):
-    mapper = PartDatasetMapper(is_train=True, augmentations=[T.RandomFlip(prob=1.0)], label_type="as_annotated")
+    mapper = PartDatasetMapper(
+        is_train=True, augmentations=[T.RandomFlip(prob=1.0)], label_type="as_annotated"
+    )
     output = mapper(mixed_record(tmp_path))
     instances = output["instances"]
     assert instances.gt_classes.tolist() == [0, 1, 2]
@@ -325,15 +327,20 @@ def test_as_annotated_takes_of_each_annotation_the_most_it_has(tmp_path):
     assert instances.gt_boxes.tensor.tolist() == [[22, 2, 28, 6], [4, 2, 10, 6], [0, 0, 0, 0]]
     assert instances.gt_points.tolist() == [[0, 0], [0, 0], [17, 14]]
     masks = instances.gt_masks.tensor
-    assert masks[0].nonzero().min(0).values.tolist() == [2, 22] and masks[0].sum() == 24 and not masks[1:].any()
+    assert (
+        masks[0].nonzero().min(0).values.tolist() == [2, 22] and masks[0].sum() == 24 and not masks[1:].any()
+    )
     assert output["tags"].tolist() == [0, 3]
 
 
-@pytest.mark.parametrize(("label_type", "kinds", "fields"), [
-    ("box", [LabelKind.BOX, LabelKind.BOX], {"gt_boxes"}),
-    ("point", [LabelKind.POINT] * 3, {"gt_points"}),
-    ("mask", [LabelKind.MASK, LabelKind.BOX], {"gt_boxes", "gt_masks"}),
-])
+@pytest.mark.parametrize(
+    ("label_type", "kinds", "fields"),
+    [
+        ("box", [LabelKind.BOX, LabelKind.BOX], {"gt_boxes"}),
+        ("point", [LabelKind.POINT] * 3, {"gt_points"}),
+        ("mask", [LabelKind.MASK, LabelKind.BOX], {"gt_boxes", "gt_masks"}),
+    ],
+)
 def test_a_run_sees_no_more_than_its_kind_of_label(tmp_path, label_type, kinds, fields):
     output = PartDatasetMapper(is_train=True, augmentations=[], label_type=label_type)(mixed_record(tmp_path))
     instances = output["instances"]

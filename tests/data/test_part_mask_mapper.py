@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 from wps_sam.config import add_wps_sam_config
 from wps_sam.data.mapper import RandomCrop
+from wps_sam.data.part_mask_mapper import PartMaskMapper, build_augmentations, move_labels
 from wps_sam.data.sources.ov_parts import (
     OVSet,
     load_ade20k_part_234,
@@ -13,7 +14,6 @@ from wps_sam.data.sources.ov_parts import (
     load_pascal_part_116,
     ov_metadata,
 )
-from wps_sam.data.part_mask_mapper import PartMaskMapper, build_augmentations, move_labels
 from wps_sam.masks import mask_to_rle
 from wps_sam.vocabulary import object_of_part
 

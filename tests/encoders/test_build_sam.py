@@ -103,7 +103,7 @@ def test_pickle_with_code_is_refused(tmp_path):
 def test_truncated_files_are_named(tmp_path, tiny_state, name):
     path = tmp_path / name
     save_file(tiny_state, path) if name.endswith("safetensors") else torch.save(tiny_state, path)
-    path.write_bytes(path.read_bytes()[: 10_000])
+    path.write_bytes(path.read_bytes()[:10_000])
     with pytest.raises(ValueError, match=name):
         build_sam("vit_tiny", str(path))
 
@@ -135,5 +135,14 @@ def test_hash_tells_values_names_and_shapes_apart():
     zeros = torch.zeros(4)
     base = hash_tensors([("a", zeros)])
     assert base == hash_tensors([("a", zeros.half())])
-    assert len({base, hash_tensors([("b", zeros)]), hash_tensors([("a", zeros + 1)]),
-                hash_tensors([("a", zeros.view(2, 2))])}) == 4
+    assert (
+        len(
+            {
+                base,
+                hash_tensors([("b", zeros)]),
+                hash_tensors([("a", zeros + 1)]),
+                hash_tensors([("a", zeros.view(2, 2))]),
+            }
+        )
+        == 4
+    )

@@ -11,6 +11,8 @@ from pathlib import Path
 from wps_sam import engine
 from wps_sam.config import CHOICES, add_wps_sam_config, check_config
 from wps_sam.data import register_descriptions
+from wps_sam.engine.evaluate import verify
+from wps_sam.engine.trainer import drop_metrics_from
 from wps_sam.evaluation import PROTOCOLS
 from wps_sam.structures import Frame
 
@@ -235,7 +237,9 @@ def test_the_optimizer_holds_all_trained_parameters_with_decay(toy_cfg, name, ki
 
 
 def test_a_model_without_anything_to_train_is_refused(toy_cfg):
-    with pytest.raises(ValueError, match="nothing of Linear is trained by this config: evaluate it, --eval-only"):
+    with pytest.raises(
+        ValueError, match="nothing of Linear is trained by this config: evaluate it, --eval-only"
+    ):
         engine.Trainer.build_optimizer(toy_cfg(), nn.Linear(2, 2).requires_grad_(False))
 
 
@@ -326,13 +330,13 @@ def test_metrics_continue_where_the_checkpoint_ends(tmp_path):
     lines = [json.dumps({"iteration": i}) + "\n" for i in range(6)]
     path.write_text("".join(lines) + '{"iterat')
     with path.open("a") as writer:
-        engine.drop_metrics_from(str(path), 4)
+        drop_metrics_from(str(path), 4)
         writer.write("new\n")
     assert path.read_text() == "".join(lines[:4]) + "new\n"
-    engine.drop_metrics_from(str(tmp_path / "not_there.json"), 4)
+    drop_metrics_from(str(tmp_path / "not_there.json"), 4)
     # An evaluation's line may stand behind those of later losses.
     path.write_text("".join([lines[0], lines[5], lines[2]]))
-    engine.drop_metrics_from(str(path), 4)
+    drop_metrics_from(str(path), 4)
     assert path.read_text() == lines[0] + lines[2]
 
 
@@ -396,7 +400,9 @@ def test_evaluation_json_holds_all_data_sets_protocols_and_oracles(toy_cfg, tiny
 
 def test_oracles_are_asked_once_at_the_end(toy_cfg, monkeypatch):
     asked = []
-    monkeypatch.setattr(engine, "evaluate", lambda cfg, model, oracles: asked.append(oracles) or {"set": {}})
+    monkeypatch.setattr(
+        "wps_sam.engine.trainer.evaluate", lambda cfg, model, oracles: asked.append(oracles) or {"set": {}}
+    )
     train(toy_cfg("TEST.ORACLES", True, "TEST.EVAL_PERIOD", 2))
     assert asked == [False, False, True]
 
@@ -411,14 +417,14 @@ def test_results_of_several_data_sets_have_their_names_in_metrics_json(toy_cfg, 
 
 def test_expected_results(toy_cfg):
     one = toy_cfg("TEST.EXPECTED_RESULTS", [["d2_semseg", "mIoU", 50.0, 1.0]])
-    engine.verify(one, {"d2_semseg": {"mIoU": 50.5}})
+    verify(one, {"d2_semseg": {"mIoU": 50.5}})
     with pytest.raises(SystemExit) as stopped:
-        engine.verify(one, {"d2_semseg": {"mIoU": 48.5}})
+        verify(one, {"d2_semseg": {"mIoU": 48.5}})
     assert stopped.value.code == 1
     with pytest.raises(ValueError, match="names 'd2_semseg'; evaluated: pin41"):
-        engine.verify(one, {"pin41": {"mIoU": 50.5}})
+        verify(one, {"pin41": {"mIoU": 50.5}})
     two = toy_cfg("DATASETS.TEST", ("a", "b"), "TEST.EXPECTED_RESULTS", [["b/pin41", "mIoU", 50.0, 1.0]])
-    engine.verify(two, {"a": {"pin41": {"mIoU": 0.0}}, "b": {"pin41": {"mIoU": 50.5}}})
+    verify(two, {"a": {"pin41": {"mIoU": 0.0}}, "b": {"pin41": {"mIoU": 50.5}}})
 
 
 # ------------------------------------------------------------------ several processes

@@ -9,19 +9,26 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
-from wps_sam import cached_features, engine
-from wps_sam.engine.features import cache_features
+from wps_sam import engine
 from wps_sam.config import check_config
-from wps_sam.data import feature_cache, register_descriptions
+from wps_sam.data import feature_store, register_descriptions
+from wps_sam.engine import features
+from wps_sam.engine.features import cache_features, convert_features, settings_v1, spec_of
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from format_1_cache import payload, write_format_1
+from safetensors.torch import load_file
 
 DENSE = ("MODEL.PROMPTER.NAME", "DensePrompter", "MODEL.DENSE_PROMPTER.COMPANION_DIM", 8)
 NO_TEST = ("DATASETS.TEST", ())
@@ -123,7 +130,7 @@ def test_evaluation_and_checkpoints_are_interchangeable(cfg, cached):
         assert_same_losses([*begun, *ended], expected)
         state = model.state_dict()
         assert state.keys() == shipped.keys()
-        assert torch.equal(state["frozen_sam_sha256"], shipped["frozen_sam_sha256"])
+        assert torch.equal(state["encoder_sha256"], shipped["encoder_sha256"])
         weights = ("MODEL.WEIGHTS", os.path.join(live.OUTPUT_DIR, "model_final.pth"))
         evaluated = engine.evaluate_only(cfg(*learns, *first, *weights))["tiny_parts_val"]
         for protocol, expected_scores in scores.items():
@@ -142,18 +149,24 @@ def test_without_an_encoder_no_picture_is_encoded_unawares(cfg, cached):
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (("MODEL.SAM.WEIGHTS", ""), r"made with MODEL\.SAM\.WEIGHTS 'sha256:.*', and the config says 'sha256:"),
+        (
+            ("MODEL.SAM.WEIGHTS", ""),
+            r"made with MODEL\.SAM\.WEIGHTS 'sha256:.*', and 'sha256:.*' is asked for",
+        ),
         (("MODEL.SAM.PADDING", "center"), r"made with MODEL\.SAM\.PADDING 'bottom_right', .* 'center'"),
-        (("MODEL.SAM.ARCH", "vit_b", "MODEL.SAM.WEIGHTS", ""), r"made with MODEL\.SAM\.ARCH 'vit_tiny', .* 'vit_b'"),
-        (("MODEL.SAM.PRECISION", "bf16"), r"made with MODEL\.SAM\.PRECISION 'fp32', and the config says 'bf16'"),
-        (("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]), r"MODEL\.PIXEL_MEAN \[123\.675, .*says \[1\.0, 2\.0, 3\.0\]"),
+        (
+            ("MODEL.SAM.ARCH", "vit_b", "MODEL.SAM.WEIGHTS", ""),
+            r"made with MODEL\.SAM\.ARCH 'vit_tiny', .* 'vit_b'",
+        ),
+        (("MODEL.SAM.PRECISION", "bf16"), r"made with MODEL\.SAM\.PRECISION 'fp32', and 'bf16'"),
+        (("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]), r"MODEL\.PIXEL_MEAN \[123\.675, .*and \[1\.0, 2\.0, 3\.0\]"),
         (("MODEL.SAM.CACHE_DIR", "nowhere"), r"nowhere/tiny_parts_train: no finished feature cache"),
     ],
 )
 def test_a_cache_made_otherwise_is_refused(cfg, cached, opts, message, monkeypatch):
     # The real hash of a ViT-B takes seconds, and another architecture is told first.
     if "vit_b" in opts:
-        monkeypatch.setattr(cached_features, "image_encoder_hash", lambda *_: "other")
+        monkeypatch.setattr("wps_sam.encoders.sam.image_encoder_hash", lambda *_: "other")
     with pytest.raises(ValueError, match=message):
         engine.Trainer.build_train_loader(cfg(*cached("fp32"), *opts))
 
@@ -163,7 +176,7 @@ def test_the_cache_of_another_data_set_is_refused_before_training(cfg, cached, t
     folder = Path(cached("fp32")[-1])
     shutil.copytree(folder / "tiny_parts_train", tmp_path / "tiny_parts_train")
     shutil.copytree(folder / "tiny_parts_train", tmp_path / "tiny_parts_val")
-    with pytest.raises(ValueError, match="of the data set 'tiny_parts_train', not 'tiny_parts_val'"):
+    with pytest.raises(ValueError, match="with the data set 'tiny_parts_train', and 'tiny_parts_val' is"):
         engine.Trainer(cfg("MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(tmp_path)))
 
 
@@ -171,7 +184,10 @@ def test_the_cache_of_another_data_set_is_refused_before_training(cfg, cached, t
     ("opts", "message"),
     [
         (("INPUT.CROP.ENABLED", True), r"INPUT\.CROP\.ENABLED is True: every crop is another picture"),
-        (("INPUT.DATASET_MAPPER_NAME", "part_masks"), r"INPUT\.DATASET_MAPPER_NAME is 'part_masks': only inputs"),
+        (
+            ("INPUT.DATASET_MAPPER_NAME", "part_masks"),
+            r"INPUT\.DATASET_MAPPER_NAME is 'part_masks': only inputs",
+        ),
     ],
 )
 def test_what_can_not_be_cached_is_refused(cfg, tmp_path, opts, message):
@@ -182,15 +198,88 @@ def test_what_can_not_be_cached_is_refused(cfg, tmp_path, opts, message):
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(cfg, tmp_path, monkeypatch):
-    """12 + 4 embeddings of 2^18 fp16 values and a CRC-32, in three shards with a seal of 32 bytes: 8,388,768 bytes."""
-    free = 8_388_768
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, free - 1))
-    with pytest.raises(ValueError, match=r"the features need 8\.0 MiB more, but only 8\.0 MiB of the disk are free"):
-        cache_features(cfg(), tmp_path / "features")
-    assert not list(tmp_path.rglob("*.bin"))
+    """12 + 4 embeddings of 2^18 fp16 values in three shards, whose headers take less than 256 bytes a record and 512."""
+    needed = 16 * (2**19 + 256) + 3 * 512
+    free = needed - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, free))
+    with pytest.raises(
+        ValueError, match=r"the features need 8\.0 MiB more, but only 8\.0 MiB of the disk are free"
+    ):
+        cache_features(cfg(), tmp_path / "features")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    free = needed
     cache_features(cfg(), tmp_path / "features")
-    assert sum(p.stat().st_size for p in tmp_path.rglob("*.bin")) == free
+    shards = list(tmp_path.rglob("*.safetensors"))
+    assert len(shards) == 3 and 16 * 2**19 < sum(p.stat().st_size for p in shards) <= needed
+
+
+# ------------------------------------------------------------------ caches of format 1
+
+
+def embedding_of(view, number):
+    rng = np.random.default_rng([number, view == "flipped"])
+    return rng.normal(size=(256, 32, 32)).astype(np.float32)
+
+
+@pytest.fixture
+def write_old(cfg, tmp_path):
+    """Format-1 caches of the tiny data sets, of made-up embeddings."""
+
+    def write_old(dtype="fp16"):
+        for name, views in (("tiny_parts_train", ("original", "flipped")), ("tiny_parts_val", ("original",))):
+            records = DatasetCatalog.get(name)
+            folder = tmp_path / "old" / name
+            write_format_1(
+                folder, name, settings_v1(cfg()), records, embedding_of, dtype, views, records_per_shard=4
+            )
+        return tmp_path / "old"
+
+    return write_old
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp32", "int8"])
+def test_a_converted_cache_holds_the_old_bytes_and_is_trained_from(
+    cfg, write_old, tmp_path, monkeypatch, dtype
+):
+    with monkeypatch.context() as context:
+        context.setattr(features, "build_model", lambda _: pytest.fail("the encoder is not needed"))
+        convert_features(cfg(), write_old(dtype), tmp_path / "new")
+    tensors = load_file(tmp_path / "new" / "tiny_parts_train" / "flipped-00000.safetensors")
+    for number in range(6):
+        parts = ("image_embedding.offset", "image_embedding.scale") if dtype == "int8" else ()
+        stored = [tensors[f"{number:04d}.{name}"] for name in (*parts, "image_embedding")]
+        assert b"".join(t.numpy().tobytes() for t in stored) == payload(
+            embedding_of("flipped", number), dtype
+        )
+    losses, given, _ = train(
+        cfg(*NO_TEST, "MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(tmp_path / "new"))
+    )
+    assert len(losses) == 4
+    numbers = {record["file_name"]: i for i, record in enumerate(DatasetCatalog.get("tiny_parts_train"))}
+    for x in given:
+        both = [
+            torch.from_numpy(embedding_of(view, numbers[x["file_name"]])) for view in ("original", "flipped")
+        ]
+        assert min(float((x["image_embedding"] - one).abs().max()) for one in both) < 0.02
+
+
+def test_conversion_goes_on_and_says_what_does_not_fit(cfg, write_old, tmp_path):
+    old = write_old()
+    convert_features(cfg(), old, tmp_path / "new")
+    whole = contents(tmp_path / "new")
+    (tmp_path / "new" / "tiny_parts_val" / "manifest.json").unlink()
+    (tmp_path / "new" / "tiny_parts_train" / "original-00000.safetensors").unlink()
+    convert_features(cfg(), old, tmp_path / "new")
+    assert contents(tmp_path / "new") == whole
+    with pytest.raises(ValueError, match="with MODEL.SAM.PADDING 'bottom_right', and 'center' is asked for"):
+        convert_features(cfg("MODEL.SAM.PADDING", "center"), old, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"is of format 1, expected 2.* --convert .*old --output ANOTHER"):
+        convert_features(cfg(), old, old)
+    with pytest.raises(ValueError, match=r"is of format 2, expected 1"):
+        convert_features(cfg(), tmp_path / "new", tmp_path / "newer")
+    shutil.rmtree(old / "tiny_parts_val")
+    with pytest.raises(ValueError, match=r"old/tiny_parts_val: no finished feature cache"):
+        convert_features(cfg(), old, tmp_path / "newer")
 
 
 # ------------------------------------------------------------------ several processes, and none that lives
@@ -214,7 +303,11 @@ def test_two_processes_write_what_one_does(cfg, cached, tmp_path, monkeypatch):
 
 
 class SlowEncoder:
-    """In place of the model: a picture's mean colours, spread over the embedding, after 4 ms."""
+    """In place of the model: a picture's mean colours, spread over a small embedding, after 4 ms."""
+
+    # As it would else be the writing that takes the time.
+    FEATURES: ClassVar = {"image_embedding": [16, 32, 32]}
+    backbone = SimpleNamespace(spec=SimpleNamespace(features=FEATURES))
 
     def __init__(self, cfg):
         self.started = False
@@ -224,8 +317,8 @@ class SlowEncoder:
 
     def embed(self, batch):
         threading.Event().wait(0.004)
-        shape = cached_features.PROMPT_DIM, 32, 32
-        return torch.stack([x["image"].float().mean((1, 2)).sum().expand(shape) for x in batch]), None, None
+        embeddings = [x["image"].float().mean((1, 2)).sum().expand(16, 32, 32) for x in batch]
+        return {"image_embedding": torch.stack(embeddings)}, None
 
 
 def make_and_die(cfg, folder, seconds):
@@ -248,10 +341,11 @@ def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(
     parts = write_tiny_parts(tmp_path / "data", name="killed_parts", num_train=30, num_val=2)
     register_descriptions([str(parts.description)])
     try:
-        monkeypatch.setattr(cached_features, "build_model", SlowEncoder)
-        # Small embeddings, as it would else be the writing that takes the time.
-        monkeypatch.setattr(cached_features, "PROMPT_DIM", 16)
-        monkeypatch.setattr(feature_cache.CacheSpec.of.__func__, "__defaults__", (2,))
+        monkeypatch.setattr(features, "build_model", SlowEncoder)
+        monkeypatch.setattr(
+            features, "spec_of", lambda *of: replace(spec_of(*of), features=SlowEncoder.FEATURES)
+        )
+        monkeypatch.setattr(feature_store, "MAX_RECORDS_PER_SHARD", 2)
         many = cfg("DATASETS.TRAIN", (parts.split("train"),), "DATASETS.TEST", (parts.split("val"),))
         began = time.perf_counter()
         cache_features(many, tmp_path / "whole")
@@ -260,14 +354,16 @@ def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(
         draw, kills, left_behind, shards = random.Random(0), 0, 0, [0]
         while kills < 20:
             context = mp.get_context("fork")
-            child = context.Process(target=make_and_die, args=(many, tmp_path / "killed", draw.uniform(0, at_most)))
+            child = context.Process(
+                target=make_and_die, args=(many, tmp_path / "killed", draw.uniform(0, at_most))
+            )
             child.start()
             child.join(timeout=60)
             assert child.exitcode is not None, "neither finished nor killed"
             kills += child.exitcode == -signal.SIGKILL
             files = contents(tmp_path / "killed")
-            left_behind += any(name.endswith(".tmp") for name in files)
-            shards.append(sum(name.endswith(".bin") for name in files))
+            left_behind += any(".tmp" in name for name in files)
+            shards.append(sum(name.endswith(".safetensors") for name in files))
             if child.exitcode == 0:
                 # Finished too early: on with it.
                 shutil.rmtree(tmp_path / "killed")
@@ -283,16 +379,28 @@ def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(
 
 
 def test_pictures_are_not_opened_in_vain(cfg, write_tiny_parts, tmp_path):
-    """Files of the right size are enough to train a model that does not look at them itself."""
+    """Files of the right size and age are enough to train a model that does not look at them itself."""
     parts = write_tiny_parts(tmp_path / "data", name="gone_parts", num_train=4, num_val=2)
     register_descriptions([str(parts.description)])
     try:
-        here = ("DATASETS.TRAIN", (parts.split("train"),), *NO_TEST, "MODEL.SAM.CACHE_DIR", str(tmp_path / "f"))
+        here = (
+            "DATASETS.TRAIN",
+            (parts.split("train"),),
+            *NO_TEST,
+            "MODEL.SAM.CACHE_DIR",
+            str(tmp_path / "f"),
+        )
         cache_features(cfg(*here), tmp_path / "f")
-        for path in (parts.root / "images").rglob("*.JPEG"):
-            path.write_bytes(bytes(path.stat().st_size))
+        for path in (parts.root / "images" / "train").iterdir():
+            stat = path.stat()
+            path.write_bytes(bytes(stat.st_size))
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         losses, _, _ = train(cfg(*here, "MODEL.SAM.FEATURES", "cache"))
         assert len(losses) == 4
+        # A younger one is read, and is not what the features were made of.
+        os.utime(path)
+        with pytest.raises(ValueError, match=rf"made with the picture \['{path.name}'"):
+            engine.Trainer.build_train_loader(cfg(*here, "MODEL.SAM.FEATURES", "cache"))
     finally:
         for split in ("train", "val"):
             DatasetCatalog.remove(parts.split(split))

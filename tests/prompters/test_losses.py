@@ -31,7 +31,9 @@ def test_focal_loss_by_hand():
     expected = 2 * (1 - 0.75) ** 2 * -math.log(0.75) / 1
     assert focal_cross_entropy(logits, torch.tensor([0, 1])).item() == pytest.approx(expected, rel=1e-6)
     # With gamma 0 it is the summed cross-entropy, which a focal weight must lower.
-    assert focal_cross_entropy(logits, torch.tensor([0, 1]), gamma=0.0).item() == pytest.approx(-2 * math.log(0.75))
+    assert focal_cross_entropy(logits, torch.tensor([0, 1]), gamma=0.0).item() == pytest.approx(
+        -2 * math.log(0.75)
+    )
 
 
 def test_focal_loss_without_parts_divides_by_one():
@@ -100,7 +102,9 @@ def test_losses_without_a_label_of_their_kind_are_zero_and_have_a_gradient():
     students = torch.randn(1, 3, 4, requires_grad=True)
     target = PartTargets.of_boxes(torch.tensor([0]), torch.tensor([[0.0, 0, 4, 4]]))
     matches = [(torch.tensor([2]), torch.tensor([0]))]
-    loss = place_loss(KINDS_OF_PLACE["point"], partial(point_loss, stride=8), students, [target.points], [target], matches)
+    loss = place_loss(
+        KINDS_OF_PLACE["point"], partial(point_loss, stride=8), students, [target.points], [target], matches
+    )
     assert loss.item() == 0
     loss.backward()
     assert students.grad is not None and not students.grad.any()

@@ -19,7 +19,9 @@ def _targets(count, num_classes=4, seed=0):
 
 def _prediction(batch=1, queries=6, num_classes=4, seed=1):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, queries, num_classes + 1, generator=g), torch.randn(batch, queries, 2, 8, generator=g)
+    return torch.randn(batch, queries, num_classes + 1, generator=g), torch.randn(
+        batch, queries, 2, 8, generator=g
+    )
 
 
 def _cost(logits, tokens, target, taught, query, part):
@@ -29,7 +31,7 @@ def _cost(logits, tokens, target, taught, query, part):
 
 def test_hungarian_is_the_cheapest_of_all_assignments():
     (logits, tokens), (target, taught) = _prediction(), _targets(3)
-    (query, part), = HungarianMatcher(class_weight=10, prompt_weight=1)(logits, tokens, [target], [taught])
+    ((query, part),) = HungarianMatcher(class_weight=10, prompt_weight=1)(logits, tokens, [target], [taught])
     costs = {
         chosen: sum(_cost(logits[0], tokens[0], target, taught, q, m) for m, q in enumerate(chosen))
         for chosen in itertools.permutations(range(6), 3)
@@ -44,14 +46,16 @@ def test_batched_equals_alone_and_empty_targets_survive():
     matcher = HungarianMatcher(class_weight=10, prompt_weight=1)
     together = matcher(logits, tokens, targets, taught)
     for i, target in enumerate(targets):
-        (query, part), = matcher(logits[i : i + 1], tokens[i : i + 1], [target], [taught[i]])
+        ((query, part),) = matcher(logits[i : i + 1], tokens[i : i + 1], [target], [taught[i]])
         assert torch.equal(query, together[i][0]) and torch.equal(part, together[i][1])
         assert len(query) == len(target)
 
 
 def test_more_parts_than_queries_is_a_clear_error():
     target, taught = _targets(7)
-    with pytest.raises(ValueError, match="7 parts but the prompter only 6 queries: raise MODEL.DETR_PROMPTER.NUM_QUERIES"):
+    with pytest.raises(
+        ValueError, match="7 parts but the prompter only 6 queries: raise MODEL.DETR_PROMPTER.NUM_QUERIES"
+    ):
         HungarianMatcher(class_weight=10, prompt_weight=1)(*_prediction(), [target], [taught])
 
 
@@ -69,22 +73,22 @@ def _part(geometry):
 def test_centre_matcher_takes_the_middle_half_and_the_smallest_box():
     # Box 0..32: middle half is 8..24, which holds the cell centres 12 and 20 in each direction: cells 5, 6, 9, 10.
     # Box 16..24 has its middle at 20; with a radius of 4 only cell 10 (centre 20, 20) is near, and it is smaller.
-    (query, part), = CenterMatcher(min_radius=4)(_cells(), [_part([[0, 0, 32, 32], [16, 16, 24, 24]])])
+    ((query, part),) = CenterMatcher(min_radius=4)(_cells(), [_part([[0, 0, 32, 32], [16, 16, 24, 24]])])
     assert query.tolist() == [5, 6, 9, 10]
     assert part.tolist() == [0, 0, 0, 1]
 
 
 def test_centre_matcher_gives_the_smallest_part_a_cell_and_survives_none():
-    (query, part), = CenterMatcher(min_radius=8)(_cells(), [_part([[13, 13, 14, 14]])])
+    ((query, part),) = CenterMatcher(min_radius=8)(_cells(), [_part([[13, 13, 14, 14]])])
     assert len(query) >= 1 and not part.any()
     empty = PartTargets.of_boxes(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))
-    (query, part), = CenterMatcher(min_radius=8)(_cells(), [empty])
+    ((query, part),) = CenterMatcher(min_radius=8)(_cells(), [empty])
     assert len(query) == len(part) == 0
 
 
 def test_centre_matcher_gives_a_cell_between_two_points_to_the_nearest():
     # Points are pixel indices: their continuous place is half a pixel further.
-    (query, part), = CenterMatcher(min_radius=8)(_cells(), [_part([[11.5, 11.5], [18.5, 11.5]])])
+    ((query, part),) = CenterMatcher(min_radius=8)(_cells(), [_part([[11.5, 11.5], [18.5, 11.5]])])
     owner = dict(zip(query.tolist(), part.tolist()))
     assert owner[5] == 0 and owner[6] == 1
 
@@ -95,5 +99,5 @@ def test_centre_matcher_takes_boxes_masks_and_points_of_one_picture():
     points = torch.tensor([[0.0, 0], [0, 0], [11.5, 11.5]])
     kinds = torch.tensor([LabelKind.BOX, LabelKind.MASK, LabelKind.POINT])
     target = PartTargets(torch.zeros(3, dtype=torch.int64), kinds, boxes, points)
-    (query, part), = CenterMatcher(min_radius=4)(_cells(), [target])
+    ((query, part),) = CenterMatcher(min_radius=4)(_cells(), [target])
     assert dict(zip(query.tolist(), part.tolist())) == {5: 2, 6: 0, 9: 0, 10: 1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from wps_sam.config import add_wps_sam_config, check_config, needs_pixels, read_config
 from wps_sam.prompters import PROMPTER_REGISTRY, Prompter
 from wps_sam.prompters.losses import KINDS_OF_PLACE, box_loss, class_loss, cross_entropy, place_loss
@@ -19,7 +21,7 @@ class CornerPrompter(Prompter):
     """One query that says a class and where its box ends, from the mean of the image embedding."""
 
     CONFIG_NODE = "CORNER_PROMPTER"
-    CHOICES = {"SIDE": (32, 64)}
+    CHOICES: ClassVar = {"SIDE": (32, 64)}
     PROPOSES_BOXES = True
 
     def __init__(self, cfg, encoder):
@@ -40,7 +42,9 @@ class CornerPrompter(Prompter):
 
     def propose(self, features):
         logits, boxes = self.predict(features)
-        return Proposals(logits, lambda i, queries: self.encoder[0].encode_prompts(boxes=boxes[i, queries]), boxes)
+        return Proposals(
+            logits, lambda i, queries: self.encoder[0].encode_prompts(boxes=boxes[i, queries]), boxes
+        )
 
     def losses(self, features, targets):
         logits, boxes = self.predict(features)
@@ -86,7 +90,9 @@ def test_a_prompter_from_outside_works_by_its_name(registered, tmp_path):
 
 
 def test_an_unknown_prompter_lists_the_known():
-    with pytest.raises(ValueError, match="MODEL.PROMPTER.NAME is 'Prompter'; allowed: 'DETRPrompter', 'DensePrompter'"):
+    with pytest.raises(
+        ValueError, match="MODEL.PROMPTER.NAME is 'Prompter'; allowed: 'DETRPrompter', 'DensePrompter'"
+    ):
         check_config(config("MODEL.PROMPTER.NAME", "Prompter"))
 
 
@@ -116,7 +122,10 @@ def test_keys_that_nobody_reads_are_refused(opts, message):
     [
         ("MODEL.PROMPTER.NUM_QUERIES", "MODEL.DETR_PROMPTER.NUM_QUERIES"),
         ("MODEL.PROMPTER.COMPANION_DIM", "MODEL.DENSE_PROMPTER.COMPANION_DIM"),
-        ("MODEL.LOSS.CLASS_WEIGHT", "CLASS_WEIGHT and PROMPT_WEIGHT of MODEL.DETR_PROMPTER or MODEL.DENSE_PROMPTER"),
+        (
+            "MODEL.LOSS.CLASS_WEIGHT",
+            "CLASS_WEIGHT and PROMPT_WEIGHT of MODEL.DETR_PROMPTER or MODEL.DENSE_PROMPTER",
+        ),
         ("MODEL.MATCHER.PROMPT_WEIGHT", "MODEL.DETR_PROMPTER.MATCHER_CLASS_WEIGHT and MATCHER_PROMPT_WEIGHT"),
     ],
 )

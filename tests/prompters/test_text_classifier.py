@@ -178,14 +178,15 @@ def test_a_bias_helps_the_names_that_training_did_not_show(model):
     """Calibrated stacking: the same amount for each of them, nothing for the others."""
     torch.manual_seed(0)
     helped = build_model(
-        tiny_config("MODEL.PROMPTER.NAME", type(model.prompter).__name__, *TEXT, "MODEL.INFERENCE.UNSEEN_BIAS", 3.0)
+        tiny_config(
+            "MODEL.PROMPTER.NAME", type(model.prompter).__name__, *TEXT, "MODEL.INFERENCE.UNSEEN_BIAS", 3.0
+        )
     )
     inputs = make_inputs()
     logits = []
     for one in (model, helped):
         one.eval().set_vocabulary(ALL.after_training_on(SEEN.names))
-        images, _ = one.preprocess_image(inputs)
         with torch.no_grad():
-            logits.append(one.prompter(one.backbone(images)["image_embedding"], images).logits)
+            logits.append(one.prompter(one.embed(inputs)[0]).logits)
     gained = (logits[1] - logits[0]).flatten(0, 1)
     assert torch.allclose(gained, torch.tensor([0.0] * 4 + [3.0] * 3 + [0.0]).expand_as(gained), atol=1e-4)

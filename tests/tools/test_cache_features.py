@@ -7,10 +7,13 @@ import logging
 import runpy
 from pathlib import Path
 
-from wps_sam import cached_features
-from wps_sam.data import feature_cache
+from wps_sam.data import feature_store, register_descriptions
+from wps_sam.engine import features
 
+import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog
+from format_1_cache import write_format_1
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "cache_features.py"
 
@@ -18,11 +21,11 @@ TOOL = Path(__file__).resolve().parents[2] / "tools" / "cache_features.py"
 @pytest.fixture
 def log(caplog):
     """Texts logged by the cache, which setup_logger has cut off from the root logger."""
-    for module in (cached_features, feature_cache):
+    for module in (features, feature_store):
         module.logger.addHandler(caplog.handler)
         module.logger.setLevel(logging.INFO)
     yield caplog
-    for module in (cached_features, feature_cache):
+    for module in (features, feature_store):
         module.logger.removeHandler(caplog.handler)
 
 
@@ -40,19 +43,18 @@ def run(tiny_cfg, tmp_path):
 def test_makes_checks_and_mends_caches(run, tmp_path, log, capsys):
     """6 pictures in 2 views and 4 in one, 2^18 fp16 values each: 6 and 2 MiB."""
     assert run() == 0
-    assert "tiny_parts_train: 6 pictures x original and flipped, fp16; 12 of 12 embeddings, 6.0 MiB" in log.text
-    assert "tiny_parts_val: 4 pictures x original, fp16; 4 of 4 embeddings, 2.0 MiB" in log.text
-    assert f"8.0 MiB into {tmp_path / 'features'}, in about 0:00:" in log.text
+    assert "tiny_parts_train: 6 pictures x original and flipped, fp16; 12 of 12 records, 6.0 MiB" in log.text
+    assert "tiny_parts_val: 4 pictures x original, fp16; 4 of 4 records, 2.0 MiB" in log.text
     assert "16/16" in capsys.readouterr().err
     manifest = json.loads((tmp_path / "features" / "tiny_parts_train" / "manifest.json").read_text())
     assert manifest["views"] == ["original", "flipped"] and len(manifest["shards"]) == 2
 
     files = {path: path.read_bytes() for path in (tmp_path / "features").rglob("*.*")}
-    damaged = tmp_path / "features" / "tiny_parts_train" / "flipped-00000.bin"
+    damaged = tmp_path / "features" / "tiny_parts_train" / "flipped-00000.safetensors"
     damaged.write_bytes(files[damaged][:-3] + b"odd")
     log.clear()
     assert run() == 0
-    assert "0 of 12 embeddings, 0.0 MiB, are still to be made" in log.text
+    assert "0 of 12 records, 0.0 MiB, are still to be made" in log.text
     assert f"{damaged} is damaged and will be made anew" in log.text
     assert {path: path.read_bytes() for path in (tmp_path / "features").rglob("*.*")} == files
 
@@ -62,7 +64,10 @@ def test_makes_checks_and_mends_caches(run, tmp_path, log, capsys):
     [
         (["INPUT.CROP.ENABLED", "True"], "INPUT.CROP.ENABLED is True: every crop is another picture"),
         (["DATASETS.DESCRIPTIONS", "['nowhere.yaml']"], "nowhere.yaml"),
-        (["--num-processes", "1", "MODEL.DEVICE", "cuda"], "MODEL.DEVICE is 'cuda', but torch finds no CUDA device"),
+        (
+            ["--num-processes", "1", "MODEL.DEVICE", "cuda"],
+            "MODEL.DEVICE is 'cuda', but torch finds no CUDA device",
+        ),
     ],
 )
 def test_refuses_with_the_reason(run, capsys, monkeypatch, arguments, message):
@@ -73,11 +78,44 @@ def test_refuses_with_the_reason(run, capsys, monkeypatch, arguments, message):
 
 def test_leaves_a_cache_of_something_else_alone(run, tmp_path, capsys):
     assert run("--output", tmp_path / "mine", "DATASETS.TRAIN", "()") == 0
-    before = (tmp_path / "mine" / "tiny_parts_val" / "original-00000.bin").read_bytes()
+    before = (tmp_path / "mine" / "tiny_parts_val" / "original-00000.safetensors").read_bytes()
     assert run("--output", tmp_path / "mine", "--dtype", "int8") == 1
-    assert "its features are fp16, not int8. Choose another --output" in capsys.readouterr().err
+    assert (
+        "with the dtype 'fp16', and 'int8' is asked for. Choose another --output" in capsys.readouterr().err
+    )
     assert run("--output", tmp_path / "mine", "MODEL.SAM.PADDING", "center") == 1
-    assert "with MODEL.SAM.PADDING 'bottom_right', and the config says 'center'" in capsys.readouterr().err
-    assert (tmp_path / "mine" / "tiny_parts_val" / "original-00000.bin").read_bytes() == before
+    assert "with MODEL.SAM.PADDING 'bottom_right', and 'center' is asked for" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "tiny_parts_val" / "original-00000.safetensors").read_bytes() == before
     with pytest.raises(SystemExit):
         run("--batch-size", 0)
+
+
+def test_converts_caches_of_format_1(run, tiny_cfg, tiny_parts, tmp_path, log, capsys):
+    register_descriptions([str(tiny_parts.description)])
+    for name in ("tiny_parts_train", "tiny_parts_val"):
+        write_format_1(
+            tmp_path / "old" / name,
+            name,
+            features.settings_v1(tiny_cfg()),
+            DatasetCatalog.get(name),
+            lambda view, number: np.full((256, 32, 32), number, np.float32),
+            dtype="int8",
+            views=["original"],
+        )
+    assert run("MODEL.SAM.CACHE_DIR", tmp_path / "old") == 1
+    assert (
+        f"tools/cache_features.py --config-file FILE --convert {tmp_path / 'old'} --output"
+        in capsys.readouterr().err
+    )
+    assert run("--convert", tmp_path / "old") == 0
+    assert (
+        f"{tmp_path / 'features' / 'tiny_parts_train'}: 6 pictures x original, int8; 6 of 6 records"
+        in log.text
+    )
+    # The flipped view is still to be made, by the encoder.
+    log.clear()
+    assert run("--dtype", "int8") == 0
+    assert "tiny_parts_train: 6 pictures x original and flipped, int8; 6 of 12 records" in log.text
+    with pytest.raises(SystemExit):
+        run("--convert", tmp_path / "old", "--dtype", "fp16")
+    assert "--dtype is fp16; expected none with --convert" in capsys.readouterr().err

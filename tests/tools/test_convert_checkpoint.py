@@ -216,7 +216,9 @@ def largest_differences(
     embedding = torch.randn(1, DIM, side, side, generator=torch.Generator().manual_seed(11))
     with torch.no_grad():
         prediction = model.prompter(embedding)
-        masks = model.decode(embedding, prediction.tokens[0, :3])
+        masks = model.backbone.decode({"image_embedding": embedding}, [prediction.tokens[0, :3]])[0].logits[
+            :, 0
+        ]
         logits, tokens = reference_prompter(state, embedding, num_layers)
         expected_masks = reference_masks(state, arch, embedding, tokens[0, :3])
     return {
@@ -405,6 +407,8 @@ def test_exported_training_predicts_without_its_data_set(run_tool, tiny_model, t
     assert shipped.stat().st_size < 0.6 * tiny_model.weights.stat().st_size
 
 
-def test_a_checkpoint_without_class_names_is_not_exported(run_tool, tiny_model, tmp_path: Path, capsys) -> None:
+def test_a_checkpoint_without_class_names_is_not_exported(
+    run_tool, tiny_model, tmp_path: Path, capsys
+) -> None:
     assert run_tool("--from", "training", str(tiny_model.weights), str(tmp_path / "shipped.safetensors")) == 1
     assert "holds no class names" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import runpy
 from pathlib import Path
 
 from wps_sam.data.synthetic import CLASS_NAMES
-from wps_sam.prompt_evaluation import KINDS, load_sam, weights_hash
+from wps_sam.prompt_evaluation import KINDS, load_encoder, weights_hash
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_generated_pictures(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     stored = json.loads(output.read_text())
     assert stored["dataset"] == "synthetic" and stored["size"] == 64 and stored["pictures"] == 2
     assert stored["arch"] == "vit_tiny" and stored["weights"] == "shipped"
-    assert stored["weights_sha256"] == weights_hash(load_sam("vit_tiny", "shipped"))
+    assert stored["weights_sha256"] == weights_hash(load_encoder("vit_tiny", "shipped"))
     assert set(stored["overall"]) == set(KINDS) and set(stored["by_class"]) <= set(CLASS_NAMES)
     for groups in ("by_class", "by_size"):
         assert sum(means["pieces"] for means in stored[groups].values()) == stored["pieces"] > 0

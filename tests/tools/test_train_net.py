@@ -123,7 +123,7 @@ def test_two_processes_train_and_evaluate_as_one_and_say_when_they_missed(config
     # Losses, not weights: the gradient of attention's key bias is 0, and Adam makes full steps of its rounding errors.
     assert "total_loss" in metrics(one)[0]
     for ours, theirs in zip(metrics(one), metrics(two), strict=True):
-        for name in ("iteration", "total_loss", "loss_class", "loss_prompt"):
+        for name in ("iteration", "total_loss", "loss_class", "loss_box"):
             if name in ours:
                 assert ours[name] == pytest.approx(theirs[name], abs=1e-5), name
     # Rounding may move a mask's edge by some pixels; a picture that is missed or counted twice moves whole percents.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from wps_sam.models import WPSSAM
 from wps_sam.encoders.build_sam import build_sam
+from wps_sam.models import WPSSAM
 
 import torch
 from segment_anything.modeling import Sam

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import zlib
 from collections.abc import Callable, Collection
@@ -10,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wps_sam.engine.features import open_features, spec_of
 from wps_sam.config import add_wps_sam_config, check_config
+from wps_sam.data.feature_store import DTYPES, FeatureStoreReader, FeatureStoreWriter, StoreSpec, pack
 from wps_sam.data.sources.descriptions import register_descriptions
-from wps_sam.data.feature_store import DTYPES, CacheSpec, FeatureCacheReader, FeatureCacheWriter
 from wps_sam.data.synthetic import write_dataset
+from wps_sam.encoders.build_sam import PATCH_SIZE, PROMPT_DIM, SAM_ARCHS
 from wps_sam.engine import Trainer, build_mapper
+from wps_sam.engine.features import open_features, spec_of
 from wps_sam.evaluation import PooledPartEvaluator
 from wps_sam.models import WPSSAM
 from wps_sam.prompters import DETRPrompter
-from wps_sam.encoders.build_sam import PATCH_SIZE, PROMPT_DIM, SAM_ARCHS
 
 import torch
 import yaml
@@ -235,7 +234,10 @@ def training_step(settings: Settings) -> list[Contest]:
 
     live_sides = [
         Side(STOCK, _bind(live, STOCK), settings.batch),
-        *(Side(f"ours, live, {v}", _bind(live, v), settings.batch, STOCK) for v in settings.encoder_variants()),
+        *(
+            Side(f"ours, live, {v}", _bind(live, v), settings.batch, STOCK)
+            for v in settings.encoder_variants()
+        ),
     ]
     cached = Side(CACHED, _bind(_cached_step, settings), settings.batch)
     pairs = [(STOCK, side.name) for side in (*live_sides[1:], cached)]
@@ -358,9 +360,12 @@ def loading(settings: Settings) -> list[Contest]:
         records = DatasetCatalog.get(name)
         cfg = _config(settings, "fp32", "MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(folder))
         spec = spec_of(cfg, name, records, "fp16")
-        _write_cache(folder / name, spec, torch.randn(*spec.shape, generator=_generator()))
-        readers = open_features(cfg, {name: records}, is_train=True)
-        task = _mapping(build_mapper(cfg, name, is_train=True, features=readers), records)
+        made = {
+            feature: torch.randn(*shape, generator=_generator()) for feature, shape in spec.features.items()
+        }
+        _write_cache(folder / name, spec, made)
+        reader = open_features(cfg, name, records, is_train=True)
+        task = _mapping(build_mapper(cfg, name, is_train=True, features=reader), records)
         return Task(task.run, prepare=_bind(_forget, folder / name) if from_disk else None)
 
     sides = [
@@ -385,19 +390,20 @@ def _mapping(mapper: Callable[[dict[str, Any]], dict[str, Any]], records: list[d
 # ------------------------------------------------------------------ cache
 
 
-def _write_cache(folder: Path, spec: CacheSpec, embedding: Tensor) -> None:
-    """A cache of the original views, all of the same ``embedding``."""
-    writer = FeatureCacheWriter(folder, spec, ["original"])
+def _write_cache(folder: Path, spec: StoreSpec, features: dict[str, Tensor]) -> None:
+    """A cache of the original views, all with the same ``features``."""
+    writer = FeatureStoreWriter(folder, spec, ["original"])
     writer.prepare()
-    writer.finish({s.name: writer.write(s, itertools.repeat(embedding, s.count)) for s in writer.shards})
+    digests = {}
+    for shard in writer.shards:
+        digests[shard.name] = writer.write(shard, (pack(features, spec.dtype) for _ in range(shard.count)))
+    writer.finish(digests)
 
 
 def cache(settings: Settings) -> list[Contest]:
     """Writing and reading embeddings, against one file a picture by torch.save, made as safe against a power cut."""
     cells = SAM_ARCHS[settings.model].image_size // PATCH_SIZE
     shape = [PROMPT_DIM, cells, cells]
-    records = [{"file_name": f"picture {i}"} for i in range(NUM_EMBEDDINGS)]
-    pictures = [[record["file_name"], i, 1, 1, 0] for i, record in enumerate(records)]
 
     def embedding() -> Tensor:
         return torch.randn(shape, generator=_generator())
@@ -427,20 +433,28 @@ def cache(settings: Settings) -> list[Contest]:
 
         return Task(run, prepare=_bind(_forget, to) if from_disk else None)
 
-    def write_cache(dtype: str, to: Path) -> Task:
-        spec = CacheSpec("benchmark", {}, pictures, shape, dtype)
-        made = embedding()
+    def spec(dtype: str) -> StoreSpec:
+        records = []
+        folder("cache_pictures").mkdir(parents=True, exist_ok=True)
+        for i in range(NUM_EMBEDDINGS):
+            path = folder("cache_pictures") / f"{i}.jpg"
+            path.write_bytes(b"no picture")
+            records.append({"file_name": str(path), "image_id": i, "height": 1, "width": 1})
+        return StoreSpec("benchmark", {}, records, {"image_embedding": shape}, dtype)
 
-        return Task(_bind(_write_cache, to, spec, made), prepare=_bind(_delete_files, to))
+    def write_cache(dtype: str, to: Path) -> Task:
+        made = {"image_embedding": embedding()}
+        return Task(_bind(_write_cache, to, spec(dtype), made), prepare=_bind(_delete_files, to))
 
     def read_cache(dtype: str, to: Path, from_disk: bool) -> Task:
         written = write_cache(dtype, to)
         _delete_files(to)
         written.run()
-        reader = FeatureCacheReader(to, CacheSpec("benchmark", {}, pictures, shape, dtype), records, ["original"])
+        asked = spec(dtype)
+        reader = FeatureStoreReader(to, asked, ["original"])
 
         def run() -> Tensor:
-            read = [reader.read(records[i], "original") for i in _SHUFFLED]
+            read = [reader.read(asked.pictures[i], "original")["image_embedding"] for i in _SHUFFLED]
             return read[0].float()
 
         return Task(run, prepare=_bind(_forget, to) if from_disk else None)
@@ -448,9 +462,15 @@ def cache(settings: Settings) -> list[Contest]:
     files = {"fp32": torch.float32, "fp16": torch.float16}
     pairs = tuple(("torch.save, " + ("fp32" if d == "fp32" else "fp16"), f"ours, {d}") for d in DTYPES)
 
-    def contest(what: str, of_files: Callable[..., Task], of_cache: Callable[..., Task], *options: Any) -> Contest:
+    def contest(
+        what: str, of_files: Callable[..., Task], of_cache: Callable[..., Task], *options: Any
+    ) -> Contest:
         sides = [
-            Side(f"torch.save, {name}", _bind(of_files, dtype, folder(f"files_{name}"), *options), NUM_EMBEDDINGS)
+            Side(
+                f"torch.save, {name}",
+                _bind(of_files, dtype, folder(f"files_{name}"), *options),
+                NUM_EMBEDDINGS,
+            )
             for name, dtype in files.items()
         ]
         sides += [

@@ -1,10 +1,10 @@
 """Part data sets: loaders, registration, weak labels, and the mapper that feeds the model."""
 
-from .sources import builtin  # noqa: F401  (registers the published data sets)
 from .mapper import PartDatasetMapper
-from .sources.descriptions import register_descriptions
-from .sources.coco import check_part_map_ids, load_coco_parts, load_partimagenet
 from .part_mask_mapper import PartMaskMapper
+from .sources import builtin  # noqa: F401  (registers the published data sets)
+from .sources.coco import check_part_map_ids, load_coco_parts, load_partimagenet
+from .sources.descriptions import register_descriptions
 from .weak_labels import part_point, usable_box
 
 __all__ = [

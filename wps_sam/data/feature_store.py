@@ -1,14 +1,14 @@
-"""SAM's image embeddings of a data set on disk: made once, read in every epoch.
+"""Features of a data set's pictures on disk: made once by a frozen encoder, read in every epoch.
 
-A cache is one folder that can be moved: ``manifest.json``, which says what it was made of, and shards of each view::
+A store is one folder, which can be moved: ``manifest.json``, and shards of each view in safetensors' format::
 
-    shard    seal (32 bytes), then records, all of one size
-    record   payload, then its CRC-32 (4 bytes, little endian)
-    payload  embedding [256, h, w] as float32 or float16; int8: offset float32 [256], scale float32 [256], values
+    {view}-{number:05d}.safetensors
+        {place:04d}.{feature}     a tensor of each picture and feature, see :func:`pack`
+        metadata "wps_sam"        JSON: the seal, and checksums, the XXH3 (64 bits) of each picture's bytes
 
-The seal is the SHA-256 of all that the manifest says but of its shards, and of the shard's name: a shard of another
-cache, or in the place of another, is noticed. Shards appear whole or not at all, the manifest last; nothing in them
-depends on when, by how many processes or after how many interruptions they were written.
+The seal is the SHA-256 of all that the features follow from, as the manifest says it, and of the shard's name: a shard
+of another store, or in the place of another, is noticed. Shards appear whole or not at all, the manifest last; nothing
+in a shard depends on when, by how many processes or after how many interruptions it was written.
 """
 
 from __future__ import annotations
@@ -17,74 +17,96 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from wps_sam.checkpointer import write_atomically
 from wps_sam.masks import record_size
 
 import numpy as np
 import torch
+import xxhash
+from safetensors.torch import save_file
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-VIEWS = ("original", "flipped")
-DTYPES = ("fp16", "fp32", "int8")
+FORMAT = 2
 MANIFEST = "manifest.json"
-# A kill costs a process at most so many embeddings; at 2 MiB each (ViT-B, fp16) a shard has 64 MiB.
-RECORDS_PER_SHARD = 32
-_SEAL_BYTES = 32
-_CRC_BYTES = 4
-_FLOATS = {"fp16": "<f2", "fp32": "<f4"}
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32, "int8": torch.int8}
+# A kill costs a process at most one shard.
+SHARD_BYTES = 64 << 20
+MAX_RECORDS_PER_SHARD = 32
+_METADATA = "wps_sam"
+_PIECE_BYTES = 64 << 10
+_ANEW = "run tools/cache_features.py with this config, which makes such shards anew"
+
+Records = Sequence[Mapping[str, Any]]
 
 
-# ------------------------------------------------------------------ one embedding
+# ------------------------------------------------------------------ the features of one picture
 
 
-def payload_bytes(dtype: str, shape: Sequence[int]) -> int:
-    """Size of an embedding of ``shape`` [channels, h, w] on disk."""
-    values = int(np.prod(shape))
-    return values + 8 * shape[0] if dtype == "int8" else values * np.dtype(_FLOATS[dtype]).itemsize
+def pack(features: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Features, float [channels, ...] each, to the tensors that are stored, which share no memory with them.
 
-
-def pack(embedding: torch.Tensor, dtype: str) -> bytes:
-    """Embedding float [channels, h, w] to bytes.
-
-    int8 spreads each channel's range over 255 steps: SAM's channels are mostly a constant with a ripple on it, which
-    steps around 0 would lose. The error is at most half a step, (max - min) / 508.
+    int8 spreads each channel's range over 255 steps and adds "{name}.offset" and "{name}.scale", float32 [channels]:
+    SAM's channels are mostly a constant with a ripple on it, which steps around 0 would lose. The error is at most half
+    a step, (max - min) / 508.
 
     Raises:
-        ValueError: a value is not finite, or not in fp16.
+        ValueError: names a feature with a value that is not finite, or not in fp16.
     """
-    values = embedding.detach().cpu().float().numpy()
-    # A value beyond its range becomes infinite, and is told of below.
-    with np.errstate(over="ignore"):
-        packed = values if dtype == "int8" else values.astype(_FLOATS[dtype])
-    if not np.isfinite(packed).all():
-        raise ValueError(f"an image embedding holds values up to {np.abs(values).max()}, which {dtype} can't hold")
-    if dtype != "int8":
-        return packed.tobytes()
-    low, high = values.min(axis=(1, 2)), values.max(axis=(1, 2))
-    offset, scale = (low + high) / 2, (high - low) / 254
-    steps = (values - offset[:, None, None]) / np.where(scale > 0, scale, 1)[:, None, None]
-    quantised = np.rint(steps).clip(-127, 127).astype(np.int8)
-    return offset.astype("<f4").tobytes() + scale.astype("<f4").tobytes() + quantised.tobytes()
+    packed: dict[str, Tensor] = {}
+    # From there on fp16 rounds to infinity.
+    limit = 65520 if dtype == "fp16" else np.inf
+    for name, feature in features.items():
+        values = np.ascontiguousarray(feature.detach().cpu().float().numpy())
+        if not (-limit < values.min() and values.max() < limit):
+            raise ValueError(f"{name} holds values up to {np.abs(values).max()}, which {dtype} can't hold")
+        if dtype == "int8":
+            of_channels = values.reshape(len(values), -1)
+            low, high = of_channels.min(axis=1, keepdims=True), of_channels.max(axis=1, keepdims=True)
+            offset, scale = (low + high) / 2, (high - low) / 254
+            steps = np.rint((of_channels - offset) / np.where(scale > 0, scale, 1)).clip(-127, 127)
+            packed[f"{name}.offset"], packed[f"{name}.scale"] = map(
+                torch.from_numpy, (offset[:, 0], scale[:, 0])
+            )
+            packed[name] = torch.from_numpy(steps.astype(np.int8).reshape(values.shape))
+        else:
+            packed[name] = torch.empty(values.shape, dtype=DTYPES[dtype])
+            # numpy is slow at fp16, and PyTorch's threads, which so few values don't wake, are on a busy machine.
+            for part, of in zip(
+                *(t.flatten().split(1 << 15) for t in (packed[name], torch.from_numpy(values)))
+            ):
+                part.copy_(of)
+    return packed
 
 
-def unpack(payload: np.ndarray, dtype: str, shape: Sequence[int]) -> torch.Tensor:
-    """Bytes uint8 [n] of :func:`pack` to an embedding of ``shape``: float16 of fp16, less to copy, else float32."""
-    if dtype != "int8":
-        return torch.from_numpy(payload.view(_FLOATS[dtype]).reshape(shape))
-    channels = shape[0]
-    offset, scale = payload[: 8 * channels].view("<f4").reshape(2, channels, 1, 1)
-    return torch.from_numpy(payload[8 * channels :].view(np.int8).reshape(shape) * scale + offset)
+def unpack(packed: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """The features ``names`` of what :func:`pack` made: float16 of fp16, less to copy, else float32."""
+    features = {name: packed[name] for name in names}
+    for name, steps in features.items():
+        if steps.dtype == torch.int8:
+            offset, scale = (packed[f"{name}.{part}"].numpy()[:, None] for part in ("offset", "scale"))
+            values = steps.numpy().reshape(len(steps), -1) * scale + offset
+            features[name] = torch.from_numpy(values.reshape(steps.shape))
+    return features
 
 
-# ------------------------------------------------------------------ what a cache is made of
+def packed_layout(features: Mapping[str, list[int]], dtype: str) -> dict[str, Tensor]:
+    """What :func:`pack` makes of features of these shapes, without its memory."""
+    packed = pack({name: torch.zeros(shape) for name, shape in features.items()}, dtype)
+    return {name: tensor.to("meta") for name, tensor in packed.items()}
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.flatten().view(torch.uint8).numpy().data
+
+
+# ------------------------------------------------------------------ what a store is made of
 
 
 def distinct_pictures(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -96,336 +118,376 @@ def distinct_pictures(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str,
 
 
 @dataclass(frozen=True)
-class CacheSpec:
-    """All that the bytes of a cache follow from.
+class StoreSpec:
+    """What features are asked for.
 
-    ``settings``: keys of the configuration (the value of MODEL.SAM.WEIGHTS is a hash) and their values. ``pictures``:
-    per picture [base name, image_id, height, width, bytes of its file]. ``shape`` [channels, h, w] of an embedding.
+    Args:
+        data_set: its registered name.
+        settings: all that the features follow from beside the pictures, JSON values by name.
+        pictures: :func:`distinct_pictures` of the data set.
+        features: the shape [channels, ...] of each feature.
+        dtype: of the files, one of :data:`DTYPES`.
     """
 
     data_set: str
     settings: Mapping[str, Any]
-    pictures: Sequence[Sequence[Any]]
-    shape: Sequence[int]
+    pictures: Records
+    features: Mapping[str, list[int]]
     dtype: str
-    records_per_shard: int = RECORDS_PER_SHARD
-
-    @classmethod
-    def of(
-        cls, data_set: str, records: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], shape: Sequence[int],
-        dtype: str, records_per_shard: int = RECORDS_PER_SHARD,
-    ) -> CacheSpec:  # fmt: skip
-        """The cache of a data set's ``records``, one for each picture.
-
-        Raises:
-            ValueError: names a picture that does not exist.
-        """
-        pictures = []
-        for record in records:
-            path = record["file_name"]
-            try:
-                size = os.path.getsize(path)
-            except FileNotFoundError:
-                raise ValueError(f"{path}: the picture of the feature cache does not exist") from None
-            pictures.append([os.path.basename(path), record["image_id"], *record_size(record), size])
-        return cls(data_set, settings, pictures, list(shape), dtype, records_per_shard)
-
-    @classmethod
-    def from_manifest(cls, manifest: Mapping[str, Any]) -> CacheSpec:
-        return cls(**{key: manifest[key] for key in cls.__dataclass_fields__})
-
-    def to_manifest(self) -> dict[str, Any]:
-        return {"format": 1, **{key: getattr(self, key) for key in self.__dataclass_fields__}}
-
-    @property
-    def record_bytes(self) -> int:
-        return payload_bytes(self.dtype, self.shape) + _CRC_BYTES
-
-    def difference(self, expected: CacheSpec) -> str | None:
-        """What a cache of this spec has that ``expected`` asks otherwise; None if it will do."""
-        if self.data_set != expected.data_set:
-            return f"it is of the data set {self.data_set!r}, not {expected.data_set!r}"
-        for key, value in expected.settings.items():
-            if self.settings.get(key) != value:
-                return f"it was made with {key} {self.settings.get(key)!r}, and the config says {value!r}"
-        if self.shape != expected.shape:
-            return f"its embeddings have the shape {self.shape}, not {expected.shape}"
-        if len(self.pictures) != len(expected.pictures):
-            return f"it is of {len(self.pictures)} pictures, and {self.data_set} has {len(expected.pictures)}"
-        for made, now in zip(self.pictures, expected.pictures):
-            if made != now:
-                return f"a picture [name, id, height, width, bytes] was {list(made)} and is {list(now)}"
-        return None
 
 
 @dataclass(frozen=True)
 class Shard:
-    """``count`` records from the picture number ``first`` on, of one view."""
+    """``count`` pictures from the number ``first`` on, in one view."""
 
+    name: str
     view: str
     first: int
     count: int
-    name: str
 
 
-def shards_of(spec: CacheSpec, views: Sequence[str]) -> list[Shard]:
-    """All shards of a cache, in the order of their pictures."""
-    step, total = spec.records_per_shard, len(spec.pictures)
-    return [
-        Shard(view, first, min(step, total - first), f"{view}-{first // step:05d}.bin")
-        for first in range(0, total, step)
-        for view in views
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a store was made of, see :class:`StoreSpec`, and what it holds.
+
+    Args:
+        pictures: [base name, image_id, height, width, bytes, XXH3 of the content] of each.
+        mtimes: the modification time in ns of each picture's file, as it was before its content was read.
+        shards: the XXH3 of each shard's header by its name.
+    """
+
+    format: int = FORMAT
+    data_set: str
+    settings: Mapping[str, Any]
+    features: Mapping[str, list[int]]
+    dtype: str
+    records_per_shard: int
+    pictures: Sequence[list[Any]]
+    mtimes: Sequence[int | None]
+    views: Sequence[str] = ()
+    shards: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Manifest:
+        """That of a finished store, see :func:`read_manifest`."""
+        return read_manifest(folder, FORMAT, lambda content: cls(**content))
+
+    @classmethod
+    def of(cls, spec: StoreSpec, known: Manifest | None = None) -> Manifest:
+        """The manifest of a store to be made. Reads all pictures but those that are as ``known`` says.
+
+        Raises:
+            ValueError: names a picture that does not exist.
+        """
+        pairs = iter(zip(known.pictures, known.mtimes) if known else ())
+        described = [_describe(record, *next(pairs, (None, None))) for record in spec.pictures]
+        record_bytes = sum(tensor.nbytes for tensor in packed_layout(spec.features, spec.dtype).values())
+        return cls(
+            **{**vars(spec), "pictures": [row for row, _ in described]},
+            records_per_shard=min(max(SHARD_BYTES // record_bytes, 1), MAX_RECORDS_PER_SHARD),
+            mtimes=[mtime for _, mtime in described],
+        )
+
+    def origin(self) -> bytes:
+        """SHA-256 of all that the bytes of a shard follow from."""
+        added = ("mtimes", "views", "shards")
+        content = {key: value for key, value in vars(self).items() if key not in added}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
+    def shards_of(self, views: Sequence[str]) -> list[Shard]:
+        """All shards of these views, in the order of their pictures."""
+        step, total = self.records_per_shard, len(self.pictures)
+        return [
+            Shard(_shard_name(view, first // step), view, first, min(step, total - first))
+            for first in range(0, total, step)
+            for view in views
+        ]
+
+    def difference(self, asked: Manifest) -> str | None:
+        """The first thing that is asked for otherwise; None if the store will do."""
+        settings = {**self.settings, **asked.settings}
+        pairs = [
+            ("the data set", self.data_set, asked.data_set),
+            *((key, self.settings.get(key), asked.settings.get(key)) for key in settings),
+            ("features of the shapes", self.features, asked.features),
+            ("the dtype", self.dtype, asked.dtype),
+            ("the number of pictures", len(self.pictures), len(asked.pictures)),
+            *(("the picture", was, now) for was, now in zip(self.pictures, asked.pictures)),
+        ]
+        for what, was, now in pairs:
+            if was != now:
+                return f"it was made with {what} {was!r}, and {now!r} is asked for"
+        return None
 
 
-class _Folder:
-    """What reader and writer have in common."""
-
-    def __init__(self, folder: str | Path, spec: CacheSpec) -> None:
-        self.folder = Path(folder)
-        self.spec = spec
-        self._origin = hashlib.sha256(json.dumps(spec.to_manifest(), sort_keys=True).encode()).digest()
-
-    def seal(self, shard: Shard) -> bytes:
-        return hashlib.sha256(self._origin + shard.name.encode()).digest()
-
-    def shard_bytes(self, shard: Shard) -> int:
-        return _SEAL_BYTES + shard.count * self.spec.record_bytes
-
-    def _has_size(self, shard: Shard) -> bool:
-        path = self.folder / shard.name
-        return path.is_file() and path.stat().st_size == self.shard_bytes(shard)
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any] | None:
-    """The manifest of a finished cache; None if there is none.
+def read_manifest(folder: str | Path, expected: int, build: Callable[[dict[str, Any]], Manifest]) -> Manifest:
+    """The manifest of a finished store of the format ``expected``, built from its JSON.
 
     Raises:
-        ValueError: it is damaged, or of another format.
+        ValueError: there is none, or it is damaged or of another format.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        return None
+        raise ValueError(
+            f"{folder}: no finished feature cache; run tools/cache_features.py with this config, which also goes on "
+            "with one that was interrupted"
+        )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != 1:
-            raise ValueError(f"format {manifest['format']}, expected 1")
-        CacheSpec.from_manifest(manifest)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["format"]
+        if found == expected:
+            return build(content)
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the manifest of a feature cache ({error!r}); delete the folder") from error
-    return manifest
+        raise ValueError(f"{path}: not a feature cache's manifest ({error!r}); delete the folder") from error
+    raise ValueError(
+        f"{path}: this feature cache is of format {found!r}, expected {expected}. One of format 1 is converted by "
+        f"tools/cache_features.py --config-file FILE --convert {Path(folder).absolute().parent} --output ANOTHER"
+    )
 
 
-def _read_seal(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_SEAL_BYTES)
+def check_manifest(folder: str | Path, manifest: Manifest, spec: StoreSpec) -> None:
+    """Requires that a store is what ``spec`` asks for, its dtype aside.
+
+    Raises:
+        ValueError: says what differs first, and what to do.
+    """
+    different = manifest.difference(Manifest.of(replace(spec, dtype=manifest.dtype), known=manifest))
+    if different:
+        raise ValueError(
+            f"{folder}: this feature cache does not fit: {different}. Run tools/cache_features.py with this config and "
+            "another MODEL.SAM.CACHE_DIR, or delete the folder first"
+        )
 
 
-# ------------------------------------------------------------------ reading
+def _describe(
+    record: Mapping[str, Any], known: list[Any] | None, known_mtime: int | None
+) -> tuple[list[Any], int]:
+    """Row and modification time of a picture, whose content is read if it may be another than ``known``."""
+    path = record["file_name"]
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: the picture of the feature cache does not exist") from None
+    row = [os.path.basename(path), record["image_id"], *record_size(record), found.st_size]
+    # Caches of format 1 have no modification times: they trust every picture of the right size.
+    if known is not None and (row != known[:-1] or known_mtime in (None, found.st_mtime_ns)):
+        return [*row, known[-1]], found.st_mtime_ns
+    return [*row, xxhash.xxh3_64_hexdigest(Path(path).read_bytes())], found.st_mtime_ns
 
 
-class FeatureCacheReader(_Folder):
-    """Embeddings by record and view. Holds no file open, so worker processes may share it.
+def _shard_name(view: str, number: int) -> str:
+    return f"{view}-{number:05d}.safetensors"
+
+
+# ------------------------------------------------------------------ shards
+
+
+class _Header(NamedTuple):
+    """Of a shard: the XXH3 of the header's bytes, its metadata, and where in the file each tensor begins."""
+
+    digest: str
+    seal: str
+    checksums: list[str]
+    offsets: dict[str, int]
+
+
+def _read_header(path: Path) -> _Header | None:
+    """None if the shard is missing, cut off, or none at all.
+
+    The library shows no offsets. The format: https://github.com/huggingface/safetensors#format
+    """
+    try:
+        with path.open("rb") as file:
+            start, size = 8 + int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+            text = file.read(min(start, size) - 8)
+        tensors = json.loads(text)
+        metadata = json.loads(tensors.pop("__metadata__")[_METADATA])
+        if size != start + max(tensor["data_offsets"][1] for tensor in tensors.values()):
+            return None
+        offsets = {name: start + tensor["data_offsets"][0] for name, tensor in tensors.items()}
+        return _Header(xxhash.xxh3_64_hexdigest(text), offsets=offsets, **metadata)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+class _Store:
+    """What reader and writer have in common."""
+
+    def __init__(self, folder: str | Path, manifest: Manifest) -> None:
+        self.folder = Path(folder)
+        self.manifest = manifest
+        self._layout = packed_layout(manifest.features, manifest.dtype)
+        self._origin = manifest.origin()
+
+    def _seal(self, name: str) -> str:
+        return hashlib.sha256(self._origin + name.encode()).hexdigest()
+
+    def _header(self, shard: Shard) -> _Header | None:
+        """None if the shard is missing, cut off, not of this store, or not the one that the manifest knows."""
+        header = _read_header(self.folder / shard.name)
+        if header is None or header.seal != self._seal(shard.name):
+            return None
+        known = self.manifest.shards.get(shard.name, header.digest)
+        names = {f"{place:04d}.{name}" for place in range(shard.count) for name in self._layout}
+        return header if header.digest == known and header.offsets.keys() == names else None
+
+    def _read(self, name: str, header: _Header, place: int) -> dict[str, Tensor] | None:
+        """The tensors of a picture in the shard ``name``; None if a byte of them has changed."""
+        packed = {key: torch.empty_like(tensor, device="cpu") for key, tensor in self._layout.items()}
+        checksum = xxhash.xxh3_64()
+        # Not mapped into memory: a file that is cut short later would end the process. In pieces, as the system fetches
+        # the next ones meanwhile.
+        with (self.folder / name).open("rb", buffering=0) as file:
+            for key, tensor in packed.items():
+                file.seek(header.offsets[f"{place:04d}.{key}"])
+                whole = _bytes_of(tensor)
+                for start in range(0, len(whole), _PIECE_BYTES):
+                    piece = whole[start : start + _PIECE_BYTES]
+                    if file.readinto(piece) != len(piece):
+                        return None
+                    checksum.update(piece)
+        return packed if checksum.hexdigest() == header.checksums[place] else None
+
+
+class FeatureStoreReader(_Store):
+    """Features by record and view. Holds no file open, so worker processes may share it.
 
     Args:
-        folder: of the cache.
-        expected: what the config and the data set ask for; its dtype and shard size don't matter.
-        records: :func:`distinct_pictures` of the data set, as for ``expected``.
+        folder: of the store.
+        spec: what the config and the data set ask for; its dtype does not matter.
         views: that will be asked for.
 
     Raises:
-        ValueError: there is no finished cache, it is of something else, it lacks a view, or a shard of it is missing
-            or damaged; says which, and what to do.
+        ValueError: there is no finished store, it is of something else, it lacks a view, or a shard of it is missing or
+            damaged; says which, and what to do.
     """
 
-    def __init__(
-        self, folder: str | Path, expected: CacheSpec, records: Sequence[Mapping[str, Any]], views: Sequence[str]
-    ) -> None:
-        manifest = read_manifest(folder)
-        if manifest is None:
-            raise ValueError(
-                f"{folder}: no finished feature cache; run tools/cache_features.py with this config, which also "
-                "goes on with one that was interrupted"
-            )
-        spec = CacheSpec.from_manifest(manifest)
-        different = spec.difference(expected)
-        if different:
-            raise ValueError(
-                f"{folder}: this feature cache does not fit: {different}. Run tools/cache_features.py with this "
-                "config and another MODEL.SAM.CACHE_DIR, or delete the folder first"
-            )
-        missing = [view for view in views if view not in manifest["views"]]
+    def __init__(self, folder: str | Path, spec: StoreSpec, views: Sequence[str]) -> None:
+        super().__init__(folder, Manifest.read(folder))
+        check_manifest(folder, self.manifest, spec)
+        missing = [view for view in views if view not in self.manifest.views]
         if missing:
             raise ValueError(
-                f"{folder}: this feature cache holds the views {manifest['views']}, but INPUT.RANDOM_FLIP asks for "
+                f"{folder}: this feature cache holds the views {self.manifest.views}, but INPUT.RANDOM_FLIP asks for "
                 f"{missing[0]!r} too; run tools/cache_features.py with this config, which adds it"
             )
-        super().__init__(folder, spec)
-        for shard in shards_of(spec, views):
-            path = self.folder / shard.name
-            if not self._has_size(shard) or _read_seal(path) != self.seal(shard):
-                found = f"has {path.stat().st_size} bytes" if path.is_file() else "is missing"
-                raise ValueError(
-                    f"{path}: the shard {found}; expected {self.shard_bytes(shard)} bytes that belong to this cache. "
-                    "Run tools/cache_features.py with this config: it makes such shards anew"
-                )
-        self._positions = {record["file_name"]: i for i, record in enumerate(records)}
+        self._positions = {record["file_name"]: i for i, record in enumerate(spec.pictures)}
+        self._headers: dict[str, _Header] = {}
+        for shard in self.manifest.shards_of(views):
+            header, path = self._header(shard), self.folder / shard.name
+            if header is None:
+                found = "is cut off, or not of this cache" if path.is_file() else "is missing"
+                raise ValueError(f"{path}: the shard {found}; {_ANEW}")
+            self._headers[shard.name] = header
 
-    def __contains__(self, record: Mapping[str, Any]) -> bool:
-        return record["file_name"] in self._positions
-
-    def read(self, record: Mapping[str, Any], view: str) -> torch.Tensor:
-        """The embedding [256, S/16, S/16], float16 or float32, of a record's picture in one of ``VIEWS``.
+    def read(self, record: Mapping[str, Any], view: str) -> dict[str, Tensor]:
+        """The features of a record's picture by name, float16 or float32, in the shapes of the spec.
 
         Raises:
-            ValueError: names the shard whose bytes have changed since it was written.
+            ValueError: the picture is none of the data set's; or names the shard whose bytes have changed since it was
+                written.
         """
-        spec = self.spec
-        number, place = divmod(self._positions[record["file_name"]], spec.records_per_shard)
-        path = self.folder / f"{view}-{number:05d}.bin"
-        start = _SEAL_BYTES + place * spec.record_bytes
-        found = np.fromfile(path, np.uint8, count=spec.record_bytes, offset=start)
-        if not _is_whole(found, spec.record_bytes):
+        if record["file_name"] not in self._positions:
+            raise ValueError(f"{record['file_name']}: not in the feature cache {self.folder}")
+        number, place = divmod(self._positions[record["file_name"]], self.manifest.records_per_shard)
+        name = _shard_name(view, number)
+        packed = self._read(name, self._headers[name], place)
+        if packed is None:
             raise ValueError(
-                f"{path}: the features of {record['file_name']} are damaged (their checksum does not fit); run "
-                "tools/cache_features.py with this config, which makes such shards anew"
+                f"{self.folder / name}: the features of {record['file_name']} are damaged (their checksum does not "
+                f"fit); {_ANEW}"
             )
-        return unpack(found[:-_CRC_BYTES], spec.dtype, spec.shape)
+        return unpack(packed, self.manifest.features)
 
 
-class FeatureReaders:
-    """The caches of several data sets as one."""
+class FeatureStoreWriter(_Store):
+    """Writes a store shard by shard, in any order, by any number of processes.
 
-    def __init__(self, readers: Sequence[FeatureCacheReader]) -> None:
-        self.readers = readers
-
-    def read(self, record: Mapping[str, Any], view: str) -> torch.Tensor:
-        """As :meth:`FeatureCacheReader.read`."""
-        for reader in self.readers:
-            if record in reader:
-                return reader.read(record, view)
-        folders = ", ".join(str(reader.folder) for reader in self.readers)
-        raise ValueError(f"{record['file_name']}: not in the feature caches {folders}")
-
-
-def _is_whole(record: np.ndarray, size: int) -> bool:
-    return len(record) == size and zlib.crc32(record[:-_CRC_BYTES].data) == int(record[-_CRC_BYTES:].view("<u4")[0])
-
-
-# ------------------------------------------------------------------ writing
-
-
-class FeatureCacheWriter(_Folder):
-    """Writes a cache shard by shard, in any order, by any number of processes.
-
-    The views of a cache that is there already are kept: ``views`` holds them and those asked for.
+    The views of a store that is there already are kept: ``views`` holds them and those asked for.
 
     Raises:
         ValueError: the folder holds the features of something else. Nothing is deleted.
     """
 
-    def __init__(self, folder: str | Path, spec: CacheSpec, views: Sequence[str]) -> None:
-        manifest = read_manifest(folder) or {"views": [], "shards": {}}
-        different = None
-        if manifest["shards"]:
-            made = CacheSpec.from_manifest(manifest)
-            different = made.difference(spec)
-            if made.dtype != spec.dtype:
-                different = f"its features are {made.dtype}, not {spec.dtype}"
-            spec = made
-        super().__init__(folder, spec)
-        different = different or self._foreign_shard()
+    def __init__(self, folder: str | Path, spec: StoreSpec, views: Sequence[str]) -> None:
+        asked = Manifest.of(spec)
+        finished = (Path(folder) / MANIFEST).is_file()
+        super().__init__(folder, Manifest.read(folder) if finished else asked)
+        different = self.manifest.difference(asked) if finished else self._foreign_shard()
         if different:
             raise ValueError(
                 f"{folder}: holds another feature cache: {different}. Choose another --output, or delete the folder "
                 "first"
             )
-        self.views = [view for view in VIEWS if view in manifest["views"] or view in views]
-        self.shards = shards_of(spec, self.views)
-        self._checksums: dict[str, str] = {name: entry["sha256"] for name, entry in manifest["shards"].items()}
+        self.manifest = replace(self.manifest, mtimes=asked.mtimes)
+        self.pictures = spec.pictures
+        self.views = list(dict.fromkeys((*self.manifest.views, *views)))
+        self.shards = self.manifest.shards_of(self.views)
 
     def _foreign_shard(self) -> str | None:
-        """A shard that was not written for this cache; one of a finished cache can only be damaged."""
-        known = {shard.name: shard for shard in shards_of(self.spec, VIEWS)}
-        finished = (self.folder / MANIFEST).is_file()
-        for path in sorted(self.folder.glob("*.bin")) if not finished else []:
-            seal = _read_seal(path)
-            if path.name not in known or (len(seal) == _SEAL_BYTES and seal != self.seal(known[path.name])):
+        """A shard of an unfinished store that is not this one."""
+        for path in sorted(self.folder.glob("*")):
+            header = _read_header(path) if path.suffix == ".safetensors" else None
+            if path.suffix == ".bin" or (header is not None and header.seal != self._seal(path.name)):
                 return f"{path.name}, of an unfinished one, was made of other pictures or with other settings"
         return None
+
+    def shard_bytes(self, shard: Shard) -> int:
+        """Size of a shard, or a little more: its header is not known before it is written."""
+        return shard.count * (sum(tensor.nbytes + 256 for tensor in self._layout.values())) + 512
 
     def prepare(self) -> None:
         """Makes the folder, and clears it of what killed processes left half written. By one process, before any."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("*.tmp"):
+        # Ours and safetensors'.
+        for path in (*self.folder.glob("*.tmp"), *self.folder.glob(".tmp*")):
             path.unlink()
 
     def missing(self) -> list[Shard]:
-        """Shards that are not there, or not of their size."""
-        return [shard for shard in self.shards if not self._has_size(shard)]
+        """Shards that are not there, or that the reader would not open."""
+        return [shard for shard in self.shards if self._header(shard) is None]
 
-    def checksum(self, shard: Shard) -> str | None:
-        """SHA-256 of a shard that is there; None if it is damaged, and to be written again."""
-        digest = hashlib.sha256()
-        with (self.folder / shard.name).open("rb") as file:
-            seal = file.read(_SEAL_BYTES)
-            digest.update(seal)
-            whole = seal == self.seal(shard)
-            for _ in range(shard.count):
-                record = file.read(self.spec.record_bytes)
-                digest.update(record)
-                whole = whole and _is_whole(np.frombuffer(record, np.uint8), self.spec.record_bytes)
-        if whole and digest.hexdigest() == self._checksums.get(shard.name, digest.hexdigest()):
-            return digest.hexdigest()
+    def check(self, shard: Shard) -> str | None:
+        """Reads every byte of a shard. Returns its digest; None if it is damaged, and to be written again."""
+        header = self._header(shard)
+        if header is not None and all(self._read(shard.name, header, place) for place in range(shard.count)):
+            return header.digest
         logger.warning("%s is damaged and will be made anew", self.folder / shard.name)
         return None
 
-    def write(self, shard: Shard, embeddings: Iterable[torch.Tensor]) -> str:
-        """Writes a shard from the embeddings [256, S/16, S/16] of its pictures, and returns its SHA-256."""
-        digest = hashlib.sha256()
+    def write(self, shard: Shard, records: Iterable[Mapping[str, Tensor]]) -> str:
+        """Writes a shard from what :func:`pack` made of each of its pictures, and returns its digest."""
+        tensors, checksums = {}, []
+        for place, packed in enumerate(records):
+            assert {n: t.shape for n, t in packed.items()} == {n: t.shape for n, t in self._layout.items()}, (
+                place
+            )
+            tensors.update({f"{place:04d}.{name}": tensor for name, tensor in packed.items()})
+            checksum = xxhash.xxh3_64()
+            for name in self._layout:
+                checksum.update(_bytes_of(packed[name]))
+            checksums.append(checksum.hexdigest())
+        assert len(checksums) == shard.count, (len(checksums), shard)
+        # One entry only: the library writes several in changing order.
+        metadata = {_METADATA: json.dumps({"seal": self._seal(shard.name), "checksums": checksums})}
 
-        def chunks() -> Iterator[bytes]:
-            yield self.seal(shard)
-            count = 0
-            for embedding in embeddings:
-                assert list(embedding.shape) == list(self.spec.shape), embedding.shape
-                payload = pack(embedding, self.spec.dtype)
-                yield payload + zlib.crc32(payload).to_bytes(_CRC_BYTES, "little")
-                count += 1
-            assert count == shard.count, (count, shard)
+        def save(file: BinaryIO) -> None:
+            save_file(tensors, file.name, metadata)
+            # The library has put a file of its own in place of ours, which its owner alone may read.
+            os.chmod(file.name, os.fstat(file.fileno()).st_mode & 0o777)
+            with open(file.name, "rb") as saved:
+                os.fsync(saved.fileno())
 
-        def write(file: BinaryIO) -> None:
-            for chunk in chunks():
-                digest.update(chunk)
-                file.write(chunk)
+        write_atomically(self.folder / shard.name, save)
+        header = _read_header(self.folder / shard.name)
+        assert header is not None, shard
+        return header.digest
 
-        write_atomically(self.folder / shard.name, write)
-        return digest.hexdigest()
-
-    def finish(self, checksums: Mapping[str, str]) -> None:
-        """Writes the manifest, given the SHA-256 of every shard by its name. By one process, after all."""
-        shards = {s.name: {"bytes": self.shard_bytes(s), "sha256": checksums[s.name]} for s in self.shards}
-        manifest = {**self.spec.to_manifest(), "views": self.views, "shards": shards}
-        # A line for each key: there may be very many pictures.
-        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in manifest.items())
-        text = f"{{\n{lines}\n}}\n"
-        write_atomically(self.folder / MANIFEST, lambda file: file.write(text.encode()))
-
-
-def check_free_space(folder: str | Path, needed: int) -> None:
-    """Requires room for ``needed`` bytes on the disk of ``folder``, which exists.
-
-    Raises:
-        ValueError: says how much there is.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ValueError(
-            f"{folder}: the features need {readable_size(needed)} more, but only {readable_size(free)} of the disk are "
-            "free; choose another --output, or a smaller --dtype"
+    def finish(self, digests: Mapping[str, str]) -> None:
+        """Writes the manifest, given the digest of every shard by its name. By one process, after all."""
+        manifest = replace(
+            self.manifest, views=self.views, shards={s.name: digests[s.name] for s in self.shards}
         )
-
-
-def readable_size(count: int) -> str:
-    """Bytes in MiB, or GiB from one on."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+        # A line for each key: there may be very many pictures.
+        lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in vars(manifest).items())
+        write_atomically(self.folder / MANIFEST, lambda file: file.write(f"{{\n{lines}\n}}\n".encode()))

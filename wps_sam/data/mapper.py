@@ -46,7 +46,7 @@ def is_mirrored(transforms: T.TransformList) -> bool:
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """What ``cfg`` does to a picture: in training INPUT.CROP and INPUT.RANDOM_FLIP, then always the encoder's resize."""
+    """What ``cfg`` does to a picture: in training INPUT.CROP and INPUT.RANDOM_FLIP, then the encoder's resize."""
     augmentations: list[T.Augmentation] = []
     if is_train:
         if cfg.INPUT.CROP.ENABLED:
@@ -87,7 +87,8 @@ class PartDatasetMapper:
         label_type: WEAK_LABELS.TYPE, what the model is allowed to see of an annotation.
         point_rule, seed: how a point is chosen, see :func:`wps_sam.data.weak_labels.part_point`.
         flip_map: class to class in a mirrored picture, int [C], where classes are sided ("dog's left ear").
-        features: where features are read; None if the model is to make them. Then ``augmentations`` are no more than a flip
+        features: where features are read; None if the model is to make them. Then ``augmentations`` are no more than
+        a flip
             and the resize.
         pixels: whether pictures are read although there are ``features``.
     """
@@ -132,13 +133,13 @@ class PartDatasetMapper:
 
         Returns:
             image: uint8 tensor [3, h, w], RGB, after augmentation, or its size image_size (h, w) where the pixels are
-            not needed; the stored features of it by name where there are any; file_name, image_id; height, width: of the
-            original picture; category_id if the record asks for one object's parts only. In training also
-            instances: Instances of size (h, w) with gt_classes int64 [M], gt_kinds int64 [M] and, if a label of their kind
-            is possible, gt_boxes Boxes [M, 4], xyxy, gt_points float32 [M, 2], xy, pixel centres at integers, gt_masks
-            BitMasks [M, h, w]; rows of another kind are zeros. tags: int64 [T], classes that the record says are there
-            (with label type "as_annotated").
-            Parts without a usable label, outside the crop, or marked as crowd are left out; M may be 0.
+            not needed; the stored features of it by name where there are any; file_name, image_id; height, width: of
+            the original picture; category_id if the record asks for one object's parts only. In training also
+            instances: Instances of size (h, w) with gt_classes int64 [M], gt_kinds int64 [M] and, if a label of their
+            kind is possible, gt_boxes Boxes [M, 4], xyxy, gt_points float32 [M, 2], xy, pixel centres at integers,
+            gt_masks BitMasks [M, h, w]; rows of another kind are zeros. tags: int64 [T], classes that the record says
+            are there (with label type "as_annotated"). Parts without a usable label, outside the crop, or marked as
+            crowd are left out; M may be 0.
 
         Raises:
             ValueError: names the picture, which is missing, damaged or of another size than the record says, the
@@ -196,8 +197,8 @@ class PartDatasetMapper:
         category_id = self._mirrored(annotation["category_id"], transforms)
         if kind == LabelKind.POINT:
             point = part_point(annotation, height, width, self.point_rule, self.seed)
-            point = None if point is None else _moved_point(point, transforms, size)
-            return None if point is None else _Label(category_id, kind, point=point)
+            moved = None if point is None else _moved_point(point, transforms, size)
+            return None if moved is None else _Label(category_id, kind, point=moved)
         if kind == LabelKind.TAG:
             return None
         stored = usable_box(annotation, height, width)

@@ -56,7 +56,8 @@ def part_point(
 
     Args:
         annotation: with id and one or more of point, bbox and bbox_mode, segmentation. A point that somebody has set is
-            taken as it is. A part without a usable mask gets the centre of its box: it must not become a negative example.
+            taken as it is. A part without a usable mask gets the centre of its box: it must not become a negative
+            example.
         height, width: of the picture, in pixels.
         rule: "box_center", the WPS-SAM authors' (it may lie off the part); "random_pixel" of the mask;
             "deepest_pixel" of the mask: the one farthest from its border, where the picture's border counts.

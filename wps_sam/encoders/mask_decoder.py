@@ -1,8 +1,8 @@
 """SAM's mask decoder for the prompts of several images at once, without work whose result nobody reads.
 
-The same weights and, up to rounding, the same masks as ``segment_anything.modeling.MaskDecoder``, which decodes one image
-a call, projects that image once for every prompt, and computes four masks and their quality for the one mask that is used.
-Functions are named after what they compute of ``segment_anything``'s ``TwoWayTransformer``.
+The same weights and, up to rounding, the same masks as ``segment_anything.modeling.MaskDecoder``, which decodes one
+image a call, projects that image once for every prompt, and computes four masks and their quality for the one mask
+that is used. Functions are named after what they compute of ``segment_anything``'s ``TwoWayTransformer``.
 
 Axes in comments: B images, K prompts of all of them, T tokens a prompt (SAM's own 5 and the prompt's 2),
 P = h * w cells of the image embedding, H heads, n masks a prompt.
@@ -44,7 +44,8 @@ def predict_masks(
         prompts: for each image its tokens [K_i, 2, 256]; K_i may be 0.
         no_mask: SAM's embedding of "no mask", [1, 256, h, w].
         position: SAM's dense position encoding, [1, 256, h, w].
-        multimask: the three masks of an ambiguous prompt and the IoU that SAM expects of each, instead of the single one.
+        multimask: the three masks of an ambiguous prompt and the IoU that SAM expects of each, instead of the single
+        one.
 
     Returns:
         For each image mask logits [K_i, n, 4h, 4w], n 1 or 3; expected IoU [K_i, 3], or None of single masks.
@@ -54,8 +55,8 @@ def predict_masks(
     if len(counts) != len(image_embedding):
         raise ValueError(f"{len(image_embedding)} images, but prompts for {len(counts)}")
     if not any(counts):
-        masks = image_embedding.new_zeros(0, 3 if multimask else 1, 4 * height, 4 * width)
-        return [MaskPredictions(masks, masks.new_zeros(0, 3) if multimask else None) for _ in counts]
+        none = image_embedding.new_zeros(0, 3 if multimask else 1, 4 * height, 4 * width)
+        return [MaskPredictions(none, none.new_zeros(0, 3) if multimask else None) for _ in counts]
     keys = (image_embedding + no_mask).flatten(2).transpose(1, 2).contiguous()  # [B, P, 256]
     key_position = position.flatten(2).transpose(1, 2).contiguous()  # [1, P, 256]
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -70,7 +71,8 @@ def predict_masks(
     queries = token_mlp(first, queries, attended)
     image_of = [i for i, count in enumerate(counts) for _ in range(count)]
     at_once = PROMPTS_AT_ONCE_ON_CPU if keys.device.type == "cpu" else PROMPTS_AT_ONCE
-    masks, ious = [], []
+    masks: list[Tensor] = []
+    ious: list[Tensor] = []
     for start in range(0, len(queries), at_once):
         some = slice(start, start + at_once)
         images = image_of[some]
@@ -78,8 +80,8 @@ def predict_masks(
             decoder, queries[some], tokens[some], placed_keys[images], keys[images], key_position, multimask
         )
         masks.append(of_some)
-        ious.append(iou)
-    expected = torch.cat(ious).split(counts) if multimask else [None] * len(counts)  # type: ignore[arg-type]
+        ious += [] if iou is None else [iou]
+    expected: Sequence[Tensor | None] = torch.cat(ious).split(counts) if ious else [None] * len(counts)
     # Rows are laid out by image, so that the masks of one do not keep the others' alive.
     return [
         MaskPredictions(masks_to_grid(of_image, height, width), iou)
@@ -110,7 +112,9 @@ def _predict(
         keys = image_to_token_attention(layer, keys, q=placed_keys, k=queries + tokens, v=queries)
         placed_keys = keys + key_position
     # Of the tokens that could attend once more, only those that are read do.
-    chosen = [_IOU_TOKEN, *_MULTIMASK_TOKENS] if multimask else slice(_SINGLE_MASK_TOKEN, _SINGLE_MASK_TOKEN + 1)
+    chosen = (
+        [_IOU_TOKEN, *_MULTIMASK_TOKENS] if multimask else slice(_SINGLE_MASK_TOKEN, _SINGLE_MASK_TOKEN + 1)
+    )
     queries, tokens = queries[:, chosen], tokens[:, chosen]
     attended = token_to_image_attention(
         transformer.final_attn_token_to_image, queries + tokens, placed_keys, keys
@@ -121,15 +125,20 @@ def _predict(
         weights = decoder.output_hypernetworks_mlps[0](queries)  # [k, 1, 32]
         return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), None
     weights = torch.stack(
-        [decoder.output_hypernetworks_mlps[i](queries[:, i]) for i in range(1, len(_MULTIMASK_TOKENS) + 1)], dim=1
+        [decoder.output_hypernetworks_mlps[i](queries[:, i]) for i in range(1, len(_MULTIMASK_TOKENS) + 1)],
+        dim=1,
     )
-    return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), decoder.iou_prediction_head(queries[:, 0])[:, 1:]
+    return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), decoder.iou_prediction_head(queries[:, 0])[
+        :, 1:
+    ]
 
 
 def upscale(decoder: MaskDecoder, keys: Tensor) -> Tensor:
     """SAM's ``output_upscaling``: [k, P, 256] to [k, P * 16, 32], each cell's 16 pixels one after the other."""
     enlarge, norm, gelu, enlarge_again, gelu_again = decoder.output_upscaling
-    quarters = F.layer_norm(_upscale_twice(enlarge, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+    quarters = F.layer_norm(
+        _upscale_twice(enlarge, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps
+    )
     return gelu_again(_upscale_twice(enlarge_again, gelu(quarters)))
 
 
@@ -196,7 +205,9 @@ def token_to_image_attention(attention: Attention, q: Tensor, k: Tensor, v: Tens
     return attention.out_proj(value.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
 
-def image_to_token_attention(layer: TwoWayAttentionBlock, keys: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def image_to_token_attention(
+    layer: TwoWayAttentionBlock, keys: Tensor, q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
     """Pixels q [k, P, 256] attend to tokens k and v [k, T, 256], in a cheaper order too; gives the new ``keys``."""
     attention = layer.cross_attn_image_to_token
     heads, tokens = attention.num_heads, k.shape[1]

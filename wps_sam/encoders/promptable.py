@@ -26,9 +26,9 @@ from .frozen import FrozenModule
 class EncoderSpec:
     """What is known of an encoder before it is built.
 
-    ``image_size`` S in pixels; ``resize`` brings a picture to the size at which ``preprocess`` takes it; ``features``: name
-    to the shape (channels, h, w) of what ``encode`` gives for one image; ``tokens_per_prompt`` T and ``prompt_dim`` D of
-    ``encode_prompts``.
+    ``image_size`` S in pixels; ``resize`` brings a picture to the size at which ``preprocess`` takes it;
+    ``features``: name to the shape (channels, h, w) of what ``encode`` gives for one image; ``tokens_per_prompt`` T
+    and ``prompt_dim`` D of ``encode_prompts``.
     """
 
     image_size: int
@@ -121,7 +121,7 @@ class PromptableEncoder(FrozenModule, Backbone):
 
     @abstractmethod
     def encode_prompts(self, *, boxes: Tensor | None = None, points: Tensor | None = None) -> Tensor:
-        """Boxes [K, 4] xyxy, points [K, 2] xy or one of each a prompt, to tokens [K, T, D]; T is the spec's but for both.
+        """Boxes [K, 4] xyxy, points [K, 2] xy, or both (T is then larger), one a prompt, to tokens [K, T, D].
 
         Coordinates are pixels of the padded square; integers are pixel centres of points, corners of boxes are
         continuous. Differentiable in the coordinates.
@@ -138,6 +138,10 @@ class PromptableEncoder(FrozenModule, Backbone):
             prompts: for each image its tokens [K_i, T, D]; K_i may be 0.
             multimask: the n masks of an ambiguous prompt, each with its expected IoU, instead of the single one.
         """
+
+    @abstractmethod
+    def weights_hash(self) -> str:
+        """SHA-256 of all weights."""
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -130,7 +130,9 @@ def set_vocabulary(model: torch.nn.Module, dataset_name: str, cfg: CfgNode) -> N
     if hasattr(inner, "set_vocabulary"):
         vocabulary = PartVocabulary.of(MetadataCatalog.get(dataset_name))
         if cfg.DATASETS.TRAIN:
-            vocabulary = vocabulary.after_training_on(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+            vocabulary = vocabulary.after_training_on(
+                MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+            )
         inner.set_vocabulary(vocabulary)
 
 

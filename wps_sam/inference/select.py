@@ -13,8 +13,8 @@ from torch import Tensor
 class Selection(NamedTuple):
     """The K proposals of one image that are decoded, the surest first.
 
-    ``queries`` int64 [K]; ``scores`` [K] in 0..1 and ``classes`` int64 [K], or, where the c parts of one object are asked
-    for, ``scores`` [K, c] and those parts' ``classes`` [c].
+    ``queries`` int64 [K]; ``scores`` [K] in 0..1 and ``classes`` int64 [K], or, where the c parts of one object are
+    asked for, ``scores`` [K, c] and those parts' ``classes`` [c].
     """
 
     queries: Tensor

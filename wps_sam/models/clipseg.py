@@ -78,7 +78,7 @@ def build_clipseg(arch: str, weights: str = "") -> tuple[Any, Any, int]:
         import transformers
     except ImportError as error:
         raise ImportError(
-            "MODEL.META_ARCHITECTURE CLIPSeg needs Hugging Face's transformers: pip install transformers"
+            "MODEL.META_ARCHITECTURE CLIPSeg needs Hugging Face's transformers: pip install 'wps_sam[text]'"
         ) from error
     if weights:
         return _read_clipseg(transformers, weights)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.structures import BitMasks, Instances
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..encoders import PromptableEncoder
 from ..inference.merge import MASK_THRESHOLD, MERGES, WithinObjectMerge, resize_mask, resize_masks
 from ..inference.select import Selection, select_for_object, select_parts
 from ..prompters import PROMPTER_REGISTRY, Prompter
-from ..structures import Features, Frame, LabelKind, PartTargets, Proposals, input_size
+from ..structures import Features, Frame, PartTargets, Proposals, input_size
 from ..vocabulary import PartVocabulary
 from .frozen import FrozenWeights, hash_of
 
@@ -45,7 +44,9 @@ class WPSSAM(FrozenWeights):
 
     HASH_KEY = "encoder_sha256"
     FROZEN_NAME = "SAM, or on one that sees pictures otherwise"
-    FROZEN_KEYS = "MODEL.BACKBONE.NAME, MODEL.SAM.ARCH, MODEL.SAM.WEIGHTS, MODEL.SAM.PADDING and MODEL.PIXEL_MEAN, _STD"
+    FROZEN_KEYS = (
+        "MODEL.BACKBONE.NAME, MODEL.SAM.ARCH, MODEL.SAM.WEIGHTS, MODEL.SAM.PADDING and MODEL.PIXEL_MEAN, _STD"
+    )
 
     backbone: PromptableEncoder
     prompter: Prompter
@@ -100,11 +101,11 @@ class WPSSAM(FrozenWeights):
 
         Args:
             batched_inputs: per image a dict with "image", uint8 RGB [3, h, w], longest side S, or in its place what
-                the feature store has, see :meth:`embed`; in training "instances" with ``gt_classes`` [M], ``gt_kinds`` [M]
-                (:class:`wps_sam.structures.LabelKind`) and, as far as a kind needs it, ``gt_boxes`` [M, 4] xyxy,
-                ``gt_points`` [M, 2] xy in pixels of "image" and ``gt_masks`` (BitMasks [M, h, w]), and "tags" int64 [T],
-                classes that are in the picture; optionally "height" and "width", the size of the results (else h, w), and
-                "category_id", the object whose parts alone are asked for.
+                the feature store has, see :meth:`embed`; in training "instances" with ``gt_classes`` [M],
+                ``gt_kinds`` [M] (:class:`wps_sam.structures.LabelKind`) and, as far as a kind needs it, ``gt_boxes``
+                [M, 4] xyxy, ``gt_points`` [M, 2] xy in pixels of "image" and ``gt_masks`` (BitMasks [M, h, w]), and
+                "tags" int64 [T], classes that are in the picture; optionally "height" and "width", the size of the
+                results (else h, w), and "category_id", the object whose parts alone are asked for.
 
         Returns:
             In training a dict of named losses, see the prompter. Otherwise per image a dict with "instances"
@@ -121,8 +122,8 @@ class WPSSAM(FrozenWeights):
     def embed(self, batched_inputs: list[dict[str, Any]]) -> tuple[Features, list[Frame]]:
         """What the encoder saw in the pictures, by name, and where each lies in its square.
 
-        Features that inputs bring along, from the feature store, are taken as they are. Such inputs may hold "image_size"
-        (h, w) in place of "image"; there is no "image" [B, 3, S, S] among the features then.
+        Features that inputs bring along, from the feature store, are taken as they are. Such inputs may hold
+        "image_size" (h, w) in place of "image"; there is no "image" [B, 3, S, S] among the features then.
         """
         features: dict[str, Tensor] = {}
         if "image" in batched_inputs[0]:
@@ -132,7 +133,9 @@ class WPSSAM(FrozenWeights):
         stored = [name for name in self.backbone.spec.features if name in batched_inputs[0]]
         if stored:
             for name in stored:
-                features[name] = torch.stack([record[name].to(self.device) for record in batched_inputs]).float()
+                features[name] = torch.stack(
+                    [record[name].to(self.device) for record in batched_inputs]
+                ).float()
         else:
             # Without pictures the encoder says what is missing.
             features |= self.backbone(features.get("image"))
@@ -171,7 +174,9 @@ class WPSSAM(FrozenWeights):
                     kinds=instances.gt_kinds,
                     boxes=boxes + corner.repeat(2),
                     points=points + corner,
-                    masks=_covered_shares(instances.gt_masks.tensor, frame) if instances.has("gt_masks") else None,
+                    masks=_covered_shares(instances.gt_masks.tensor, frame)
+                    if instances.has("gt_masks")
+                    else None,
                     tags=record["tags"].to(self.device) if "tags" in record else None,
                 )
             )
@@ -216,7 +221,9 @@ class WPSSAM(FrozenWeights):
 
     def _part_classes(self, object_id: int) -> list[int]:
         if self.vocabulary is None:
-            raise ValueError("the model does not know which parts are of which object: call set_vocabulary first")
+            raise ValueError(
+                "the model does not know which parts are of which object: call set_vocabulary first"
+            )
         part_classes = self.vocabulary.parts_of(object_id)
         if not part_classes:
             raise ValueError(f"object {self.vocabulary.object_names[object_id]!r} has no parts to tell apart")
@@ -314,7 +321,7 @@ def _output_size(record: dict[str, Any]) -> tuple[int, int]:
 
 
 def _covered_shares(masks: Tensor, frame: Frame) -> Tensor:
-    """Masks bool [M, h, w] of a picture to float [M, S/4, S/4], the share of each cell of its square that they cover."""
+    """Masks bool [M, h, w] of a picture to float [M, S/4, S/4], the share of each cell of its square they cover."""
     square = masks.new_zeros(len(masks), frame.size, frame.size, dtype=torch.float32)
     frame.crop(square)[:] = masks
     return F.avg_pool2d(square[:, None], 4)[:, 0]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wps_sam.encoders.build_sam import PATCH_SIZE, check_state_dict, read_state_dict
 from wps_sam.encoders.mask_decoder import (
-    token_self_attention,
-    upscale,
     image_to_token_attention,
     masks_to_grid,
     token_mlp,
+    token_self_attention,
     token_to_image_attention,
+    upscale,
 )
-from wps_sam.encoders.build_sam import PATCH_SIZE, check_state_dict, read_state_dict
 
 import torch
 import torch.nn.functional as F
@@ -145,11 +145,15 @@ def decode_masks(
     queries, placed = prompts, pixels + position
     for layer in decoder.transformer.layers:
         queries = token_self_attention(layer, queries, prompts)
-        attended = token_to_image_attention(layer.cross_attn_token_to_image, q=queries + prompts, k=placed, v=pixels)
+        attended = token_to_image_attention(
+            layer.cross_attn_token_to_image, q=queries + prompts, k=placed, v=pixels
+        )
         queries = token_mlp(layer, queries, attended)
         pixels = image_to_token_attention(layer, pixels, q=placed, k=queries + prompts, v=queries)
         placed = pixels + position
-    attended = token_to_image_attention(decoder.transformer.final_attn_token_to_image, queries + prompts, placed, pixels)
+    attended = token_to_image_attention(
+        decoder.transformer.final_attn_token_to_image, queries + prompts, placed, pixels
+    )
     queries = decoder.transformer.norm_final_attn(queries + attended)
     kernels = [mlp(queries[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
     masks = torch.stack(kernels, dim=1) @ upscale(decoder, pixels).transpose(1, 2)

@@ -453,7 +453,9 @@ class Pretrainer:
         """
         figures: dict[str, float] = {}
         bf16 = self.settings.bf16
-        encoder = SAMEncoder.from_sam(self.average.module, precision="bf16" if bf16 else "fp32").to(self.device)
+        encoder = SAMEncoder.from_sam(self.average.module, precision="bf16" if bf16 else "fp32").to(
+            self.device
+        )
         limit, name = self.settings.val_pictures, self.settings.val_dataset
         sets = {"synthetic": synthetic_pictures(limit, self.size)}
         if name:
@@ -465,7 +467,9 @@ class Pretrainer:
 
     def export(self, path: Path, **metadata: str) -> None:
         """Writes the averaged weights in half precision, under the key names of ``segment_anything``'s Sam."""
-        tensors = {k: v.detach().cpu().half().contiguous() for k, v in self.average.module.state_dict().items()}
+        tensors = {
+            k: v.detach().cpu().half().contiguous() for k, v in self.average.module.state_dict().items()
+        }
         about: dict[str, Any] = {
             "arch": self.settings.arch,
             "command": self.command,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from wps_sam.masks import deepest_pixel, mask_to_box
 from wps_sam.encoders.build_sam import PATCH_SIZE
+from wps_sam.masks import deepest_pixel, mask_to_box
 
 import cv2
 import numpy as np
@@ -183,7 +183,9 @@ def draw_prompts(
         points[k] = _inner_point(mask, rng)
     kinds = rng.choice(len(PromptKind), size=len(masks), p=np.array(kind_shares) / sum(kind_shares))
     is_part = np.array(part_flags, bool)
-    means_a_piece = (box_iou(_tight_boxes(masks), _tight_boxes([piece_map == p for p in visible])) > _SAME_BOX).any(1)
+    means_a_piece = (
+        box_iou(_tight_boxes(masks), _tight_boxes([piece_map == p for p in visible])) > _SAME_BOX
+    ).any(1)
     kinds[means_a_piece.numpy() & ~is_part] = PromptKind.POINT
     stacked = np.stack(masks) if masks else np.zeros((0, *piece_map.shape), bool)
     return Prompts(stacked, boxes, points, kinds.astype(np.int64), is_part)

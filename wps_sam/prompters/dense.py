@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -40,11 +40,11 @@ RARE_PARTS = math.log(99)
 
 @PROMPTER_REGISTRY.register()
 class DensePrompter(Prompter):
-    """Every cell of a memory proposes a class and a box (as FCOS, arXiv 1904.01355) or, trained on points alone, a point.
+    """Every cell of a memory proposes a class and a box (as FCOS, arXiv 1904.01355) or, from points alone, a point.
 
-    Boxes and points go through the segmenter's own frozen prompt encoder, so prompts are always ones that it knows, and can
-    be drawn. Cells lie ``stride`` pixels apart, 8 or 16, and N is their number, (S/stride)^2. With ``companion_dim`` a
-    small network of that width looks at the picture beside SAM's encoder.
+    Boxes and points go through the segmenter's own frozen prompt encoder, so prompts are always ones that it knows,
+    and can be drawn. Cells lie ``stride`` pixels apart, 8 or 16, and N is their number, (S/stride)^2. With
+    ``companion_dim`` a small network of that width looks at the picture beside SAM's encoder.
 
     Args:
         num_classes: C; ``text_classifier`` in place of the linear class head.
@@ -57,7 +57,7 @@ class DensePrompter(Prompter):
     """
 
     CONFIG_NODE = "DENSE_PROMPTER"
-    CHOICES = {"STRIDE": (8, 16)}
+    CHOICES: ClassVar = {"STRIDE": (8, 16)}
     PROPOSES_BOXES = True
 
     anchors: Tensor
@@ -90,7 +90,10 @@ class DensePrompter(Prompter):
         self.image_size = image_size
         self.stride = stride
         self.matcher = CenterMatcher(min_radius=stride)
-        self.place_losses: dict[str, PlaceLoss] = {"box": box_loss, "point": partial(point_loss, stride=stride)}
+        self.place_losses: dict[str, PlaceLoss] = {
+            "box": box_loss,
+            "point": partial(point_loss, stride=stride),
+        }
         self.weights = {
             "class": class_weight,
             self.place: prompt_weight,
@@ -149,7 +152,8 @@ class DensePrompter(Prompter):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, encoder: Any) -> dict[str, Any]:
-        node, by_name = cfg.MODEL.DENSE_PROMPTER, cfg.MODEL.PROMPTER.CLASSIFIER == "text"
+        node = cfg.MODEL.DENSE_PROMPTER
+        by_name = cfg.MODEL.PROMPTER.CLASSIFIER == "text"
         channels, embedding_size, _ = encoder.spec.features["image_embedding"]
         return {
             "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
@@ -219,7 +223,8 @@ class DensePrompter(Prompter):
         """[K] of each image's matches: how far a cell is from the middle of its part's box."""
         middles = [(target.boxes[:, :2] + target.boxes[:, 2:]) / 2 for target in targets]
         return [
-            (self.anchors[query] - middle[part]).norm(dim=1) for middle, (query, part) in zip(middles, matches)
+            (self.anchors[query] - middle[part]).norm(dim=1)
+            for middle, (query, part) in zip(middles, matches)
         ]
 
     def companion_features(self, features: Features) -> list[Tensor]:
@@ -227,7 +232,9 @@ class DensePrompter(Prompter):
         if self.companion is None:
             return []
         if "image" not in features:
-            logger.warning("the prompter's companion is not shown the images: its scores and prompts will be poorer")
+            logger.warning(
+                "the prompter's companion is not shown the images: its scores and prompts will be poorer"
+            )
             batch, _, height, width = features["image_embedding"].shape
             grid = (2 * height // self.pooled, 2 * width // self.pooled)
             return [features["image_embedding"].new_zeros(batch, self.companion_dim, *grid)]
@@ -246,5 +253,5 @@ class DensePrompter(Prompter):
 
 
 def _boxes_around(points: Tensor, radius: float) -> Tensor:
-    """Points [..., 2] to boxes [..., 4] of ``radius`` pixels around them, so that proposals of one place can be thinned."""
+    """Points [..., 2] to boxes [..., 4] of ``radius`` pixels around them, by which proposals can be thinned."""
     return torch.cat([points - radius, points + radius], dim=-1)

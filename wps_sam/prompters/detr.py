@@ -37,8 +37,8 @@ class DETRPrompter(Prompter):
         num_classes: C; ``text_classifier`` in place of the linear class head.
         label_type: WEAK_LABELS.TYPE.
         num_queries, neck_strides, num_heads, ffn_dim, num_encoder_layers, num_decoder_layers: see :meth:`add_config`.
-        embedding_size: side of the image embedding in cells; ``dim`` its channels and a token's width, D;
-            ``tokens_per_prompt`` T.
+        embedding_size: side of the image embedding in cells; ``channels`` of it.
+        dim: D, of the transformer and of a prompt token; ``tokens_per_prompt`` T.
         matcher: assigns queries to parts.
         class_weight, prompt_weight, mask_weight, presence_weight: of the losses.
         encode_prompts, decode: of the encoder.
@@ -55,6 +55,7 @@ class DETRPrompter(Prompter):
         label_type: str = "box",
         num_queries: int,
         embedding_size: int,
+        channels: int = 256,
         dim: int = 256,
         tokens_per_prompt: int = 2,
         neck_strides: Sequence[int],
@@ -85,8 +86,8 @@ class DETRPrompter(Prompter):
         neck: list[nn.Module] = []
         size = embedding_size
         for stride in neck_strides:
-            neck += [nn.Conv2d(dim, dim, 3, stride, padding=1), LayerNorm2d(dim), nn.GELU()]
-            size = -(-size // stride)
+            neck += [nn.Conv2d(channels, dim, 3, stride, padding=1), LayerNorm2d(dim), nn.GELU()]
+            channels, size = dim, -(-size // stride)
         self.neck = nn.Sequential(*neck)
         self.position = nn.Parameter(torch.zeros(1, dim, size, size))
         self.queries = nn.Embedding(num_queries, dim)
@@ -129,11 +130,14 @@ class DETRPrompter(Prompter):
         channels, embedding_size, _ = encoder.spec.features["image_embedding"]
         return {
             "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
-            "text_classifier": build_text_classifier(cfg) if cfg.MODEL.PROMPTER.CLASSIFIER == "text" else None,
+            "text_classifier": build_text_classifier(cfg)
+            if cfg.MODEL.PROMPTER.CLASSIFIER == "text"
+            else None,
             "label_type": cfg.WEAK_LABELS.TYPE,
             "num_queries": node.NUM_QUERIES,
             "embedding_size": embedding_size,
-            "dim": channels,
+            "channels": channels,
+            "dim": encoder.spec.prompt_dim,
             "tokens_per_prompt": encoder.spec.tokens_per_prompt,
             "neck_strides": node.NECK_STRIDES,
             "num_heads": node.NUM_HEADS,

@@ -51,8 +51,9 @@ def focal_cross_entropy(
 def log_probability(logits: Tensor, labels: Tensor, possible: Tensor | None = None) -> Tensor:
     """The log probability [N] of what each query of one image should be.
 
-    A query that answers for no labelled part should be "no part" or, where the picture's tags name classes that no label
-    places, one of those ``possible`` int64 [T]: which of the two nobody knows (partial labels, arXiv 2002.08053).
+    A query that answers for no labelled part should be "no part" or, where the picture's tags name classes that no
+    label places, one of those ``possible`` int64 [T]: which of the two nobody knows (partial labels, arXiv
+    2002.08053).
     """
     log_p = F.log_softmax(logits, dim=-1)
     of_label = log_p.gather(1, labels[:, None]).squeeze(1)
@@ -78,9 +79,7 @@ def point_loss(points: Tensor, teachers: Tensor, *, stride: int) -> Tensor:
     return (points - teachers).abs().sum(-1).mean() / stride
 
 
-def class_loss(
-    loss: ClassLoss, logits: Tensor, targets: Sequence[PartTargets], matches: Matches
-) -> Tensor:
+def class_loss(loss: ClassLoss, logits: Tensor, targets: Sequence[PartTargets], matches: Matches) -> Tensor:
     """``loss`` of every image of logits [B, N, C+1]; unmatched queries are "no part"."""
     losses = []
     for of_image, target, (query, part) in zip(logits, targets, matches):
@@ -98,9 +97,10 @@ def place_loss(
     targets: Sequence[PartTargets],
     matches: Matches,
 ) -> Tensor:
-    """``loss`` of the matched queries whose labels are of ``kinds``, each image's weighed by their share of all matched.
+    """``loss`` of matched queries whose labels are of ``kinds``, each image's weighed by their share of all matched.
 
-    So a label counts alike whatever the others of its picture are, and where all are of one kind it is their plain mean.
+    So a label counts alike whatever the others of its picture are, and where all are of one kind it is their plain
+    mean.
 
     Args:
         kinds, loss: what to compare, and how.
@@ -128,7 +128,9 @@ def place_loss(
 def mask_loss(logits: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
     """20 focal + dice, as SAM itself is trained, of each image's masks: logits [K, h, w], covered shares [K, h, w]."""
     losses = [
-        (20 * focal_loss(of_image, truth) + dice_loss(of_image, truth)).mean() if len(truth) else of_image.sum()
+        (20 * focal_loss(of_image, truth) + dice_loss(of_image, truth)).mean()
+        if len(truth)
+        else of_image.sum()
         for of_image, truth in zip(logits, masks)
     ]
     return torch.stack(losses).mean()
@@ -137,7 +139,8 @@ def mask_loss(logits: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
 def presence_loss(logits: Tensor, targets: Sequence[PartTargets]) -> Tensor:
     """- log of the largest probability that any query gives a class which is tagged but placed by no label.
 
-    Mean over such classes of an image (multiple-instance learning: one query at least is that part). logits [B, N, C+1].
+    Mean over such classes of an image (multiple-instance learning: one query at least is that part). logits [B, N,
+    C+1].
     """
     losses = []
     for of_image, target in zip(logits, targets):

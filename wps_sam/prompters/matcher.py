@@ -49,11 +49,15 @@ class HungarianMatcher:
                 )
             probability = of_image.float().softmax(-1)[:, target.labels]
             distance = torch.cdist(
-                student.float().flatten(1), teacher.float().flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
+                student.float().flatten(1),
+                teacher.float().flatten(1),
+                compute_mode="donot_use_mm_for_euclid_dist",
             )
             cost = -self.class_weight * probability + self.prompt_weight * distance
             query, part = linear_sum_assignment(cost.cpu().numpy())
-            matches.append((torch.as_tensor(query).to(logits.device), torch.as_tensor(part).to(logits.device)))
+            matches.append(
+                (torch.as_tensor(query).to(logits.device), torch.as_tensor(part).to(logits.device))
+            )
         return matches
 
 
@@ -61,8 +65,9 @@ class CenterMatcher:
     """Every cell near the middle of a part answers for it (FCOS with centre sampling, arXiv 2006.09214).
 
     A cell is near when its centre lies within the middle half of the part's box in both directions, but never less than
-    ``min_radius`` pixels around the middle, so that the smallest part has cells too; of a part labelled by a point, within
-    ``min_radius`` of it. Among several parts the smallest box wins; among points the nearest, and a point before any box.
+    ``min_radius`` pixels around the middle, so that the smallest part has cells too; of a part labelled by a point,
+    within ``min_radius`` of it. Among several parts the smallest box wins; among points the nearest, and a point
+    before any box.
     """
 
     def __init__(self, *, min_radius: float) -> None:
@@ -70,7 +75,7 @@ class CenterMatcher:
 
     @torch.no_grad()
     def __call__(self, anchors: Tensor, targets: Sequence[PartTargets]) -> Matches:
-        """Matches of a batch whose cells have their centres at ``anchors`` [N, 2], xy in pixels of the padded square."""
+        """Matches of a batch; cells have their centres at ``anchors`` [N, 2], xy in pixels of the padded square."""
         matches = []
         for target in targets:
             is_point = target.of_kind(LabelKind.POINT)

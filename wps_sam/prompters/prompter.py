@@ -31,9 +31,9 @@ Decode = Callable[..., Any]
 class Prompter(nn.Module):
     """Base class. A prompter learns which parts there are and how to ask a segmenter for each.
 
-    Its keys are the node ``MODEL.<CONFIG_NODE>``, declared by :meth:`add_config`; values that differ from the defaults there
-    are refused when another prompter is chosen. ``CHOICES`` lists the allowed values of keys that have few. With
-    ``PROPOSES_BOXES`` its proposals can be thinned by MODEL.INFERENCE.NMS_THRESHOLD.
+    Its keys are the node ``MODEL.<CONFIG_NODE>``, declared by :meth:`add_config`; values that differ from the
+    defaults there are refused when another prompter is chosen. ``CHOICES`` lists the allowed values of keys that have
+    few. With ``PROPOSES_BOXES`` its proposals can be thinned by MODEL.INFERENCE.NMS_THRESHOLD.
     """
 
     CONFIG_NODE: ClassVar[str]
@@ -53,7 +53,9 @@ class Prompter(nn.Module):
         return False
 
     @classmethod
-    def check_training_set(cls, cfg: CfgNode, records: Sequence[Mapping[str, Any]], num_parts: Sequence[int]) -> None:
+    def check_training_set(
+        cls, cfg: CfgNode, records: Sequence[Mapping[str, Any]], num_parts: Sequence[int]
+    ) -> None:
         """Raises ValueError where the data asks for more than ``cfg`` gives; ``num_parts`` of each record."""
 
     def propose(self, features: Features) -> Proposals:
@@ -69,14 +71,15 @@ class Prompter(nn.Module):
         return self.propose({"image_embedding": features} if isinstance(features, Tensor) else features)
 
     def set_vocabulary(self, vocabulary: PartVocabulary, unseen_bias: float = 0.0) -> None:
-        """From now on the classes are these, if they are told by name; ``unseen_bias`` is added to those not trained on.
+        """From now on the classes are these, if told by name; ``unseen_bias`` is added to those not trained on.
 
         Raises:
             ValueError: names without a text embedding.
         """
-        if self.takes_names:
+        classifier = getattr(self, "classifier", None)
+        if isinstance(classifier, TextClassifier):
             bias = [unseen_bias * (c in vocabulary.unseen) for c in range(len(vocabulary))]
-            self.classifier.set_names(vocabulary.names, bias)
+            classifier.set_names(vocabulary.names, bias)
 
     @property
     def takes_names(self) -> bool:
@@ -91,7 +94,7 @@ def decoded_mask_loss(
     targets: Sequence[PartTargets],
     parts: Sequence[Tensor],
 ) -> Tensor:
-    """:func:`mask_loss` of what the segmenter cuts out for the prompts [K_i, T, D] of each image's parts int64 [K_i]."""
+    """:func:`mask_loss` of what the segmenter cuts out for prompts [K_i, T, D] of each image's parts int64 [K_i]."""
     truth = [
         of_image.new_zeros(0, 1, 1) if target.masks is None else target.masks[part]
         for of_image, target, part in zip(tokens, targets, parts)

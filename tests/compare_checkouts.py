@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Trains every recipe for some steps in two checkouts of this project, and compares losses, weights and scores bit by bit.
+"""Trains every recipe for some steps in two checkouts of this project, and compares all numbers bit by bit.
 
     git worktree add ../before main
-    python tools/compare_checkouts.py ../before . --iterations 20
+    python tests/compare_checkouts.py ../before . --iterations 20
 
 For changes that must not change a number. Generated pictures, the shipped SAM, one thread; both run under this Python.
 Exits with code 1 where something differs.
@@ -35,7 +35,14 @@ RECIPES: dict[str, tuple[str, ...]] = {
 }
 COMMON = (
     *("MODEL.DEVICE", "cpu", "MODEL.SAM.ARCH", "vit_tiny", "MODEL.SAM.WEIGHTS", "shipped"),
-    *("MODEL.PROMPTER.NUM_CLASSES", "29", "DATASETS.TRAIN", "('compared_train',)", "DATASETS.TEST", "('compared_val',)"),
+    *(
+        "MODEL.PROMPTER.NUM_CLASSES",
+        "29",
+        "DATASETS.TRAIN",
+        "('compared_train',)",
+        "DATASETS.TEST",
+        "('compared_val',)",
+    ),
     *("SOLVER.IMS_PER_BATCH", "4", "SOLVER.WARMUP_ITERS", "2", "SOLVER.CHECKPOINT_PERIOD", "10000"),
     *("TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0", "SEED", "1"),
 )
@@ -59,7 +66,9 @@ print(json.dumps({"losses": losses, "weights": digest.hexdigest()}))
 """
 
 
-def run(checkout: Path, recipe: Sequence[str], description: Path, iterations: int, output: Path) -> dict[str, Any]:
+def run(
+    checkout: Path, recipe: Sequence[str], description: Path, iterations: int, output: Path
+) -> dict[str, Any]:
     """Losses of every step, a hash of the trained weights, and all scores."""
     options = [*COMMON, *recipe[1:], "SOLVER.MAX_ITER", str(iterations), "OUTPUT_DIR", str(output)]
     command = [sys.executable, "-c", DRIVER, "--config-file", recipe[0]]
@@ -73,11 +82,15 @@ def run(checkout: Path, recipe: Sequence[str], description: Path, iterations: in
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--recipe", action="append", choices=list(RECIPES), help="default: all; may be repeated")
+    parser.add_argument(
+        "--recipe", action="append", choices=list(RECIPES), help="default: all; may be repeated"
+    )
     args = parser.parse_args(argv)
     before, after = args.before.resolve(), args.after.resolve()
     differs = False
@@ -98,7 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]
             same = [key for key in results[0] if results[0][key] == results[1][key]]
             differs |= len(same) < len(results[0])
-            print(f"{name}: {len(results[0]['losses'])} steps; the same: {', '.join(same) or 'nothing'}", flush=True)
+            print(
+                f"{name}: {len(results[0]['losses'])} steps; the same: {', '.join(same) or 'nothing'}",
+                flush=True,
+            )
             for key in results[0].keys() - set(same):
                 print(f"  {key} before: {results[0][key]!r:.500}\n  {key} after:  {results[1][key]!r:.500}")
     return 1 if differs else 0
