@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_checkout_equals_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare_checkouts.main([str(ROOT), str(ROOT), "--iterations", "1", "--recipe", "dense, points"]) == 0
+    options = ["--iterations", "1", "--recipe", "dense, points"]
+    assert compare_checkouts.main([str(ROOT), str(ROOT), *options]) == 0
     assert "dense, points: 1 steps; the same: losses, weights, scores" in capsys.readouterr().out
 
 

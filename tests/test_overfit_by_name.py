@@ -13,6 +13,7 @@ from wps_sam.data.sources.ov_parts import PASCAL_PART_116, OVSet, register_ov_se
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.evaluation import inference_on_dataset
 from ov_layouts import BIRD, BUS, CAT, DOG, PERSON, write_pascal_part_116
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,7 +83,7 @@ def test_eight_pictures_learned_by_heart(eight_pictures: Callable[..., CfgNode])
     text[[head, leg]] = text[[leg, head]]
     loader = engine.Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
     model.prompter.classifier.text = text
-    swapped = engine.inference_on_dataset(
+    swapped = inference_on_dataset(
         model, loader, engine.Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
     )
     assert swapped["ov_oracle"]["IoU-cat's head"] < 20 < 80 < scores["IoU-cat's head"]

@@ -269,7 +269,9 @@ def test_another_picture_is_refused(store, records):
 
 def test_a_picture_that_was_changed_in_place_is_refused(store, records):
     change_in_place(records[3])
-    message = r"with the picture \['2\.jpg', 2, 4, 6, 12, '(\w{16})'\], and \['2\.jpg', 2, 4, 6, 12, '(?!\1)\w{16}'\] is"
+    message = (
+        r"the picture \['2\.jpg', 2, 4, 6, 12, '(\w{16})'\], and \['2\.jpg', 2, 4, 6, 12, '(?!\1)\w{16}'\] is"
+    )
     with pytest.raises(ValueError, match=message):
         open_reader(store, records)
     with pytest.raises(ValueError, match=message):
@@ -285,9 +287,11 @@ def test_a_picture_that_was_changed_before_the_store_was_finished_is_refused(rec
         FeatureStoreWriter(tmp_path / "killed", spec_for(records), VIEWS)
 
 
-def test_modification_times_are_no_part_of_the_features(store, records, tmp_path):
+def test_modification_times_are_no_part_of_the_features(store, records, tmp_path, caplog):
     touch(records)
-    open_reader(store, records)
+    with caplog.at_level("INFO", logger=feature_store.__name__):
+        open_reader(store, records)
+    assert "store: pictures were moved or changed since, and had to be read" in caplog.text
     write(tmp_path / "later", spec_for(records))
     was, later = contents(store), contents(tmp_path / "later")
     manifest = json.loads(later["manifest.json"])
@@ -297,6 +301,9 @@ def test_modification_times_are_no_part_of_the_features(store, records, tmp_path
     # The writer notes the new ones in a finished store.
     write(store, spec_for(records))
     assert contents(store) == later
+    caplog.clear()
+    open_reader(store, records)
+    assert not caplog.text
 
 
 def test_only_pictures_with_another_modification_time_are_read(store, records):
@@ -329,7 +336,7 @@ def test_only_pictures_with_another_modification_time_are_read(store, records):
         ),
         (
             {"features": {**SHAPES, "image_embedding": [3, 4, 4]}},
-            r"features of the shapes {'image_embedding': \[3, 2, 2\].*, and {'image_embedding': \[3, 4, 4\].* is asked for",
+            r"features of the shapes {'image_embedding': \[3, 2, 2\].*, and {'image_embedding': \[3, 4, 4\].* is asked",
         ),
         ({"features": {"tags": [4]}}, r"features of the shapes .*, and {'tags': \[4\]} is asked for"),
     ],
@@ -348,6 +355,12 @@ def test_the_first_of_several_differences_is_named(store, records):
     settings = {**SETTINGS, "MODEL.SAM.PADDING": "center", "MODEL.PIXEL_MEAN": [0.0, 0.0]}
     with pytest.raises(ValueError, match="MODEL.SAM.PADDING"):
         open_reader(store, records[:2], spec_for(records[:2], settings=settings))
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(data)
 
 
 def cut(path):
@@ -481,6 +494,38 @@ def test_a_writer_takes_no_others_folder(store, records):
     assert contents(store) == before
 
 
+def test_a_shard_in_the_place_of_another_is_refused_before_there_is_a_manifest(store, records):
+    (store / "manifest.json").unlink()
+    take_from_the_other_view(store / "flipped-00001.safetensors")
+    with pytest.raises(
+        ValueError, match=r"flipped-00001\.safetensors, of an unfinished one, was made of other"
+    ):
+        FeatureStoreWriter(store, spec_for(records), VIEWS)
+
+
+def test_an_unfinished_store_goes_on_whatever_the_order_of_its_settings(store, records):
+    (store / "manifest.json").unlink()
+    settings = dict(reversed(SETTINGS.items()))
+    assert FeatureStoreWriter(store, spec_for(records, settings=settings), VIEWS).missing() == []
+
+
+def test_damage_is_noticed_before_there_is_a_manifest(store, records):
+    whole = contents(store)
+    (store / "manifest.json").unlink()
+    for name, old, new in (
+        ("original-00000.safetensors", b"0001.tags", b"0001.tagt"),
+        ("flipped-00000.safetensors", b"data_offsets", b"data_offsetz"),
+    ):
+        assert whole[name].count(old) > 0
+        (store / name).write_bytes(whole[name].replace(old, new, 1))
+    flip_a_byte(store / "original-00001.safetensors")
+    writer = FeatureStoreWriter(store, spec_for(records), VIEWS)
+    assert [s.name for s in writer.missing()] == ["original-00000.safetensors", "flipped-00000.safetensors"]
+    assert [s.name for s in writer.shards if s not in writer.missing() and writer.check(s) is None] == [
+        "original-00001.safetensors"
+    ]
+
+
 # ------------------------------------------------------------------ format 1
 
 
@@ -551,13 +596,13 @@ def test_format_1_of_something_else_is_refused(write_old, records, store):
         FeatureStoreReaderV1(folder / "nowhere", spec_v1(records))
 
 
-def flip_a_byte(path):
-    data = bytearray(path.read_bytes())
-    data[-10] ^= 1
-    path.write_bytes(data)
+def cut_off_a_record(path):
+    path.write_bytes(path.read_bytes()[: 32 + 12 * 4 + 4])
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, cut, Path.unlink, take_from_the_other_view])
+@pytest.mark.parametrize(
+    "damage", [flip_a_byte, cut, cut_off_a_record, Path.unlink, take_from_the_other_view]
+)
 def test_damage_of_format_1_is_noticed(write_old, records, damage):
     folder = write_old()
     damage(folder / "flipped-00001.bin")

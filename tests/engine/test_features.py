@@ -198,7 +198,7 @@ def test_what_can_not_be_cached_is_refused(cfg, tmp_path, opts, message):
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(cfg, tmp_path, monkeypatch):
-    """12 + 4 embeddings of 2^18 fp16 values in three shards, whose headers take less than 256 bytes a record and 512."""
+    """12 + 4 embeddings of 2^18 fp16 values in 3 shards, whose headers take less than 256 bytes a record and 512."""
     needed = 16 * (2**19 + 256) + 3 * 512
     free = needed - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, free))

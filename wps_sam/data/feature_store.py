@@ -71,17 +71,15 @@ def pack(features: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
             low, high = of_channels.min(axis=1, keepdims=True), of_channels.max(axis=1, keepdims=True)
             offset, scale = (low + high) / 2, (high - low) / 254
             steps = np.rint((of_channels - offset) / np.where(scale > 0, scale, 1)).clip(-127, 127)
-            packed[f"{name}.offset"], packed[f"{name}.scale"] = map(
-                torch.from_numpy, (offset[:, 0], scale[:, 0])
-            )
+            packed[f"{name}.offset"] = torch.from_numpy(offset[:, 0])
+            packed[f"{name}.scale"] = torch.from_numpy(scale[:, 0])
             packed[name] = torch.from_numpy(steps.astype(np.int8).reshape(values.shape))
         else:
             packed[name] = torch.empty(values.shape, dtype=DTYPES[dtype])
-            # numpy is slow at fp16, and PyTorch's threads, which so few values don't wake, are on a busy machine.
-            for part, of in zip(
-                *(t.flatten().split(1 << 15) for t in (packed[name], torch.from_numpy(values)))
-            ):
-                part.copy_(of)
+            # Slow in numpy; and so few values at once don't wake PyTorch's threads, which are slow on a busy machine.
+            parts = (tensor.flatten().split(1 << 15) for tensor in (packed[name], torch.from_numpy(values)))
+            for part, exact in zip(*parts):
+                part.copy_(exact)
     return packed
 
 
@@ -251,7 +249,11 @@ def check_manifest(folder: str | Path, manifest: Manifest, spec: StoreSpec) -> N
     Raises:
         ValueError: says what differs first, and what to do.
     """
-    different = manifest.difference(Manifest.of(replace(spec, dtype=manifest.dtype), known=manifest))
+    asked = Manifest.of(replace(spec, dtype=manifest.dtype), known=manifest)
+    if any(was not in (None, now) for was, now in zip(manifest.mtimes, asked.mtimes)):
+        # Time that tools/cache_features.py saves the next time, by noting the new times.
+        logger.info("%s: pictures were moved or changed since, and had to be read", folder)
+    different = manifest.difference(asked)
     if different:
         raise ValueError(
             f"{folder}: this feature cache does not fit: {different}. Run tools/cache_features.py with this config and "
@@ -262,7 +264,7 @@ def check_manifest(folder: str | Path, manifest: Manifest, spec: StoreSpec) -> N
 def _describe(
     record: Mapping[str, Any], known: list[Any] | None, known_mtime: int | None
 ) -> tuple[list[Any], int]:
-    """Row and modification time of a picture, whose content is read if it may be another than ``known``."""
+    """Row and modification time of a picture, whose content is read if the file is younger or older than known."""
     path = record["file_name"]
     try:
         found = os.stat(path)
@@ -270,7 +272,7 @@ def _describe(
         raise ValueError(f"{path}: the picture of the feature cache does not exist") from None
     row = [os.path.basename(path), record["image_id"], *record_size(record), found.st_size]
     # Caches of format 1 have no modification times: they trust every picture of the right size.
-    if known is not None and (row != known[:-1] or known_mtime in (None, found.st_mtime_ns)):
+    if known is not None and known_mtime in (None, found.st_mtime_ns):
         return [*row, known[-1]], found.st_mtime_ns
     return [*row, xxhash.xxh3_64_hexdigest(Path(path).read_bytes())], found.st_mtime_ns
 
@@ -459,12 +461,10 @@ class FeatureStoreWriter(_Store):
         """Writes a shard from what :func:`pack` made of each of its pictures, and returns its digest."""
         tensors, checksums = {}, []
         for place, packed in enumerate(records):
-            assert {n: t.shape for n, t in packed.items()} == {n: t.shape for n, t in self._layout.items()}, (
-                place
-            )
-            tensors.update({f"{place:04d}.{name}": tensor for name, tensor in packed.items()})
             checksum = xxhash.xxh3_64()
-            for name in self._layout:
+            for name, expected in self._layout.items():
+                assert packed[name].shape == expected.shape, (name, packed[name].shape)
+                tensors[f"{place:04d}.{name}"] = packed[name]
                 checksum.update(_bytes_of(packed[name]))
             checksums.append(checksum.hexdigest())
         assert len(checksums) == shard.count, (len(checksums), shard)
