@@ -10,7 +10,6 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-TEXT = ["transformers>=5.6"]
 
 
 def read_version() -> str:
@@ -33,10 +32,7 @@ setup(
     # configs/ lies at the root, where users look for it, and is installed as wps_sam/configs.
     packages=[*find_packages(include=["wps_sam", "wps_sam.*"]), "wps_sam.configs"],
     package_dir={"wps_sam.configs": "configs"},
-    package_data={
-        "wps_sam": ["data/vocabularies/*.yaml", "weights/*"],
-        "wps_sam.configs": ["*.yaml", "*/*.yaml"],
-    },
+    package_data={"wps_sam": ["data/vocabularies/*.yaml", "weights/*"], "wps_sam.configs": ["*.yaml", "*/*.yaml"]},
     install_requires=[
         "fvcore",
         "iopath",
@@ -60,14 +56,7 @@ setup(
     ],
     extras_require={
         # Names as text embeddings (tools/embed_names.py), and CLIPSeg.
-        "text": TEXT,
-        "dev": [
-            *TEXT,
-            "mypy",
-            "pytest",
-            "ruff",
-            "segmentation-models-pytorch",
-            "types-PyYAML",
-        ],
+        "text": ["transformers>=5.6"],
+        "dev": ["mypy", "pytest", "ruff", "segmentation-models-pytorch", "transformers>=5.6", "types-PyYAML"],
     },
 )

@@ -20,14 +20,9 @@ ROOT = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--voc",
-        default=ROOT / "VOCdevkit" / "VOC2010",
-        type=Path,
-        help="folder VOC2010 (default: %(default)s)",
+        "--voc", default=ROOT / "VOCdevkit" / "VOC2010", type=Path, help="folder VOC2010 (default: %(default)s)"
     )
     parser.add_argument(
         "--annotations",
@@ -38,9 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output", default=ROOT / "PascalPart", type=Path, help="folder to write to (default: %(default)s)"
     )
-    parser.add_argument(
-        "--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="vocabularies (default: all)"
-    )
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="vocabularies (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     return parser.parse_args(argv)
 

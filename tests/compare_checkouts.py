@@ -66,9 +66,7 @@ print(json.dumps({"losses": losses, "weights": digest.hexdigest()}))
 """
 
 
-def run(
-    checkout: Path, recipe: Sequence[str], description: Path, iterations: int, output: Path
-) -> dict[str, Any]:
+def run(checkout: Path, recipe: Sequence[str], description: Path, iterations: int, output: Path) -> dict[str, Any]:
     """Losses of every step, a hash of the trained weights, and all scores."""
     options = [*COMMON, *recipe[1:], "SOLVER.MAX_ITER", str(iterations), "OUTPUT_DIR", str(output)]
     command = [sys.executable, "-c", DRIVER, "--config-file", recipe[0]]
@@ -82,15 +80,11 @@ def run(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument(
-        "--recipe", action="append", choices=list(RECIPES), help="default: all; may be repeated"
-    )
+    parser.add_argument("--recipe", action="append", choices=list(RECIPES), help="default: all; may be repeated")
     args = parser.parse_args(argv)
     before, after = args.before.resolve(), args.after.resolve()
     differs = False
@@ -111,10 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]
             same = [key for key in results[0] if results[0][key] == results[1][key]]
             differs |= len(same) < len(results[0])
-            print(
-                f"{name}: {len(results[0]['losses'])} steps; the same: {', '.join(same) or 'nothing'}",
-                flush=True,
-            )
+            print(f"{name}: {len(results[0]['losses'])} steps; the same: {', '.join(same) or 'nothing'}", flush=True)
             for key in results[0].keys() - set(same):
                 print(f"  {key} before: {results[0][key]!r:.500}\n  {key} after:  {results[1][key]!r:.500}")
     return 1 if differs else 0

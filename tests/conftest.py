@@ -64,21 +64,14 @@ def _tiny_parts_of_picture(rng: np.random.Generator, animal: bool) -> list[tuple
 
 
 def write_tiny_dataset(
-    root: Path,
-    name: str = "tiny_parts",
-    num_train: int = 6,
-    num_val: int = 4,
-    num_empty: int = 0,
-    size: int = 64,
+    root: Path, name: str = "tiny_parts", num_train: int = 6, num_val: int = 4, num_empty: int = 0, size: int = 64
 ) -> TinyParts:
     """Writes a data set in PartImageNet's (Seg) layout and its description.
 
     Pictures alternate between an animal (two ellipses) and a car (a rectangle), in one colour a
     class on a grey noise. ``num_empty`` pictures without any annotation follow in the training set.
     """
-    categories = [
-        {"id": i, "name": n, "supercategory": n.split(" ", 1)[0]} for i, n in enumerate(TINY_CLASSES)
-    ]
+    categories = [{"id": i, "name": n, "supercategory": n.split(" ", 1)[0]} for i, n in enumerate(TINY_CLASSES)]
     for split, count, empty, seed in (("train", num_train, num_empty, 0), ("val", num_val, 0, 1)):
         rng = np.random.default_rng(seed)
         image_folder, label_folder = root / "images" / split, root / "annotations" / split
@@ -117,10 +110,7 @@ def write_tiny_dataset(
         coco = {"images": images, "annotations": annotations, "categories": categories}
         (label_folder / f"{split}.json").write_text(json.dumps(coco))
     description = root / f"{name}.yaml"
-    splits = {
-        split: {"images": f"images/{split}", "annotations": f"annotations/{split}"}
-        for split in ("train", "val")
-    }
+    splits = {split: {"images": f"images/{split}", "annotations": f"annotations/{split}"} for split in ("train", "val")}
     description.write_text(
         yaml.safe_dump({"name": name, "layout": "partimagenet", "root": str(root), "splits": splits})
     )

@@ -105,9 +105,7 @@ def test_module_imports_only_what_its_place_allows(path: Path) -> None:
             continue
         target = parts[1] if len(parts) > 1 else "__init__"
         allowed = MAY_IMPORT[own] | {own}
-        assert target in allowed, (
-            f"{relative(path)}:{line} imports {name}; {own} may import {sorted(allowed)}"
-        )
+        assert target in allowed, f"{relative(path)}:{line} imports {name}; {own} may import {sorted(allowed)}"
 
 
 @pytest.mark.parametrize("path", TOOLS, ids=relative)
@@ -133,11 +131,7 @@ def test_entry_point_imports_wps_sam_before_detectron2(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        p
-        for p in [*modules(), *TOOLS]
-        if not {PACKAGE / "standin", PACKAGE / "_detectron2.py"} & {p, *p.parents}
-    ],
+    [p for p in [*modules(), *TOOLS] if not {PACKAGE / "standin", PACKAGE / "_detectron2.py"} & {p, *p.parents}],
     ids=relative,
 )
 def test_module_does_not_ask_which_detectron2_is_in_place(path: Path) -> None:
@@ -158,11 +152,7 @@ def count_code_lines(path: Path) -> int:
     """Lines that hold code: blank lines, comments and docstrings don't count."""
     docstrings: set[int] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-        ):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             docstrings.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     silent |= {tokenize.ENCODING, tokenize.ENDMARKER}

@@ -87,9 +87,7 @@ torch.ones(16 * 2**20)
 print(measure_memory(Task(lambda: torch.ones(8 * 2**20).sum()), torch.device("cpu")))
 """
     environment = {**os.environ, **MEMORY_ENVIRONMENT, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     found = re.search(r"growth=([\d.]+), total=([\d.]+)", done.stdout)
     assert found is not None, done.stdout
     growth, total = map(float, found.groups())
@@ -97,9 +95,7 @@ print(measure_memory(Task(lambda: torch.ones(8 * 2**20).sum()), torch.device("cp
 
 
 def _settings(tmp_path: Path, subject: str, **changes: object) -> Settings:
-    return Settings(
-        subject=subject, folder=str(tmp_path), model="vit_tiny", batch=2, repeats=1, threads=1, **changes
-    )  # type: ignore[arg-type]
+    return Settings(subject=subject, folder=str(tmp_path), model="vit_tiny", batch=2, repeats=1, threads=1, **changes)  # type: ignore[arg-type]
 
 
 def _pairs(tmp_path: Path) -> list[dict]:
@@ -131,9 +127,7 @@ def test_report_by_hand(tmp_path: Path) -> None:
 def test_markdown_has_a_row_a_pair_and_no_empty_columns(tmp_path: Path) -> None:
     head, _, row = markdown(_pairs(tmp_path)).splitlines()
     assert "| Memory | TFLOP/s | Of the peak | Difference |" in head
-    assert (
-        "| 3.00 s (2.50 to 3.50) | 1.00 s (1.00 to 2.50) | **6.00** | 4 images | 300 MiB / 100 MiB |" in row
-    )
+    assert "| 3.00 s (2.50 to 3.50) | 1.00 s (1.00 to 2.50) | **6.00** | 4 images | 300 MiB / 100 MiB |" in row
     assert "| 2 / 6 | 20.0% / 10.0% | 1.0e+00 |" in row
     (bare,) = _pairs(tmp_path)
     for side in (bare["baseline"], bare["ours"]):

@@ -195,9 +195,7 @@ def test_config_file_names_registered_data_sets(path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda p: p.relative_to(ROOT / "configs").as_posix())
 def test_config_file_opens_with_what_to_expect(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.startswith("#"), (
-        "begin with a comment: what it trains, the command, hours and score to expect"
-    )
+    assert text.startswith("#"), "begin with a comment: what it trains, the command, hours and score to expect"
     assert isinstance(yaml.safe_load(text), dict)
     base = re.search(r"^_BASE_: *\"?([^\"\n]+)", text, re.MULTILINE)
     if base is not None:

@@ -163,13 +163,9 @@ def test_bad_label_maps_are_refused_by_name(tmp_path):
     stored[0, 0] = 9
     with pytest.raises(ValueError, match=r"a\.png: unknown value 9; expected one of \[0, 1, 2\] or 255"):
         read_part_map(record(tmp_path, stored), METADATA)
-    with pytest.raises(
-        ValueError, match=r"a\.png: height and width are \(2, 3\), but .*a\.jpg says \(4, 6\)"
-    ):
+    with pytest.raises(ValueError, match=r"a\.png: height and width are \(2, 3\), but .*a\.jpg says \(4, 6\)"):
         read_part_map(record(tmp_path, labels()[:2, :3].copy()), METADATA)
-    with pytest.raises(
-        ValueError, match=r"a\.png: cannot be read: expected one channel of label ids, got mode RGB"
-    ):
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read: expected one channel of label ids, got mode RGB"):
         read_part_map(record(tmp_path, labels(), mode="RGB"), METADATA)
     entry = record(tmp_path, labels())
     with open(entry["sem_seg_file_name"], "r+b") as file:
@@ -239,9 +235,7 @@ def test_open_vocabulary_part_maps_have_no_background_and_hide_unseen_classes(tm
     assert part_map.tolist() == [[0, 65535, 1, 65535]] and part_map.dtype == np.int64
     # 255 is Pascal-Part-116's ignore value; in this set it is neither a class nor ignore.
     stored[0, 3] = 255
-    with pytest.raises(
-        ValueError, match=r"a\.png: unknown value 255; expected one of \[0, 1, 233\] or 65535"
-    ):
+    with pytest.raises(ValueError, match=r"a\.png: unknown value 255; expected one of \[0, 1, 233\] or 65535"):
         read_part_map(without_size(record(tmp_path, stored)), OV_METADATA)
 
 
@@ -289,9 +283,7 @@ def test_later_objects_are_painted_over_earlier_ones(tmp_path):
 
 def test_bad_objects_name_picture_and_annotation(tmp_path):
     annotation = {"id": 7, "category_id": 3, "segmentation": square(0, 0, 2)}
-    with pytest.raises(
-        ValueError, match=r"^a\.jpg: annotation 7: category_id: expected an object 0\.\.2, got 3"
-    ):
+    with pytest.raises(ValueError, match=r"^a\.jpg: annotation 7: category_id: expected an object 0\.\.2, got 3"):
         read_object_map(object_record(tmp_path, annotations=[annotation]), OV_METADATA)
     annotation.update(category_id=1, segmentation={"size": [6, 4], "counts": [24]})
     with pytest.raises(ValueError, match=r"^a\.jpg: annotation 7: segmentation\.size: expected \[4, 6\]"):
@@ -355,17 +347,13 @@ def test_exif_turns_only_where_the_annotation_says_so(tmp_path):
     assert np.array_equal(read_rgb(path, 6, 4), upright)
     # Without annotation there is nothing to obey but the tag.
     assert np.array_equal(read_rgb(path), upright)
-    with pytest.raises(
-        ValueError, match=r"a\.png: height and width are \(4, 6\) \(EXIF orientation 6\), .*\(5, 5\)"
-    ):
+    with pytest.raises(ValueError, match=r"a\.png: height and width are \(4, 6\) \(EXIF orientation 6\), .*\(5, 5\)"):
         read_rgb(path, 5, 5)
     # A half turn keeps the size, so the stored grid is the annotation's.
     save_rotated(path, 3)
     assert np.array_equal(read_rgb(path, 4, 6), picture())
     assert np.array_equal(read_rgb(path), picture()[::-1, ::-1])
-    with pytest.raises(
-        ValueError, match=r"\(4, 6\) \(EXIF orientation 3\), but its annotation says \(6, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"\(4, 6\) \(EXIF orientation 3\), but its annotation says \(6, 4\)"):
         read_rgb(path, 6, 4)
 
 

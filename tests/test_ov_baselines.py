@@ -48,8 +48,7 @@ def shrunk(prefix: str, tmp_path: Path) -> Callable[..., CfgNode]:
     def build(file: Path, *opts: Any) -> CfgNode:
         cfg = read_config(file)
         names = {
-            f"DATASETS.{split}": tuple(prefix + name for name in cfg.DATASETS[split])
-            for split in ("TRAIN", "TEST")
+            f"DATASETS.{split}": tuple(prefix + name for name in cfg.DATASETS[split]) for split in ("TRAIN", "TEST")
         }
         flat = [item for pair in names.items() for item in pair]
         return read_config(file, [*TINY, *flat, "OUTPUT_DIR", str(tmp_path), *opts])
@@ -76,9 +75,7 @@ def test_shipped_configuration_trains_and_is_scored_as_its_task_asks(
         for metrics in scores.values():
             assert 0 <= metrics["mIoU"] <= 100
             # Only where the vocabulary is the one that was trained on, but for some classes.
-            with_unseen = (
-                MetadataCatalog.get(name).family == MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).family
-            )
+            with_unseen = MetadataCatalog.get(name).family == MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).family
             assert ("hIoU" in metrics) == (with_unseen and file.parent.name != "few_shot")
 
 

@@ -83,8 +83,6 @@ def test_eight_pictures_learned_by_heart(eight_pictures: Callable[..., CfgNode])
     text[[head, leg]] = text[[leg, head]]
     loader = engine.Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
     model.prompter.classifier.text = text
-    swapped = inference_on_dataset(
-        model, loader, engine.Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
-    )
+    swapped = inference_on_dataset(model, loader, engine.Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0]))
     assert swapped["ov_oracle"]["IoU-cat's head"] < 20 < 80 < scores["IoU-cat's head"]
     assert swapped["ov_oracle"]["IoU-dog's head"] == pytest.approx(scores["IoU-dog's head"])

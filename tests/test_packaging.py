@@ -81,7 +81,8 @@ def test_every_import_is_a_requirement() -> None:
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 imported.add(node.module.split(".")[0])
     others = imported - set(sys.stdlib_module_names) - {"wps_sam", "detectron2"}
-    required = {requirement_name(r) for r in setup_arguments()["install_requires"]}
+    arguments = setup_arguments()
+    required = {requirement_name(r) for r in arguments["install_requires"] + arguments["extras_require"]["text"]}
     assert {distribution.get(name, name) for name in others} <= required
     # Not imported by us: torchvision by segment_anything, tensorboard by torch.utils.tensorboard.
     unused = required - {distribution.get(name, name) for name in others} - {"torchvision", "tensorboard"}
@@ -115,12 +116,7 @@ def test_the_model_zoo_names_the_weights_that_ship() -> None:
 
 def test_named_config_files_exist() -> None:
     """In documents, tools and the files themselves: a command that a reader copies must run."""
-    texts = [
-        *ROOT.glob("*.md"),
-        ROOT / "Makefile",
-        *(ROOT / "tools").glob("*.py"),
-        *(ROOT / "configs").rglob("*.yaml"),
-    ]
+    texts = [*ROOT.glob("*.md"), ROOT / "Makefile", *(ROOT / "tools").glob("*.py"), *(ROOT / "configs").rglob("*.yaml")]
     for path in texts:
         for name in re.findall(r"configs/[\w/-]+\.yaml", path.read_text(encoding="utf-8")):
             assert (ROOT / name).is_file(), f"{path.relative_to(ROOT)} names {name}"

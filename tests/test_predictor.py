@@ -80,9 +80,7 @@ def test_draws_saves_and_describes(find_parts: PartPredictor, photo: Path, tmp_p
         assert np.array_equal(segmentation_to_mask(part["mask"], 64, 64), mask)
 
 
-def test_confidence_leaves_out_what_is_less_sure(
-    tiny_model: Any, find_parts: PartPredictor, photo: Path
-) -> None:
+def test_confidence_leaves_out_what_is_less_sure(tiny_model: Any, find_parts: PartPredictor, photo: Path) -> None:
     everything = find_parts(photo)
     middle = float(np.median(everything.scores))
     sure = PartPredictor(tiny_model.config_file, tiny_model.safetensors, confidence=middle)(photo)
@@ -158,10 +156,7 @@ def test_extreme_sizes(find_parts: PartPredictor, height: int, width: int) -> No
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (
-            np.zeros((4, 4, 3), np.float32),
-            r"picture 0: expected uint8 \[H, W, 3\] RGB, got float32 \[4, 4, 3\]",
-        ),
+        (np.zeros((4, 4, 3), np.float32), r"picture 0: expected uint8 \[H, W, 3\] RGB, got float32 \[4, 4, 3\]"),
         (np.zeros((4, 4), np.uint8), r"got uint8 \[4, 4\]"),
         (np.zeros((0, 4, 3), np.uint8), r"got uint8 \[0, 4, 3\]"),
         (Image.new("RGB", (0, 5)), "expected pixels, got 0 x 5"),
@@ -175,9 +170,7 @@ def test_refuses_what_is_no_picture(find_parts: PartPredictor, image, message: s
         find_parts(image)
 
 
-def test_refuses_a_truncated_file_and_names_its_place(
-    find_parts: PartPredictor, photo: Path, tmp_path: Path
-) -> None:
+def test_refuses_a_truncated_file_and_names_its_place(find_parts: PartPredictor, photo: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(photo.read_bytes()[:300])
     with pytest.raises(ValueError, match="cut.jpg"):
@@ -205,9 +198,7 @@ def test_without_arguments_it_takes_what_is_shipped(
     assert_same(PartPredictor()(photo), find_parts(photo))
 
 
-def test_the_shipped_model_works_from_anywhere(
-    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shipped_model_works_from_anywhere(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     find = PartPredictor()
     assert len(find.class_names) == find.cfg.MODEL.PROMPTER.NUM_CLASSES == 16
@@ -215,9 +206,7 @@ def test_the_shipped_model_works_from_anywhere(
     assert find(photo).part_map.shape == (64, 64)
 
 
-def test_safetensors_bring_their_names_and_need_no_data_set(
-    tiny_model: Any, tiny_parts: Any, photo: Path
-) -> None:
+def test_safetensors_bring_their_names_and_need_no_data_set(tiny_model: Any, tiny_parts: Any, photo: Path) -> None:
     elsewhere = ("DATASETS.DESCRIPTIONS", ["nowhere.yaml"], "MODEL.PROMPTER.NUM_CLASSES", 7)
     find = PartPredictor(tiny_model.config_file, tiny_model.safetensors, opts=elsewhere)
     assert find.class_names == tiny_parts.classes

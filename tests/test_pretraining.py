@@ -15,14 +15,7 @@ from wps_sam.pretraining.losses import dice_loss, focal_loss, prompt_losses
 from wps_sam.pretraining.pictures import CollageSource, DatasetSource, Pieces, SyntheticSource
 from wps_sam.pretraining.promptable import decode_masks, encode_views, init_weights, load_weights, window_of
 from wps_sam.pretraining.trainer import first_questions, next_clicks
-from wps_sam.pretraining.views import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    PromptKind,
-    draw_prompts,
-    draw_view,
-    pad_normalised,
-)
+from wps_sam.pretraining.views import PIXEL_MEAN, PIXEL_STD, PromptKind, draw_prompts, draw_view, pad_normalised
 
 import numpy as np
 import pytest
@@ -76,9 +69,7 @@ def test_focal_loss_stays_finite_for_extreme_logits() -> None:
 
 def test_dice_loss_by_hand() -> None:
     # p = 0.5 everywhere on 4 pixels, 2 of them foreground: 1 - (2 * 1 + 1) / (2 + 2 + 1).
-    assert dice_loss(torch.zeros(1, 2, 2), torch.tensor([[[1.0, 1], [0, 0]]])).item() == pytest.approx(
-        1 - 3 / 5
-    )
+    assert dice_loss(torch.zeros(1, 2, 2), torch.tensor([[[1.0, 1], [0, 0]]])).item() == pytest.approx(1 - 3 / 5)
 
 
 def test_boxes_train_the_single_mask_and_points_the_best_of_three() -> None:
@@ -284,9 +275,7 @@ def test_a_collage_needs_something_to_paste() -> None:
 
 
 def test_data_sets_give_pieces(write_tiny_parts: Callable, tmp_path: Path) -> None:
-    parts = write_tiny_parts(
-        tmp_path / "parts", name="pretraining_parts", num_train=2, num_val=1, num_empty=1
-    )
+    parts = write_tiny_parts(tmp_path / "parts", name="pretraining_parts", num_train=2, num_val=1, num_empty=1)
     register_descriptions([str(parts.description)])
     source = DatasetSource(parts.split("train"))
     assert len(source) == 2  # the picture without annotations cannot be asked about
@@ -482,9 +471,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path: Path, monkeypatch: py
     assert second.iteration == whole.iteration == 4
     for key, value in whole.sam.state_dict().items():
         assert torch.equal(value, second.sam.state_dict()[key]), key
-        assert torch.equal(whole.average.module.state_dict()[key], second.average.module.state_dict()[key]), (
-            key
-        )
+        assert torch.equal(whole.average.module.state_dict()[key], second.average.module.state_dict()[key]), key
 
 
 def test_the_average_is_exponential_and_forgets_the_start(tmp_path: Path) -> None:
@@ -532,10 +519,7 @@ def test_validation_scores_the_averaged_weights(
         for name in ("synthetic", parts.split("val"))
         for kind in ("filled_box", "box", "point_best_of_3")
     }
-    assert (
-        all(torch.equal(trained[k], v) for k, v in pretrainer.sam.state_dict().items())
-        and pretrainer.sam.training
-    )
+    assert all(torch.equal(trained[k], v) for k, v in pretrainer.sam.state_dict().items()) and pretrainer.sam.training
     with torch.no_grad():
         for value in pretrainer.average.module.parameters():
             value.zero_()
@@ -545,10 +529,7 @@ def test_validation_scores_the_averaged_weights(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"iterations": 0, "minutes": 0.0},
-            "iterations and minutes: expected one to be positive, got 0, 0.0",
-        ),
+        ({"iterations": 0, "minutes": 0.0}, "iterations and minutes: expected one to be positive, got 0, 0.0"),
         ({"sources": ()}, "sources: expected at least one"),
         ({"sources": (("synthetic", -1.0),)}, "sources: expected at least one"),
         ({"sources": (("collage", 1.0),)}, "another source that a collage is made of"),
@@ -570,9 +551,7 @@ def test_a_view_larger_than_the_square_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_are_read_in_their_types() -> None:
-    read = read_settings(
-        {"sources": {"synthetic": 1}, "learning_rate": "4e-4", "minutes": 3, "scale_range": [1, 2]}
-    )
+    read = read_settings({"sources": {"synthetic": 1}, "learning_rate": "4e-4", "minutes": 3, "scale_range": [1, 2]})
     assert read.sources == (("synthetic", 1.0),) and read.learning_rate == 4e-4
     assert read.minutes == 3.0 and read.scale_range == (1.0, 2.0)
 
@@ -595,9 +574,7 @@ def test_wrong_settings_are_named(values: dict, message: str) -> None:
 
 def test_the_export_is_a_sam_in_half_precision_that_tells_its_origin(tmp_path: Path) -> None:
     pretrainer = Pretrainer(
-        replace(TOY, weights=str(SHIPPED_WEIGHTS)),
-        str(tmp_path),
-        command="python tools/pretrain_sam.py seed=0",
+        replace(TOY, weights=str(SHIPPED_WEIGHTS)), str(tmp_path), command="python tools/pretrain_sam.py seed=0"
     )
     path = tmp_path / "sam.safetensors"
     pretrainer.export(path, note="toy")

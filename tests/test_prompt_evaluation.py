@@ -58,9 +58,7 @@ class StubEncoder(SAMEncoder):
         drawn_for_both: Rectangle = (0, 0, 0, 0),
         rated: Sequence[float] = (0,) * 3,
     ) -> None:
-        small = PromptEncoder(
-            embed_dim=4, image_embedding_size=(2, 2), input_image_size=(SIDE, SIDE), mask_in_chans=4
-        )
+        small = PromptEncoder(embed_dim=4, image_embedding_size=(2, 2), input_image_size=(SIDE, SIDE), mask_in_chans=4)
         super().__init__(image_encoder=None, prompt_encoder=small, mask_decoder=nn.Identity())
         self.drawn, self.drawn_for_both, self.rated = drawn, drawn_for_both, rated
         self.seen: list[torch.Tensor] = []
@@ -70,9 +68,7 @@ class StubEncoder(SAMEncoder):
         self.seen.append(images)
         return {"image_embedding": images.new_zeros(len(images), 1, 2, 2)}
 
-    def encode_prompts(
-        self, *, boxes: torch.Tensor | None = None, points: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def encode_prompts(self, *, boxes: torch.Tensor | None = None, points: torch.Tensor | None = None) -> torch.Tensor:
         count = len(points if boxes is None else boxes)
         boxes = torch.full((count, 4), -1.0) if boxes is None else boxes
         points = torch.full((count, 2), -1.0) if points is None else points
@@ -175,22 +171,15 @@ def test_each_axis_has_its_own_scale() -> None:
     ("name", "wrong"),
     [
         ("_scaled", lambda self, coords: torch.from_numpy(coords.astype(np.float32))),
-        (
-            "_scaled",
-            lambda self, coords: torch.from_numpy((coords * self.scale)[..., ::-1].astype(np.float32)),
-        ),
+        ("_scaled", lambda self, coords: torch.from_numpy((coords * self.scale)[..., ::-1].astype(np.float32))),
         (
             "resize_mask",
-            lambda mask, frame, *size: nn.functional.interpolate(mask[None, None], size, mode="bilinear")[
-                0, 0
-            ],
+            lambda mask, frame, *size: nn.functional.interpolate(mask[None, None], size, mode="bilinear")[0, 0],
         ),
     ],
     ids=["unscaled", "x and y exchanged", "padding not cropped"],
 )
-def test_a_wrong_version_would_be_noticed(
-    monkeypatch: pytest.MonkeyPatch, name: str, wrong: Callable
-) -> None:
+def test_a_wrong_version_would_be_noticed(monkeypatch: pytest.MonkeyPatch, name: str, wrong: Callable) -> None:
     pictures = [picture_of(rectangle(8, 24, 16, 48))]
     assert score_prompts(StubEncoder(), pictures, kinds=["box"]).mean() == {"box": 1.0}
     monkeypatch.setattr(prompt_evaluation if name == "resize_mask" else PromptedPicture, name, wrong)
@@ -231,15 +220,7 @@ def test_what_is_not_asked_for_is_not_computed() -> None:
     scores = score_prompts(sam, [picture_of(l_shape())], kinds=("point", "box"))
     # In the order of KINDS, whatever the order of the request.
     assert list(scores.ious) == ["box", "point"] and len(sam.tokens) == 2
-    assert scores.table(["a"]).splitlines()[0].split() == [
-        "mean",
-        "IoU",
-        "in",
-        "percent",
-        "pieces",
-        "box",
-        "point",
-    ]
+    assert scores.table(["a"]).splitlines()[0].split() == ["mean", "IoU", "in", "percent", "pieces", "box", "point"]
 
 
 def test_bad_input_is_refused() -> None:
@@ -337,9 +318,7 @@ def test_masks_are_those_of_the_packages_predictor(random_sam: Sam) -> None:
             answers = zip(prompted.masks(*given_to_ours), prompted.masks(*given_to_ours, multimask=True))
             for k, ((of_single, _), (of_three, rated)) in enumerate(answers):
                 masks = torch.cat([of_single, of_three])
-                given = (
-                    {"point_labels": np.ones(1), **prompt(k)} if "point_coords" in prompt(k) else prompt(k)
-                )
+                given = {"point_labels": np.ones(1), **prompt(k)} if "point_coords" in prompt(k) else prompt(k)
                 single, _, _ = predictor.predict(**given, multimask_output=False)
                 three, their_ratings, _ = predictor.predict(**given, multimask_output=True)
                 expected = np.concatenate([single, three])
@@ -374,10 +353,7 @@ def known_scores() -> PromptScores:
     return PromptScores(
         category_ids=np.array([1, 0, 1, 1, 3]),
         long_sides=np.array([15.0, 16, 31, 128, 500]),
-        ious={
-            "filled_box": np.array([0.5, 0.6, 0.7, 0.8, 0.9]),
-            "box": np.array([0.0, 1.0, 0.5, 0.25, 0.75]),
-        },
+        ious={"filled_box": np.array([0.5, 0.6, 0.7, 0.8, 0.9]), "box": np.array([0.0, 1.0, 0.5, 0.25, 0.75])},
         pictures=2,
     )
 
@@ -457,9 +433,7 @@ def test_data_sets_give_every_mask(tiny_parts) -> None:
     register_descriptions([str(tiny_parts.description)])
     records = DatasetCatalog.get(tiny_parts.split("val"))
     pictures = list(dataset_pictures(tiny_parts.split("val")))
-    assert [p.category_ids for p in pictures] == [
-        [a["category_id"] for a in r["annotations"]] for r in records
-    ]
+    assert [p.category_ids for p in pictures] == [[a["category_id"] for a in r["annotations"]] for r in records]
     for picture, record in zip(pictures, records):
         assert picture.image.shape == (64, 64, 3) and picture.image.dtype == np.uint8
         for mask, annotation in zip(picture.masks, record["annotations"]):

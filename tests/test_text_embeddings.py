@@ -126,10 +126,7 @@ def bert_by_hand(folder: str, text: str) -> torch.Tensor:
 
 
 def template_mean_by_hand(encode: Any, folder: str, name: str, **options: Any) -> torch.Tensor:
-    units = [
-        F.normalize(encode(folder, text, **options), dim=0)
-        for text in (f"a photo of a {name}.", f"the {name}")
-    ]
+    units = [F.normalize(encode(folder, text, **options), dim=0) for text in (f"a photo of a {name}.", f"the {name}")]
     total = units[0] + units[1]
     return total / total.norm()
 
@@ -192,11 +189,7 @@ def test_only_the_place_of_the_name_is_filled(bert: str) -> None:
         (NAMES, (), r"MODEL\.TEXT\.TEMPLATES: expected at least one.*got \[\]"),
         (NAMES, ("a {}", "a photo"), r"MODEL\.TEXT\.TEMPLATES: .*one \{\} where.*got \['a photo'\]"),
         (NAMES, ("{} of {}",), r"got \['\{\} of \{\}'\]"),
-        (
-            NAMES,
-            ("{}" + " and so on" * 9,),
-            r"MODEL\.TEXT\.TEMPLATES: \"dog's ear and.* tokens, but .* reads 40",
-        ),
+        (NAMES, ("{}" + " and so on" * 9,), r"MODEL\.TEXT\.TEMPLATES: \"dog's ear and.* tokens, but .* reads 40"),
     ],
 )
 def test_what_can_not_be_embedded_is_refused(bert: str, names: Any, templates: Any, message: str) -> None:
@@ -290,9 +283,7 @@ def test_lookup_follows_the_names(three: TextEmbeddings) -> None:
 def test_lookup_names_what_is_missing_and_how_to_make_it(three: TextEmbeddings, tmp_path: Path) -> None:
     three.write(tmp_path / "names.safetensors")
     read = TextEmbeddings.read(tmp_path / "names.safetensors")
-    message = (
-        r"names\.safetensors: 2 of 3 names .*\['cat', 'Boat'\].*python tools/embed_names\.py --config-file"
-    )
+    message = r"names\.safetensors: 2 of 3 names .*\['cat', 'Boat'\].*python tools/embed_names\.py --config-file"
     with pytest.raises(ValueError, match=message):
         read.lookup(["cat", "boat", "Boat"])
 
@@ -307,11 +298,7 @@ ABOUT = {"names": ["a", "b"], "encoder": "e", "templates": ["{}"]}
         (torch.eye(2), {"names": ["a", "b"]}, "KeyError: 'templates'"),
         (torch.eye(3), ABOUT, r"expected float32 \[2, E\], a row a name, got torch\.float32 \[3, 3\]"),
         (torch.eye(2).half(), ABOUT, r"got torch\.float16"),
-        (
-            torch.tensor([[1.0, 0.0], [0.6, 0.7]]),
-            ABOUT,
-            r"of length 1, got \(name, length\) \[\('b', 0\.922\)\]",
-        ),
+        (torch.tensor([[1.0, 0.0], [0.6, 0.7]]), ABOUT, r"of length 1, got \(name, length\) \[\('b', 0\.922\)\]"),
         (torch.full((2, 2), torch.nan), ABOUT, r"of length 1, got .*nan"),
         (torch.eye(2), {**ABOUT, "names": ["a", "a"]}, r"more than once: \['a'\]"),
     ],

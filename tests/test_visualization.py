@@ -68,13 +68,7 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[float, float
 def test_srgb_to_lab_gives_the_published_values() -> None:
     # Red, green and blue of sRGB under D65, as printed in colour tables; white and black by definition.
     given = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0]], np.uint8)
-    expected = [
-        [53.24, 80.09, 67.20],
-        [87.73, -86.18, 83.18],
-        [32.30, 79.19, -107.86],
-        [100, 0, 0],
-        [0, 0, 0],
-    ]
+    expected = [[53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86], [100, 0, 0], [0, 0, 0]]
     np.testing.assert_allclose(srgb_to_lab(given), expected, atol=0.05)
     # Grey of 128: ((128 / 255 + 0.055) / 1.055) ** 2.4 = 0.21586 of white's light, 116 * 0.21586 ** (1 / 3) - 16.
     np.testing.assert_allclose(srgb_to_lab(np.array([128, 128, 128])), [53.585, 0, 0], atol=0.005)
@@ -184,9 +178,7 @@ def test_instances_carry_names_and_scores(texts: list) -> None:
     masks = np.zeros((2, 64, 64), bool)
     masks[0, 5:25, 5:60] = True
     masks[1, 35:60, 5:60] = True
-    draw_instances(
-        photo(64, 64), masks, [2, 2], NAMES, scores=[0.914, 0.5], boxes=[[5, 5, 60, 25], [5, 35, 60, 60]]
-    )
+    draw_instances(photo(64, 64), masks, [2, 2], NAMES, scores=[0.914, 0.5], boxes=[[5, 5, 60, 25], [5, 35, 60, 60]])
     assert sorted(text for text, _ in texts) == ["Dog Tail", "Dog Tail 50%", "Dog Tail 91%"]
 
 
@@ -194,9 +186,7 @@ def test_small_instances_lie_over_large_ones() -> None:
     masks = np.zeros((2, 32, 32), bool)
     masks[0, 12:20, 12:20] = True
     masks[1] = True
-    picture = draw_instances(
-        np.full((32, 32, 3), 128, np.uint8), masks, [0, 1], NAMES, alpha=1.0, legend=False
-    )
+    picture = draw_instances(np.full((32, 32, 3), 128, np.uint8), masks, [0, 1], NAMES, alpha=1.0, legend=False)
     factor = picture.shape[0] // 32
     inner = picture[12 * factor : 20 * factor, 12 * factor : 20 * factor]
     assert share_of(inner, part_colors(NAMES)[0]) > 0.5
@@ -206,22 +196,16 @@ def test_small_instances_lie_over_large_ones() -> None:
 
 
 def test_box_is_drawn_on_its_edges() -> None:
-    picture = draw_weak_labels(
-        np.full((64, 64, 3), 128, np.uint8), [1], NAMES, boxes=[[16, 16, 48, 48]], legend=False
-    )
+    picture = draw_weak_labels(np.full((64, 64, 3), 128, np.uint8), [1], NAMES, boxes=[[16, 16, 48, 48]], legend=False)
     factor = picture.shape[0] // 64
     color = part_colors(NAMES)[1]
     for x, y in ((16, 40), (48, 40), (32, 48)):
-        assert (
-            share_of(picture[y * factor - 1 : y * factor + 2, x * factor - 1 : x * factor + 2], color) > 0.5
-        )
+        assert share_of(picture[y * factor - 1 : y * factor + 2, x * factor - 1 : x * factor + 2], color) > 0.5
     assert share_of(picture[34 * factor : 46 * factor, 18 * factor : 46 * factor], color) == 0
 
 
 def test_point_is_drawn_on_the_centre_of_its_pixel() -> None:
-    picture = draw_weak_labels(
-        np.full((64, 64, 3), 128, np.uint8), [1], NAMES, points=[[20, 30]], legend=False
-    )
+    picture = draw_weak_labels(np.full((64, 64, 3), 128, np.uint8), [1], NAMES, points=[[20, 30]], legend=False)
     factor = picture.shape[0] / 64
     x, y = round(20.5 * factor), round(30.5 * factor)
     assert share_of(picture[y - 2 : y + 3, x - 2 : x + 3], part_colors(NAMES)[1]) > 0.5
@@ -238,9 +222,7 @@ def mixed_labels() -> dict[str, Any]:
 
 
 def test_each_kind_of_a_mix_is_drawn_in_its_own_way(texts: list) -> None:
-    picture = draw_weak_labels(
-        np.full((64, 64, 3), 128, np.uint8), [0, 1, 2], NAMES, **mixed_labels(), legend=False
-    )
+    picture = draw_weak_labels(np.full((64, 64, 3), 128, np.uint8), [0, 1, 2], NAMES, **mixed_labels(), legend=False)
     factor = picture.shape[0] // 64
     of_box, of_point, of_mask = part_colors(NAMES)[:3]
 
@@ -274,17 +256,11 @@ def test_labels_that_are_all_of_one_kind_are_drawn_as_ever() -> None:
     ("change", "message"),
     [
         ({"kinds": ["box", "point"]}, r"kinds: expected 3 .* got \['box', 'point'\]"),
-        (
-            {"kinds": ["box", "point", "scribble"]},
-            "kinds: expected 3 of 'box', 'point' and 'mask'.*'scribble'",
-        ),
+        ({"kinds": ["box", "point", "scribble"]}, "kinds: expected 3 of 'box', 'point' and 'mask'.*'scribble'"),
         ({"boxes": None}, "boxes: expected one for label 0 of kind 'box', got None"),
         ({"points": None}, "points: expected one for label 1 of kind 'point', got None"),
         ({"masks": None}, "masks: expected one for label 2 of kind 'mask', got None"),
-        (
-            {"masks": np.zeros((3, 64, 32), bool)},
-            r"masks: expected \(3, 64, 64\) for 3 classes, got \(3, 64, 32\)",
-        ),
+        ({"masks": np.zeros((3, 64, 32), bool)}, r"masks: expected \(3, 64, 64\) for 3 classes, got \(3, 64, 32\)"),
         ({"kinds": None}, "masks were given, so expected kinds, got None"),
     ],
 )
@@ -368,38 +344,21 @@ def test_no_parts_at_all() -> None:
     assert draw_weak_labels(image, [], NAMES, boxes=np.zeros((0, 4))).size
     assert draw_weak_labels(image, [], NAMES, points=np.zeros((0, 2))).size
     assert draw_weak_labels(image, [], NAMES, kinds=[]).size
-    assert (
-        draw_part_map(image, nothing, NAMES).shape == draw_part_map(image, nothing, NAMES, legend=False).shape
-    )
+    assert draw_part_map(image, nothing, NAMES).shape == draw_part_map(image, nothing, NAMES, legend=False).shape
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: draw_part_map(np.zeros((4, 4)), np.zeros((4, 4), int), NAMES),
-            r"image: expected uint8 \[H, W, 3\]",
-        ),
-        (
-            lambda: draw_part_map(photo(4, 4), np.zeros((4, 5), int), NAMES),
-            r"part map: expected integers \[4, 4\]",
-        ),
+        (lambda: draw_part_map(np.zeros((4, 4)), np.zeros((4, 4), int), NAMES), r"image: expected uint8 \[H, W, 3\]"),
+        (lambda: draw_part_map(photo(4, 4), np.zeros((4, 5), int), NAMES), r"part map: expected integers \[4, 4\]"),
         (lambda: draw_part_map(photo(4, 4), np.zeros((4, 4)), NAMES), "got float64"),
         (lambda: draw_instances(photo(4, 4), np.zeros((2, 4, 4), bool), [0], NAMES), "for 1 classes"),
-        (
-            lambda: draw_instances(photo(4, 4), np.zeros((1, 4, 4), bool), [4], NAMES),
-            r"ids in 0\.\.3, got \[4\]",
-        ),
-        (
-            lambda: draw_instances(photo(4, 4), np.zeros((1, 4, 4), bool), [0], NAMES, scores=[]),
-            "expected 1 values",
-        ),
+        (lambda: draw_instances(photo(4, 4), np.zeros((1, 4, 4), bool), [4], NAMES), r"ids in 0\.\.3, got \[4\]"),
+        (lambda: draw_instances(photo(4, 4), np.zeros((1, 4, 4), bool), [0], NAMES, scores=[]), "expected 1 values"),
         (lambda: draw_weak_labels(photo(4, 4), [0], NAMES), "either boxes or points"),
         (lambda: draw_weak_labels(photo(4, 4), [0], NAMES, points=[[1, 2, 3]]), r"points: expected \[1, 2\]"),
-        (
-            lambda: side_by_side(photo(4, 4), None, np.zeros((4, 4), int), NAMES, titles=["a"]),
-            "titles: expected three",
-        ),
+        (lambda: side_by_side(photo(4, 4), None, np.zeros((4, 4), int), NAMES, titles=["a"]), "titles: expected three"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message: str) -> None:

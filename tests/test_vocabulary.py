@@ -35,12 +35,7 @@ def test_objects_of_part_names():
 def test_names_alone_make_a_vocabulary():
     vocabulary = PartVocabulary.from_names(list(NAMES))
     assert vocabulary.names == NAMES and len(vocabulary) == 4
-    assert vocabulary.supercategories == ("dog", "dog", "dog", "car") and vocabulary.part_objects == (
-        0,
-        0,
-        0,
-        1,
-    )
+    assert vocabulary.supercategories == ("dog", "dog", "dog", "car") and vocabulary.part_objects == (0, 0, 0, 1)
     assert vocabulary.label_map == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
     assert vocabulary.unseen == frozenset() and vocabulary.flip_map is None and vocabulary.family is None
     # 255 would be the background of 255 classes.
@@ -71,11 +66,7 @@ def test_training_sees_the_seen_classes_numbered_anew():
     vocabulary = PETS.with_unseen([2])
     assert vocabulary.seen_ids == {0: 0, 1: 1, 3: 2}
     seen = vocabulary.only_seen()
-    assert seen.names == ("dog's left ear", "dog's right ear", "car's door") and seen.part_objects == (
-        0,
-        0,
-        1,
-    )
+    assert seen.names == ("dog's left ear", "dog's right ear", "car's door") and seen.part_objects == (0, 0, 1)
     assert seen.object_names == PETS.object_names and seen.unseen == frozenset()
     # The tail's 3 reads as ignore, the background as the new background.
     assert seen.label_map == {1: 0, 2: 1, 7: 2, 0: 3, 8: 3, 3: 255}

@@ -14,9 +14,7 @@ def write_clip(folder: Path) -> str:
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77
-    )
+    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=77)
     tokenizer.save_pretrained(folder)
     small = dict(hidden_size=16, intermediate_size=16, num_attention_heads=2)
     text = dict(

@@ -39,9 +39,7 @@ def _peak(text: str) -> tuple[str, float]:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("subject", choices=sorted(SUBJECTS))
     add("--model", default="vit_b", help="vit_tiny, vit_b, vit_l or vit_h (default: %(default)s)")
@@ -49,26 +47,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
     add("--repeats", type=int, default=5, help="rounds in which every side is run (default: %(default)s)")
     add("--warmup", type=int, default=1, help="runs of every side before (default: %(default)s)")
-    add(
-        "--variant",
-        action="append",
-        default=[],
-        choices=sorted(VARIANTS),
-        help="of our encoder; may be repeated",
-    )
+    add("--variant", action="append", default=[], choices=sorted(VARIANTS), help="of our encoder; may be repeated")
     add("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
     add("--folder", help="where pictures and caches are written, and stay (default: a temporary folder)")
-    add(
-        "--no-memory", action="store_true", help="leave out the memory, for which every side is run once more"
-    )
-    add(
-        "--peak-tflops",
-        action="append",
-        type=_peak,
-        default=[],
-        metavar="fp32|bf16=NUMBER",
-        help="of the device",
-    )
+    add("--no-memory", action="store_true", help="leave out the memory, for which every side is run once more")
+    add("--peak-tflops", action="append", type=_peak, default=[], metavar="fp32|bf16=NUMBER", help="of the device")
     add("--json", metavar="FILE", help="write the pairs there")
     return parser.parse_args(argv)
 

@@ -32,29 +32,21 @@ from detectron2.utils.logger import setup_logger
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output", metavar="DIR", help="default: MODEL.SAM.CACHE_DIR")
-    parser.add_argument(
-        "--dtype", choices=list(DTYPES), help="default: fp16; int8: half of it, see datasets/README.md"
-    )
+    parser.add_argument("--dtype", choices=list(DTYPES), help="default: fp16; int8: half of it, see datasets/README.md")
     parser.add_argument("--convert", metavar="DIR", help="caches of format 1, whose dtype is kept")
     parser.add_argument("--batch-size", type=int, default=1, help="pictures at once; a GPU likes 8")
     parser.add_argument("--num-gpus", type=int, default=1)
-    parser.add_argument(
-        "--num-processes", type=int, default=0, help="processes on the CPU; needs MODEL.DEVICE cpu"
-    )
+    parser.add_argument("--num-processes", type=int, default=0, help="processes on the CPU; needs MODEL.DEVICE cpu")
     parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
     parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f"--batch-size is {args.batch_size}; expected 1 or more")
     if args.convert and args.dtype:
-        parser.error(
-            f"--dtype is {args.dtype}; expected none with --convert, which keeps that of the old caches"
-        )
+        parser.error(f"--dtype is {args.dtype}; expected none with --convert, which keeps that of the old caches")
     return args
 
 

@@ -12,19 +12,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from wps_sam.checkpoint_conversion import (
-    convert_sam,
-    convert_wps_sam,
-    export_trained,
-    write_sam,
-    write_wps_sam,
-)
+from wps_sam.checkpoint_conversion import convert_sam, convert_wps_sam, export_trained, write_sam, write_wps_sam
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--from", dest="layout", choices=["sam", "wps-sam", "training"], required=True, help="what INPUT is"
     )
@@ -51,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.layout == "sam":
             arch, state = convert_sam(args.input, args.arch)
             write_sam(state, args.output)
-            print(
-                f"{args.output}: SAM {arch}; use it with MODEL.SAM.ARCH {arch} MODEL.SAM.WEIGHTS {args.output}"
-            )
+            print(f"{args.output}: SAM {arch}; use it with MODEL.SAM.ARCH {arch} MODEL.SAM.WEIGHTS {args.output}")
         elif args.layout == "training":
             export_trained(args.input, args.output)
         else:

@@ -28,9 +28,7 @@ def find_pictures(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
     """(picture, where its results go, without suffix): folders are searched to the bottom and keep their shape."""
     found = []
     for given in inputs:
-        inside = (
-            sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES) if given.is_dir() else [given]
-        )
+        inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES) if given.is_dir() else [given]
         # Archives packed on a Mac carry "._name.jpg" beside name.jpg, which is no picture.
         inside = [p for p in inside if not p.name.startswith("._")]
         if not inside:
@@ -49,20 +47,14 @@ def find_pictures(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER")
     parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR")
     parser.add_argument("--config-file", metavar="FILE")
     parser.add_argument("--weights", metavar="FILE")
     parser.add_argument("--confidence", type=float, help="leave out parts with a lower score (0 to 1)")
-    parser.add_argument(
-        "--names", nargs="+", help="parts to look for, if the model takes its classes by name"
-    )
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="config overrides: KEY VALUE ..."
-    )
+    parser.add_argument("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides: KEY VALUE ...")
     args = parser.parse_args(argv)
 
     pictures = find_pictures(args.inputs)

@@ -24,9 +24,7 @@ from detectron2.data import MetadataCatalog
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument(
         "--names", nargs="+", default=[], metavar="NAME", help="embed these too; overrides go before --names"
@@ -46,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--names holds the config key {swallowed[0]!r}; put overrides before --names")
         output = args.output or cfg.MODEL.TEXT.EMBEDDINGS
         if not output:
-            raise ValueError(
-                "MODEL.TEXT.EMBEDDINGS is empty; expected the file to write, there or as --output"
-            )
+            raise ValueError("MODEL.TEXT.EMBEDDINGS is empty; expected the file to write, there or as --output")
         register_descriptions(cfg.DATASETS.DESCRIPTIONS)
         datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
         check_classes(cfg, datasets)

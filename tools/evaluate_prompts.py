@@ -19,13 +19,7 @@ from pathlib import Path
 
 from wps_sam.data import register_descriptions
 from wps_sam.data.synthetic import CLASS_NAMES
-from wps_sam.prompt_evaluation import (
-    dataset_pictures,
-    load_encoder,
-    score_prompts,
-    synthetic_pictures,
-    weights_hash,
-)
+from wps_sam.prompt_evaluation import dataset_pictures, load_encoder, score_prompts, synthetic_pictures, weights_hash
 
 import torch
 from detectron2.data import MetadataCatalog
@@ -34,19 +28,11 @@ SYNTHETIC_PICTURES = 40
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--arch", default="vit_tiny", help="vit_tiny, vit_b, vit_l or vit_h (default: %(default)s)")
     add("--weights", default="shipped", metavar="FILE", help='.safetensors or .pth, or "shipped" (default)')
-    add(
-        "--description",
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="data set to register; may be repeated",
-    )
+    add("--description", action="append", default=[], metavar="YAML", help="data set to register; may be repeated")
     add("--dataset", required=True, metavar="NAME", help='registered name, or "synthetic"')
     add("--limit", type=int, help=f"first pictures only (default: all; synthetic: {SYNTHETIC_PICTURES})")
     add("--size", type=int, default=512, help="side of synthetic pictures in pixels (default: %(default)s)")
@@ -83,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         about |= {"dataset": args.dataset, "limit": args.limit, "bf16": args.bf16, "device": args.device}
         about |= {"size": args.size} if synthetic else {}
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(
-            json.dumps({**about, **scores.as_dict(names)}, indent=1) + "\n", encoding="utf-8"
-        )
+        args.output.write_text(json.dumps({**about, **scores.as_dict(names)}, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -19,13 +19,9 @@ DEFAULT_ROOT = Path(__file__).resolve().parents[1] / "datasets" / "synthetic_par
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default=str(DEFAULT_ROOT), help="folder to write to (default: %(default)s)")
-    parser.add_argument(
-        "--num-train", type=int, default=1000, help="training pictures (default: %(default)s)"
-    )
+    parser.add_argument("--num-train", type=int, default=1000, help="training pictures (default: %(default)s)")
     parser.add_argument("--num-val", type=int, default=100, help="validation pictures (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default: %(default)s)")
     parser.add_argument(

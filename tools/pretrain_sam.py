@@ -27,19 +27,11 @@ import yaml
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config-file", type=Path, metavar="YAML", help="settings; see PretrainSettings for all of them")
     add("--output-dir", required=True)
-    add(
-        "--description",
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="data set to register; may be repeated",
-    )
+    add("--description", action="append", default=[], metavar="YAML", help="data set to register; may be repeated")
     add("--resume", action="store_true", help="continue from OUTPUT_DIR/checkpoint.pt")
     add("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
     add("settings", nargs="*", metavar="NAME=VALUE", help="settings that replace those of the file, as YAML")

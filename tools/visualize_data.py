@@ -23,9 +23,7 @@ from PIL import Image
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: OUTPUT_DIR/data")
     parser.add_argument("--num-images", type=int, default=20)
@@ -53,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Models that are trained on masks alone have no other kind.
         numbers = labels.gt_kinds.tolist() if labels.has("gt_kinds") else [LabelKind.MASK] * len(labels)
         kinds = [LabelKind(number).name.lower() for number in numbers]
-        picture = draw_weak_labels(
-            image, classes, names, boxes=boxes, points=points, masks=masks, kinds=kinds
-        )
+        picture = draw_weak_labels(image, classes, names, boxes=boxes, points=points, masks=masks, kinds=kinds)
         target = output / f"{number:04d}_{Path(record['file_name']).stem}.png"
         Image.fromarray(picture).save(target)
         print(f"{record['file_name']}: {len(labels)} parts -> {target}")

@@ -80,9 +80,7 @@ def choose() -> str:
             f"{CHOICE_VARIABLE}=real, but Detectron2 is not installed. How to install it: {INSTALLATION_GUIDE}"
         )
     if choice == "standin" and installed and "detectron2" in sys.modules:
-        raise ImportError(
-            f"{CHOICE_VARIABLE}=standin, but Detectron2 is imported already: import wps_sam first"
-        )
+        raise ImportError(f"{CHOICE_VARIABLE}=standin, but Detectron2 is imported already: import wps_sam first")
     if installed and choice != "standin":
         logger.info("Using the installed Detectron2")
         return "real"

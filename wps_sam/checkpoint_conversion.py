@@ -103,9 +103,7 @@ def convert_wps_sam(source: str) -> ConvertedWPSSAM:
         else:
             prompter[PROMPTER_PREFIXES[prefix] + key[len(prefix) :]] = value
     if unknown:
-        raise ValueError(
-            f"{source}: not a checkpoint of WPS-SAM's authors; unknown keys: {', '.join(unknown[:8])}"
-        )
+        raise ValueError(f"{source}: not a checkpoint of WPS-SAM's authors; unknown keys: {', '.join(unknown[:8])}")
     options = {"MODEL.SAM.ARCH": arch, **_read_sizes(prompter, source)}
     return ConvertedWPSSAM(source, prompter, sam, options)
 
@@ -167,9 +165,7 @@ def write_wps_sam(converted: ConvertedWPSSAM, path: str, sam_path: str) -> None:
     try:
         model.prompter.load_state_dict(converted.prompter, strict=True)
     except RuntimeError as error:
-        raise ValueError(
-            f"{converted.source}: the part that becomes our prompter is not whole: {error}"
-        ) from error
+        raise ValueError(f"{converted.source}: the part that becomes our prompter is not whole: {error}") from error
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: torch.save({"model": model.state_dict()}, file))
     options = " ".join(f"{key} {value}" for key, value in converted.options.items())
@@ -189,9 +185,7 @@ def export_trained(source: str, path: str) -> None:
     checkpoint = SafeCheckpointer.read(source)
     names = checkpoint.get("trainer", {}).get("class_names")
     if not names:
-        raise ValueError(
-            f"{source}: holds no class names; expected a checkpoint written by tools/train_net.py"
-        )
+        raise ValueError(f"{source}: holds no class names; expected a checkpoint written by tools/train_net.py")
     tensors = {
         # The Fourier matrix must stay what SAM has, to the last bit: its hash is checked.
         key: value.half().contiguous() if key.startswith("prompter.") and value.is_floating_point() else value

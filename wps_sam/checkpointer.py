@@ -51,9 +51,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             evaluation; wrong for starting from weights trained on other classes, where Detectron2's warnings do.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any
-    ):
+    def __init__(self, model: torch.nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
         self._file = ""

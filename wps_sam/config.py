@@ -42,14 +42,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 RENAMED = {
     **{
         f"MODEL.PROMPTER.{key}": f"MODEL.DETR_PROMPTER.{key}"
-        for key in (
-            "NUM_QUERIES",
-            "NECK_STRIDES",
-            "NUM_ENCODER_LAYERS",
-            "NUM_DECODER_LAYERS",
-            "NUM_HEADS",
-            "FFN_DIM",
-        )
+        for key in ("NUM_QUERIES", "NECK_STRIDES", "NUM_ENCODER_LAYERS", "NUM_DECODER_LAYERS", "NUM_HEADS", "FFN_DIM")
     },
     **{
         f"MODEL.PROMPTER.{key}": f"MODEL.DENSE_PROMPTER.{key}"

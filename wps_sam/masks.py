@@ -29,9 +29,7 @@ _DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombErr
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
-def valid_polygons(
-    segmentation: Polygons, rule: Literal["strict", "wps_sam"] = "strict"
-) -> list[list[float]]:
+def valid_polygons(segmentation: Polygons, rule: Literal["strict", "wps_sam"] = "strict") -> list[list[float]]:
     """The polygons of one annotation that can be drawn; [] where the annotation has no usable mask.
 
     PartImageNet holds polygons with 0, 2 and 4 numbers. pycocotools takes a list whose first polygon has 4
@@ -93,9 +91,7 @@ def segmentation_to_mask(segmentation: Segmentation, height: int, width: int) ->
 
 def _rle_to_mask(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     if not {"size", "counts"} <= set(rle):
-        raise ValueError(
-            f"segmentation: expected an encoding with size and counts, got the keys {sorted(rle)}"
-        )
+        raise ValueError(f"segmentation: expected an encoding with size and counts, got the keys {sorted(rle)}")
     size, counts = list(rle["size"]), rle["counts"]
     if size != [height, width]:
         raise ValueError(f"segmentation.size: expected [{height}, {width}], the picture's, got {size}")
@@ -104,14 +100,11 @@ def _rle_to_mask(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     elif isinstance(counts, list | tuple) and all(isinstance(run, int) for run in counts):
         runs = list(counts)
     else:
-        raise ValueError(
-            f"segmentation.counts: expected a list of integers, str or bytes, got {counts!r:.80}"
-        )
+        raise ValueError(f"segmentation.counts: expected a list of integers, str or bytes, got {counts!r:.80}")
     # pycocotools would not mind runs that do not fill the picture, and leave noise from memory in the rest.
     if sum(runs) != height * width or min(runs) < 0:
         raise ValueError(
-            f"segmentation.counts: expected runs that add up to {height} * {width} = {height * width}, "
-            f"got {sum(runs)}"
+            f"segmentation.counts: expected runs that add up to {height} * {width} = {height * width}, got {sum(runs)}"
         )
     # Column by column, outside and inside in turn, beginning outside.
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
@@ -293,9 +286,7 @@ def read_object_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     return object_map
 
 
-def restrict_to_object(
-    part_map: np.ndarray, object_map: np.ndarray, category_id: int, ignore_label: int
-) -> np.ndarray:
+def restrict_to_object(part_map: np.ndarray, object_map: np.ndarray, category_id: int, ignore_label: int) -> np.ndarray:
     """``part_map`` with ``ignore_label`` wherever ``object_map`` is not ``category_id``; all of them [H, W]."""
     return np.where(object_map == category_id, part_map, ignore_label)
 

@@ -24,15 +24,7 @@ from .checkpointer import SafeCheckpointer
 from .config import is_open_vocabulary, read_config
 from .data import mapper, part_mask_mapper
 from .data.sources.descriptions import register_descriptions
-from .masks import (
-    mask_to_rle,
-    pil_to_rgb,
-    read_object_map,
-    read_part_map,
-    read_rgb,
-    record_size,
-    restrict_to_object,
-)
+from .masks import mask_to_rle, pil_to_rgb, read_object_map, read_part_map, read_rgb, record_size, restrict_to_object
 from .visualization import draw_instances, side_by_side
 from .vocabulary import PartVocabulary
 
@@ -41,10 +33,7 @@ logger = logging.getLogger(__name__)
 ImageLike = str | Path | np.ndarray | Image.Image
 
 # What evaluation does to a picture, by INPUT.DATASET_MAPPER_NAME.
-AUGMENTATIONS = {
-    "weak_labels": mapper.build_augmentations,
-    "part_masks": part_mask_mapper.build_augmentations,
-}
+AUGMENTATIONS = {"weak_labels": mapper.build_augmentations, "part_masks": part_mask_mapper.build_augmentations}
 
 PACKAGE = Path(__file__).resolve().parent
 # People in street photos: 16 parts of clothing and body.
@@ -202,12 +191,8 @@ class PartPredictor:
         Raises:
             ValueError: as for one picture; names its place in ``images``.
         """
-        if isinstance(images, (str, Path, Image.Image)) or (
-            isinstance(images, np.ndarray) and images.ndim < 4
-        ):
-            raise ValueError(
-                "predict_batch: expected several pictures, got one; call the predictor with it instead"
-            )
+        if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+            raise ValueError("predict_batch: expected several pictures, got one; call the predictor with it instead")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
         predictions: list[PartPrediction] = []
@@ -237,9 +222,7 @@ class PartPredictor:
         ground_truth = read_part_map(record, metadata)
         if "category_id" in record:
             objects = read_object_map(record, metadata)
-            ground_truth = restrict_to_object(
-                ground_truth, objects, record["category_id"], metadata.ignore_label
-            )
+            ground_truth = restrict_to_object(ground_truth, objects, record["category_id"], metadata.ignore_label)
             predicted = self._predict_object(image, record, objects == record["category_id"])
         else:
             predicted = self(image).part_map
@@ -260,9 +243,7 @@ class PartPredictor:
         self.model.set_vocabulary(vocabulary.after_training_on(self._trained_names))
 
     @torch.inference_mode()
-    def _predict_object(
-        self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray
-    ) -> np.ndarray:
+    def _predict_object(self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray) -> np.ndarray:
         """int64 [H, W]: which part of the record's object each of its pixels is; C elsewhere."""
         asked = {**self._to_input(image, record["file_name"]), "category_id": record["category_id"]}
         output = self.model([asked])[0]
@@ -308,11 +289,7 @@ def _regions(sem_seg: torch.Tensor) -> Instances:
     """
     part_map = sem_seg.argmax(dim=0)
     classes = [c for c in part_map.unique().tolist() if c < len(sem_seg) - 1]
-    masks = (
-        torch.stack([part_map == c for c in classes])
-        if classes
-        else part_map.new_zeros(0, *part_map.shape).bool()
-    )
+    masks = torch.stack([part_map == c for c in classes]) if classes else part_map.new_zeros(0, *part_map.shape).bool()
     return Instances(
         tuple(part_map.shape),
         pred_masks=masks,
@@ -390,9 +367,7 @@ def _to_array(image: ImageLike, index: int) -> tuple[np.ndarray, str]:
     if isinstance(image, np.ndarray):
         if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
             return np.ascontiguousarray(image), ""
-        raise ValueError(
-            f"picture {index}: expected uint8 [H, W, 3] RGB, got {image.dtype} {list(image.shape)}"
-        )
+        raise ValueError(f"picture {index}: expected uint8 [H, W, 3] RGB, got {image.dtype} {list(image.shape)}")
     raise ValueError(
         f"picture {index}: expected a path, a uint8 [H, W, 3] RGB array or a PIL image, got {type(image).__name__}"
     )

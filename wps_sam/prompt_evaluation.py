@@ -83,9 +83,7 @@ def records_with_pieces(dataset_name: str) -> list[tuple[Any, list[Any]]]:
         ValueError: names the data set, which is not registered or has no mask.
     """
     if dataset_name not in DatasetCatalog.list():
-        raise ValueError(
-            f"{dataset_name}: no such data set; known: {', '.join(sorted(DatasetCatalog.list()))}"
-        )
+        raise ValueError(f"{dataset_name}: no such data set; known: {', '.join(sorted(DatasetCatalog.list()))}")
     records = [
         (record, pieces)
         for record in DatasetCatalog.get(dataset_name)
@@ -101,9 +99,7 @@ def _is_piece(annotation: Mapping[str, Any]) -> bool:
     return "segmentation" in annotation and not annotation.get("iscrowd", 0)
 
 
-def _read_pictures(
-    dataset_name: str, records: Sequence[tuple[Any, Sequence[Any]]]
-) -> Iterator[LabelledPicture]:
+def _read_pictures(dataset_name: str, records: Sequence[tuple[Any, Sequence[Any]]]) -> Iterator[LabelledPicture]:
     empty, total = 0, 0
     for record, of_record in records:
         masks = [annotation_mask(record, a) for a in of_record]
@@ -252,9 +248,7 @@ def score_prompts(
 
 def _check_picture(picture: LabelledPicture, number: int) -> None:
     if len(picture.masks) != len(picture.category_ids):
-        raise ValueError(
-            f"picture {number}: {len(picture.masks)} masks, but {len(picture.category_ids)} classes"
-        )
+        raise ValueError(f"picture {number}: {len(picture.masks)} masks, but {len(picture.category_ids)} classes")
     for k, mask in enumerate(picture.masks):
         if mask.shape != picture.image.shape[:2] or not mask.any():
             raise ValueError(
@@ -264,11 +258,7 @@ def _check_picture(picture: LabelledPicture, number: int) -> None:
 
 
 def _ask(
-    encoder: PromptableEncoder,
-    picture: LabelledPicture,
-    boxes: np.ndarray,
-    kinds: Collection[str],
-    bf16: bool,
+    encoder: PromptableEncoder, picture: LabelledPicture, boxes: np.ndarray, kinds: Collection[str], bf16: bool
 ) -> dict[str, np.ndarray]:
     """IoUs float64 [K] by kind, of the kinds that need SAM."""
     ious: dict[str, np.ndarray] = {}

@@ -51,9 +51,7 @@ class TextEmbeddings:
         _check_names(self.names)
         shape, dtype = tuple(self.vectors.shape), self.vectors.dtype
         if len(shape) != 2 or shape[0] != len(self.names) or dtype != torch.float32:
-            raise ValueError(
-                f"expected float32 [{len(self.names)}, E], a row a name, got {dtype} {list(shape)}"
-            )
+            raise ValueError(f"expected float32 [{len(self.names)}, E], a row a name, got {dtype} {list(shape)}")
         lengths = self.vectors.norm(dim=1)
         wrong = [(n, round(v, 4)) for n, v in zip(self.names, lengths.tolist()) if not abs(v - 1) < 1e-3]
         if wrong:
@@ -186,20 +184,14 @@ class _TextEncoder:
             ) from error
 
         self.source = source
-        expected = (
-            "expected a CLIP or a plain text encoder (BERT and its kin): a name at Hugging Face, or a folder"
-        )
+        expected = "expected a CLIP or a plain text encoder (BERT and its kin): a name at Hugging Face, or a folder"
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             self.is_clip = config.model_type == "clip"
-            if not self.is_clip and (
-                config.is_encoder_decoder or type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-            ):
+            if not self.is_clip and (config.is_encoder_decoder or type(config) not in MODEL_FOR_MASKED_LM_MAPPING):
                 raise ValueError(f"it is a {config.model_type}")
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            model, loading = AutoModel.from_pretrained(
-                source, output_loading_info=True, trust_remote_code=False
-            )
+            model, loading = AutoModel.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"MODEL.TEXT.ENCODER is {source!r}; {expected} ({error})") from error
         # A plain encoder's pooler is not used; anything else missing would be random, without a word.
@@ -242,9 +234,7 @@ def _check_templates(templates: Sequence[str]) -> None:
 
 def _check_names(names: Sequence[str]) -> None:
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(
-            f"names to embed: expected at least one and none of them empty, got {list(names)!r:.120}"
-        )
+        raise ValueError(f"names to embed: expected at least one and none of them empty, got {list(names)!r:.120}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"names to embed: expected different names, these come more than once: {twice}")

@@ -46,9 +46,7 @@ class PartVocabulary:
         for field in ("supercategories", "part_objects", "dataset_ids", "flip_map"):
             values = getattr(self, field)
             if values is not None and len(values) != len(self.names):
-                raise ValueError(
-                    f"{field}: expected one for each of {len(self.names)} part classes, got {values}"
-                )
+                raise ValueError(f"{field}: expected one for each of {len(self.names)} part classes, got {values}")
 
     @classmethod
     def from_names(cls, names: Sequence[str], supercategories: Sequence[str] | None = None) -> PartVocabulary:

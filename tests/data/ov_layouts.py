@@ -92,9 +92,7 @@ ADE_16_SHOT = ("ADE_train_00000001", "ADE_train_00000002", "ADE_train_00000008")
 
 
 def write_pascal_part_116(
-    root: Path,
-    train: Mapping[str, Sequence[Thing]] | None = None,
-    val: Mapping[str, Sequence[Thing]] | None = None,
+    root: Path, train: Mapping[str, Sequence[Thing]] | None = None, val: Mapping[str, Sequence[Thing]] | None = None
 ) -> Path:
     """Writes PascalPart116 below ``root``, the folder of all data sets, and returns its own folder.
 
@@ -114,24 +112,17 @@ def write_pascal_part_116(
             _save(parts / f"{stem}.png", part_map.astype(np.uint8))
         for used, suffix in ((images, "jpg"), (objects, "png"), (parts, "png")):
             write_litter(used, f"{next(iter(split_pictures))}.{suffix}")
-    _write_16_shot(
-        folder, "datasets/PascalPart116/images/train", [s for s in PASCAL_16_SHOT if s in pictures["train"]]
-    )
+    _write_16_shot(folder, "datasets/PascalPart116/images/train", [s for s in PASCAL_16_SHOT if s in pictures["train"]])
     return folder
 
 
 def write_ade20k_part_234(
-    root: Path,
-    train: Mapping[str, Sequence[Thing]] | None = None,
-    val: Mapping[str, Sequence[Thing]] | None = None,
+    root: Path, train: Mapping[str, Sequence[Thing]] | None = None, val: Mapping[str, Sequence[Thing]] | None = None
 ) -> Path:
     """Writes ADE20KPart234 below ``root`` and returns its own folder. Instances are polygons and both kinds of RLE."""
     folder = root / "ADE20KPart234"
     names = _Names("ade20k_part_234")
-    pictures = {
-        "training": ADE_TRAIN if train is None else train,
-        "validation": ADE_VAL if val is None else val,
-    }
+    pictures = {"training": ADE_TRAIN if train is None else train, "validation": ADE_VAL if val is None else val}
     for split, split_pictures in pictures.items():
         images, parts = folder / "images" / split, folder / "annotations_detectron2_part" / split
         coco: dict[str, Any] = {
@@ -164,9 +155,7 @@ def write_ade20k_part_234(
         for used, suffix in ((images, "jpg"), (parts, "png")):
             write_litter(used, f"{next(iter(split_pictures))}.{suffix}")
     _write_16_shot(
-        folder,
-        "datasets/ADE20KPart234/images/training",
-        [s for s in ADE_16_SHOT if s in pictures["training"]],
+        folder, "datasets/ADE20KPart234/images/training", [s for s in ADE_16_SHOT if s in pictures["training"]]
     )
     return folder
 

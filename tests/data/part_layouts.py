@@ -48,8 +48,7 @@ def coco_of(pictures: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     vocabulary = load_vocabulary("partimagenet")
     coco: dict[str, Any] = {
         "images": [
-            {"id": i, "file_name": f"{stem}.JPEG", "height": HEIGHT, "width": WIDTH}
-            for i, stem in enumerate(pictures)
+            {"id": i, "file_name": f"{stem}.JPEG", "height": HEIGHT, "width": WIDTH} for i, stem in enumerate(pictures)
         ],
         "annotations": [],
         "categories": [
@@ -103,11 +102,7 @@ def _write_litter(folder: Path, *names: str) -> None:
 def seg(tmp_path: Path) -> Split:
     """PartImageNet_Seg's training split: flat images, per-image json and PNG, object maps, and macOS litter."""
     root = tmp_path / "PartImageNet"
-    images, labels, whole = (
-        root / "images/train",
-        root / "annotations/train",
-        root / "annotations/train_whole",
-    )
+    images, labels, whole = (root / "images/train", root / "annotations/train", root / "annotations/train_whole")
     for folder in (images, labels, whole):
         folder.mkdir(parents=True)
     for stem, parts in PICTURES.items():

@@ -76,9 +76,7 @@ def test_int8_errs_by_half_a_step_at_most():
 def test_values_that_can_not_be_held_are_refused(dtype, value, shape):
     feature = torch.zeros(shape)
     feature[-1] = value
-    with pytest.raises(
-        ValueError, match=f"^a holds values up to (70000.0|inf|nan), which {dtype} can't hold"
-    ):
+    with pytest.raises(ValueError, match=f"^a holds values up to (70000.0|inf|nan), which {dtype} can't hold"):
         pack({"a": feature}, dtype)
 
 
@@ -117,10 +115,7 @@ def spec_for(records, dtype="fp32", **changes):
 
 def features_of(view, number):
     base = number + 100.0 * VIEWS.index(view)
-    return {
-        "image_embedding": base + torch.arange(12.0).reshape(3, 2, 2) / 16,
-        "tags": base - torch.arange(4.0),
-    }
+    return {"image_embedding": base + torch.arange(12.0).reshape(3, 2, 2) / 16, "tags": base - torch.arange(4.0)}
 
 
 def assert_same(found, expected):
@@ -137,9 +132,7 @@ def write(folder, spec, views=VIEWS, backwards=False, at_most=None):
     digests = {}
     for shard in missing[:: -1 if backwards else 1][:at_most]:
         numbers = range(shard.first, shard.first + shard.count)
-        digests[shard.name] = writer.write(
-            shard, (pack(features_of(shard.view, n), spec.dtype) for n in numbers)
-        )
+        digests[shard.name] = writer.write(shard, (pack(features_of(shard.view, n), spec.dtype) for n in numbers))
     if at_most is None:
         digests.update({s.name: writer.check(s) for s in writer.shards if s not in missing})
         writer.finish(digests)
@@ -171,9 +164,7 @@ def test_every_record_finds_its_features(records, tmp_path, dtype):
     for view, (number, record) in itertools.product(VIEWS, zip([0, 1, 1, 2, 3, 4], records)):
         expected = features_of(view, number)
         assert_same(reader.read(record, view), unpack(pack(expected, dtype), expected))
-    assert reader.read(records[0], "original")["tags"].dtype == (
-        torch.float16 if dtype == "fp16" else torch.float32
-    )
+    assert reader.read(records[0], "original")["tags"].dtype == (torch.float16 if dtype == "fp16" else torch.float32)
     with pytest.raises(ValueError, match=r"stranger\.jpg: not in the feature cache .*" + dtype):
         reader.read({"file_name": "stranger.jpg"}, "original")
 
@@ -247,9 +238,7 @@ def test_store_and_pictures_can_be_moved(store, records, tmp_path):
     shutil.rmtree(tmp_path / "pictures")
     moved = [{**r, "file_name": r["file_name"].replace("/pictures/", "/photos/")} for r in records]
     touch(moved)
-    assert_same(
-        open_reader(tmp_path / "elsewhere", moved).read(moved[-1], "flipped"), features_of("flipped", 4)
-    )
+    assert_same(open_reader(tmp_path / "elsewhere", moved).read(moved[-1], "flipped"), features_of("flipped", 4))
 
 
 def test_another_picture_is_refused(store, records):
@@ -269,9 +258,7 @@ def test_another_picture_is_refused(store, records):
 
 def test_a_picture_that_was_changed_in_place_is_refused(store, records):
     change_in_place(records[3])
-    message = (
-        r"the picture \['2\.jpg', 2, 4, 6, 12, '(\w{16})'\], and \['2\.jpg', 2, 4, 6, 12, '(?!\1)\w{16}'\] is"
-    )
+    message = r"the picture \['2\.jpg', 2, 4, 6, 12, '(\w{16})'\], and \['2\.jpg', 2, 4, 6, 12, '(?!\1)\w{16}'\] is"
     with pytest.raises(ValueError, match=message):
         open_reader(store, records)
     with pytest.raises(ValueError, match=message):
@@ -281,9 +268,7 @@ def test_a_picture_that_was_changed_in_place_is_refused(store, records):
 def test_a_picture_that_was_changed_before_the_store_was_finished_is_refused(records, tmp_path):
     write(tmp_path / "killed", spec_for(records), at_most=2)
     change_in_place(records[-1])
-    with pytest.raises(
-        ValueError, match=r"flipped-00000\.safetensors, of an unfinished one, was made of other"
-    ):
+    with pytest.raises(ValueError, match=r"flipped-00000\.safetensors, of an unfinished one, was made of other"):
         FeatureStoreWriter(tmp_path / "killed", spec_for(records), VIEWS)
 
 
@@ -330,10 +315,7 @@ def test_only_pictures_with_another_modification_time_are_read(store, records):
             "MODEL.SAM.PADDING 'bottom_right', and 'center' is asked for",
         ),
         ({"settings": {**SETTINGS, "MODEL.NEW": 1}}, "MODEL.NEW None, and 1 is asked for"),
-        (
-            {"settings": {"MODEL.SAM.ARCH": "vit_tiny"}},
-            "MODEL.SAM.PADDING 'bottom_right', and None is asked for",
-        ),
+        ({"settings": {"MODEL.SAM.ARCH": "vit_tiny"}}, "MODEL.SAM.PADDING 'bottom_right', and None is asked for"),
         (
             {"features": {**SHAPES, "image_embedding": [3, 4, 4]}},
             r"features of the shapes {'image_embedding': \[3, 2, 2\].*, and {'image_embedding': \[3, 4, 4\].* is asked",
@@ -343,9 +325,7 @@ def test_only_pictures_with_another_modification_time_are_read(store, records):
 )
 def test_a_store_of_something_else_is_refused(store, records, changes, message):
     spec = spec_for(records, **changes)
-    with pytest.raises(
-        ValueError, match=f"does not fit: it was made with {message}.* another MODEL.SAM.CACHE_DIR"
-    ):
+    with pytest.raises(ValueError, match=f"does not fit: it was made with {message}.* another MODEL.SAM.CACHE_DIR"):
         open_reader(store, records, spec)
     with pytest.raises(ValueError, match=f"holds another feature cache: .*{message}.* another --output"):
         FeatureStoreWriter(store, spec, VIEWS)
@@ -397,9 +377,7 @@ def take_from_another_store(path):
 def test_a_shard_that_is_not_whole_is_refused_and_made_anew(store, records, damage, message):
     whole = contents(store)
     damage(store / "flipped-00001.safetensors")
-    with pytest.raises(
-        ValueError, match=f"flipped-00001.safetensors: the shard {message}.* such shards anew"
-    ):
+    with pytest.raises(ValueError, match=f"flipped-00001.safetensors: the shard {message}.* such shards anew"):
         open_reader(store, records)
     # The views that are asked for are whole.
     open_reader(store, records, views=["original"])
@@ -435,9 +413,7 @@ def test_every_changed_byte_is_noticed(store, records):
     path.write_bytes(whole)
     with path.open("r+b") as file:
         file.truncate(len(whole) - 1)
-    with pytest.raises(
-        ValueError, match=r"3\.jpg are damaged \(their checksum does not fit\); run .* shards anew"
-    ):
+    with pytest.raises(ValueError, match=r"3\.jpg are damaged \(their checksum does not fit\); run .* shards anew"):
         reader.read(records[4], "original")
 
 
@@ -448,9 +424,7 @@ def test_a_digest_of_the_manifest_counts(store, records):
     (store / "manifest.json").write_text(json.dumps(manifest))
     writer = FeatureStoreWriter(store, spec_for(records), VIEWS)
     assert [s.name for s in writer.missing()] == ["original-00000.safetensors"]
-    with pytest.raises(
-        ValueError, match=r"original-00000\.safetensors: the shard is cut off, or not of this cache"
-    ):
+    with pytest.raises(ValueError, match=r"original-00000\.safetensors: the shard is cut off, or not of this cache"):
         open_reader(store, records)
 
 
@@ -459,9 +433,7 @@ def test_a_manifest_that_was_made_to_fit_does_not_help(store, records):
     text = (store / "manifest.json").read_text()
     (store / "manifest.json").write_text(text.replace("bottom_right", "center"))
     spec = spec_for(records, settings={**SETTINGS, "MODEL.SAM.PADDING": "center"})
-    with pytest.raises(
-        ValueError, match=r"original-00000\.safetensors: the shard is cut off, or not of this cache"
-    ):
+    with pytest.raises(ValueError, match=r"original-00000\.safetensors: the shard is cut off, or not of this cache"):
         open_reader(store, records, spec)
 
 
@@ -487,9 +459,7 @@ def test_a_writer_takes_no_others_folder(store, records):
     (store / "manifest.json").unlink()
     before = contents(store)
     for other in (spec_for(records, "int8"), spec_for(records, data_set="parts_val"), spec_for(records[:2])):
-        with pytest.raises(
-            ValueError, match=r"flipped-00000\.safetensors, of an unfinished one, was made of other"
-        ):
+        with pytest.raises(ValueError, match=r"flipped-00000\.safetensors, of an unfinished one, was made of other"):
             FeatureStoreWriter(store, other, VIEWS)
     assert contents(store) == before
 
@@ -497,9 +467,7 @@ def test_a_writer_takes_no_others_folder(store, records):
 def test_a_shard_in_the_place_of_another_is_refused_before_there_is_a_manifest(store, records):
     (store / "manifest.json").unlink()
     take_from_the_other_view(store / "flipped-00001.safetensors")
-    with pytest.raises(
-        ValueError, match=r"flipped-00001\.safetensors, of an unfinished one, was made of other"
-    ):
+    with pytest.raises(ValueError, match=r"flipped-00001\.safetensors, of an unfinished one, was made of other"):
         FeatureStoreWriter(store, spec_for(records), VIEWS)
 
 
@@ -564,9 +532,7 @@ def test_format_1_is_read_bit_by_bit(write_old, records, dtype):
 
 def test_format_1_is_for_the_converter_only(write_old, records):
     folder = write_old()
-    message = (
-        rf"is of format 1, expected 2.*tools/cache_features\.py --config-file FILE --convert {folder.parent} "
-    )
+    message = rf"is of format 1, expected 2.*tools/cache_features\.py --config-file FILE --convert {folder.parent} "
     with pytest.raises(ValueError, match=message):
         open_reader(folder, records)
     with pytest.raises(ValueError, match=message):
@@ -586,9 +552,7 @@ def test_format_1_of_something_else_is_refused(write_old, records, store):
     ):
         FeatureStoreReaderV1(folder, spec_for(records, features={"image_embedding": [3, 4, 4]}))
     Path(records[0]["file_name"]).write_bytes(b"another picture")
-    with pytest.raises(
-        ValueError, match=r"\['0\.jpg', 0, 4, 6, 10, None\], and \['0\.jpg', 0, 4, 6, 15, None\] is"
-    ):
+    with pytest.raises(ValueError, match=r"\['0\.jpg', 0, 4, 6, 10, None\], and \['0\.jpg', 0, 4, 6, 15, None\] is"):
         FeatureStoreReaderV1(folder, spec_v1(records))
     with pytest.raises(ValueError, match="is of format 2, expected 1"):
         FeatureStoreReaderV1(store, spec_v1(records))
@@ -600,15 +564,11 @@ def cut_off_a_record(path):
     path.write_bytes(path.read_bytes()[: 32 + 12 * 4 + 4])
 
 
-@pytest.mark.parametrize(
-    "damage", [flip_a_byte, cut, cut_off_a_record, Path.unlink, take_from_the_other_view]
-)
+@pytest.mark.parametrize("damage", [flip_a_byte, cut, cut_off_a_record, Path.unlink, take_from_the_other_view])
 def test_damage_of_format_1_is_noticed(write_old, records, damage):
     folder = write_old()
     damage(folder / "flipped-00001.bin")
     old = FeatureStoreReaderV1(folder, spec_v1(records))
     old.read(2, "flipped")
-    with pytest.raises(
-        ValueError, match=r"flipped-00001\.bin: the features of 4\.jpg are missing, damaged or of"
-    ):
+    with pytest.raises(ValueError, match=r"flipped-00001\.bin: the features of 4\.jpg are missing, damaged or of"):
         old.read(4, "flipped")

@@ -97,9 +97,7 @@ def test_boxes_move_as_masks_do(tmp_path, name, shape):
 @pytest.mark.parametrize("rule", ["random_pixel", "deepest_pixel", "box_center"])
 def test_points_move_as_masks_do(tmp_path, name, rule):
     augmentations = [*AUGMENTATIONS[name], ResizeLongestSide(SIZE)]
-    mapper = PartDatasetMapper(
-        is_train=True, augmentations=augmentations, label_type="point", point_rule=rule
-    )
+    mapper = PartDatasetMapper(is_train=True, augmentations=augmentations, label_type="point", point_rule=rule)
     rng = np.random.default_rng(1)
     for seed in range(8):
         # Parts of one pixel: every rule must pick it, and its moved mask says where it went.
@@ -113,9 +111,7 @@ def test_points_move_as_masks_do(tmp_path, name, rule):
         for class_id, (x, y) in zip(instances.gt_classes.tolist(), instances.gt_points.tolist()):
             x0, y0, x1, y1 = mask_to_box(expected[class_id])
             # The centre of the enlarged pixel: in pixel-centre coordinates half a pixel below that of its box.
-            assert (
-                abs(x - ((x0 + x1) / 2 - 0.5)) <= 0.5 + 1e-4 and abs(y - ((y0 + y1) / 2 - 0.5)) <= 0.5 + 1e-4
-            )
+            assert abs(x - ((x0 + x1) / 2 - 0.5)) <= 0.5 + 1e-4 and abs(y - ((y0 + y1) / 2 - 0.5)) <= 0.5 + 1e-4
 
 
 def test_hand_worked_coordinates(tmp_path):
@@ -127,9 +123,7 @@ def test_hand_worked_coordinates(tmp_path):
     point = PartDatasetMapper(is_train=True, augmentations=augmentations, label_type="point")
     assert point(record_of(tmp_path, [mask]))["instances"].gt_points.tolist() == [[18.5, 20.5]]
     box = PartDatasetMapper(is_train=True, augmentations=augmentations, label_type="box")
-    assert box(record_of(tmp_path, [mask]))["instances"].gt_boxes.tensor.tolist() == [
-        [18.0, 20.0, 20.0, 22.0]
-    ]
+    assert box(record_of(tmp_path, [mask]))["instances"].gt_boxes.tensor.tolist() == [[18.0, 20.0, 20.0, 22.0]]
 
 
 def test_output_of_training_and_test(seg):
@@ -207,13 +201,7 @@ def test_image_without_annotations_gives_no_labels(tmp_path, label_type):
 
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [
-        (1, 1, (512, 512)),
-        (20, 8000, (1, 512)),
-        (8000, 20, (512, 1)),
-        (1, 8000, (1, 512)),
-        (511, 512, (511, 512)),
-    ],
+    [(1, 1, (512, 512)), (20, 8000, (1, 512)), (8000, 20, (512, 1)), (1, 8000, (1, 512)), (511, 512, (511, 512))],
 )
 def test_extreme_pictures_keep_a_pixel(tmp_path, height, width, size):
     record = record_of(tmp_path, [np.ones((height, width), bool)])
@@ -259,9 +247,7 @@ def test_the_picture_is_resized_to_what_the_encoder_takes(arch):
 def test_records_survive_unchanged(seg):
     records = load_partimagenet(str(seg.images), str(seg.json_file), VOCABULARY)
     before = json.dumps(records)
-    mapper = PartDatasetMapper(
-        our_cfg("WEAK_LABELS.TYPE", "point", "WEAK_LABELS.POINT", "random_pixel"), is_train=True
-    )
+    mapper = PartDatasetMapper(our_cfg("WEAK_LABELS.TYPE", "point", "WEAK_LABELS.POINT", "random_pixel"), is_train=True)
     first = [mapper(record)["instances"].gt_points for record in records]
     again = [mapper(record)["instances"].gt_points for record in reversed(records)]
     assert json.dumps(records) == before and len(records) == len(PICTURES)
@@ -316,9 +302,7 @@ def mixed_record(tmp_path):
 
 
 def test_as_annotated_takes_of_each_annotation_the_most_it_has(tmp_path):
-    mapper = PartDatasetMapper(
-        is_train=True, augmentations=[T.RandomFlip(prob=1.0)], label_type="as_annotated"
-    )
+    mapper = PartDatasetMapper(is_train=True, augmentations=[T.RandomFlip(prob=1.0)], label_type="as_annotated")
     output = mapper(mixed_record(tmp_path))
     instances = output["instances"]
     assert instances.gt_classes.tolist() == [0, 1, 2]
@@ -327,9 +311,7 @@ def test_as_annotated_takes_of_each_annotation_the_most_it_has(tmp_path):
     assert instances.gt_boxes.tensor.tolist() == [[22, 2, 28, 6], [4, 2, 10, 6], [0, 0, 0, 0]]
     assert instances.gt_points.tolist() == [[0, 0], [0, 0], [17, 14]]
     masks = instances.gt_masks.tensor
-    assert (
-        masks[0].nonzero().min(0).values.tolist() == [2, 22] and masks[0].sum() == 24 and not masks[1:].any()
-    )
+    assert masks[0].nonzero().min(0).values.tolist() == [2, 22] and masks[0].sum() == 24 and not masks[1:].any()
     assert output["tags"].tolist() == [0, 3]
 
 

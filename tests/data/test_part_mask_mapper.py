@@ -101,9 +101,7 @@ def test_maps_move_as_the_picture_does(tmp_path, name, shape):
         assert torch.equal(output["sem_seg"], ids_in(output["image"]))
         # The object map once more, as the picture.
         Image.fromarray(colours_of(object_map)).save(record["file_name"])
-        assert torch.equal(
-            output["obj_sem_seg"], ids_in(map_records(record, AUGMENTATIONS[name], seed=seed)["image"])
-        )
+        assert torch.equal(output["obj_sem_seg"], ids_in(map_records(record, AUGMENTATIONS[name], seed=seed)["image"]))
 
 
 def test_labels_keep_their_ids_and_lie_on_pillows_grid():
@@ -236,11 +234,7 @@ def test_output_of_training_and_test(tmp_path):
     assert set(map_records(record)) == set(output) | added
     for key in ("category_id", "obj_sem_seg_file_name"):
         del record[key]
-    assert set(map_records(record)) == set(output) - {"category_id"} | {
-        "sem_seg",
-        "instances",
-        "ignore_label",
-    }
+    assert set(map_records(record)) == set(output) - {"category_id"} | {"sem_seg", "instances", "ignore_label"}
 
 
 def test_the_picture_comes_in_the_pixel_grid_of_its_maps(tmp_path):
@@ -294,9 +288,7 @@ def test_the_crop_comes_after_the_resize_and_the_test_has_neither_crop_nor_flip(
     kinds = [type(a) for a in build_augmentations(our_cfg(*AUGMENTED), is_train=True)]
     assert kinds == [T.ResizeShortestEdge, RandomCrop, T.RandomFlip]
     assert [type(a) for a in build_augmentations(our_cfg(), is_train=True)] == [T.ResizeShortestEdge]
-    assert [type(a) for a in build_augmentations(our_cfg(*AUGMENTED), is_train=False)] == [
-        T.ResizeShortestEdge
-    ]
+    assert [type(a) for a in build_augmentations(our_cfg(*AUGMENTED), is_train=False)] == [T.ResizeShortestEdge]
 
 
 def test_the_same_seed_gives_the_same_sample(tmp_path):
@@ -316,8 +308,7 @@ BENCHMARKS = {
 
 @pytest.mark.parametrize("family", BENCHMARKS)
 @pytest.mark.parametrize(
-    "ov_set",
-    [OVSet("train", "image", "seen"), OVSet("train", "object", "seen"), OVSet("train", "object", "all")],
+    "ov_set", [OVSet("train", "image", "seen"), OVSet("train", "object", "seen"), OVSet("train", "object", "all")]
 )
 def test_every_label_of_the_benchmarks_lies_on_its_colour(tmp_path, family, ov_set):
     write, load = BENCHMARKS[family]

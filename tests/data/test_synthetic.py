@@ -96,11 +96,7 @@ def test_equal_arguments_write_equal_bytes(dataset: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("num_train", "num_val", "seed", "message"),
-    [
-        (0, 1, 0, "num_train: expected 1"),
-        (1, -1, 0, "num_val: expected 1"),
-        (1, 1, -1, "seed: expected at least 0"),
-    ],
+    [(0, 1, 0, "num_train: expected 1"), (1, -1, 0, "num_val: expected 1"), (1, 1, -1, "seed: expected at least 0")],
 )
 def test_impossible_arguments_are_refused(
     tmp_path: Path, num_train: int, num_val: int, seed: int, message: str
@@ -130,9 +126,7 @@ def test_json_and_label_map_say_the_same(dataset: Path) -> None:
     for split in ("train", "val"):
         coco = json.loads((dataset / "annotations" / split / f"{split}.json").read_text())
         for image in coco["images"]:
-            label = np.array(
-                Image.open(dataset / "annotations" / split / f"{Path(image['file_name']).stem}.png")
-            )
+            label = np.array(Image.open(dataset / "annotations" / split / f"{Path(image['file_name']).stem}.png"))
             painted = np.full((SIZE, SIZE), BACKGROUND)
             for annotation in (a for a in coco["annotations"] if a["image_id"] == image["id"]):
                 mask = segmentation_to_mask(annotation["segmentation"], SIZE, SIZE)

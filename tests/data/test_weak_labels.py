@@ -75,10 +75,7 @@ def test_random_pixel_depends_on_seed_and_id_alone():
     mask, rle = l_shape(), mask_to_rle(l_shape())
 
     def points(seed):
-        return [
-            part_point(annotation([3, 2, 23, 16], rle, i), HEIGHT, WIDTH, "random_pixel", seed)
-            for i in range(40)
-        ]
+        return [part_point(annotation([3, 2, 23, 16], rle, i), HEIGHT, WIDTH, "random_pixel", seed) for i in range(40)]
 
     first = points(0)
     np.random.seed(123)
@@ -98,9 +95,6 @@ def test_all_polygons_of_a_part_count():
 
 @pytest.mark.parametrize("rule", ["random_pixel", "deepest_pixel"])
 def test_part_without_usable_mask_gets_its_box_centre(rule):
-    for entry in (
-        annotation([7, 4, 1, 1]),
-        annotation([7, 4, 1, 1], mask_to_rle(np.zeros((HEIGHT, WIDTH), bool))),
-    ):
+    for entry in (annotation([7, 4, 1, 1]), annotation([7, 4, 1, 1], mask_to_rle(np.zeros((HEIGHT, WIDTH), bool)))):
         assert part_point(entry, HEIGHT, WIDTH, rule, 0) == (7.0, 4.0)
     assert part_point(annotation([7, 4, 0, 0]), HEIGHT, WIDTH, rule, 0) is None

@@ -58,9 +58,7 @@ def functional_forward(encoder: FastImageEncoderViT, images: Tensor) -> Tensor:
     return encoder.neck(x.permute(0, 3, 1, 2))
 
 
-FORWARDS = pytest.mark.parametrize(
-    "forward", [FastImageEncoderViT.forward, functional_forward], ids=["cpu", "gpu"]
-)
+FORWARDS = pytest.mark.parametrize("forward", [FastImageEncoderViT.forward, functional_forward], ids=["cpu", "gpu"])
 Forward = Callable[[FastImageEncoderViT, Tensor], Tensor]
 
 
@@ -218,11 +216,7 @@ def largest(forward: Callable[[Tensor], Tensor], images: Tensor) -> int:
 @FORWARDS
 def test_no_matrix_of_all_logits_is_made(forward):
     """At 40 x 40 tokens it would be by far the largest tensor."""
-    encoder, images, tokens = (
-        make_encoder(40, depth=1, global_attn_indexes=(0,)),
-        make_images(1, 640),
-        40 * 40,
-    )
+    encoder, images, tokens = (make_encoder(40, depth=1, global_attn_indexes=(0,)), make_images(1, 640), 40 * 40)
     matrix = encoder.blocks[0].attn.num_heads * tokens**2
     assert largest(encoder, images) >= matrix
     fast = accelerate(encoder)

@@ -107,9 +107,7 @@ def test_three_masks_and_their_quality_equal_segment_anythings(sam, at_once, mon
         torch.testing.assert_close(ours[i].logits, masks, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(ours[i].iou, iou, atol=1e-4, rtol=1e-4)
         # The single mask in their place, an easy mistake, is another.
-        assert (
-            ours[i].logits[:, 0] - stock_masks(sam, embedding[i : i + 1], tokens[i])[0][:, 0]
-        ).abs().max() > 0.1
+        assert (ours[i].logits[:, 0] - stock_masks(sam, embedding[i : i + 1], tokens[i])[0][:, 0]).abs().max() > 0.1
 
 
 def test_no_prompt_at_all_has_three_masks_of_none(sam):

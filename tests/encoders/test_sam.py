@@ -76,9 +76,7 @@ def test_gradients_reach_coordinates_and_no_weight(encoder):
     assert all(p.grad is None for p in encoder.parameters())
 
 
-@pytest.mark.parametrize(
-    "height, width", [(512, 512), (333, 512), (512, 77)], ids=["square", "landscape", "portrait"]
-)
+@pytest.mark.parametrize("height, width", [(512, 512), (333, 512), (512, 77)], ids=["square", "landscape", "portrait"])
 @torch.no_grad()
 def test_picture_to_mask_equals_sams_own_predictor(encoder, height, width):
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -87,9 +85,7 @@ def test_picture_to_mask_equals_sams_own_predictor(encoder, height, width):
     box, point = np.array([5.0, 20.0, 60.0, 120.0]), np.array([[30.0, 40.0]])
     square, frame = encoder.preprocess(torch.from_numpy(picture.transpose(2, 0, 1).copy()))
     features = encoder(square[None])
-    torch.testing.assert_close(
-        features["image_embedding"], predictor.get_image_embedding(), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(features["image_embedding"], predictor.get_image_embedding(), atol=1e-4, rtol=1e-4)
     _, _, single = predictor.predict(box=box, multimask_output=False, return_logits=True)
     _, quality, three = predictor.predict(point, np.array([1]), multimask_output=True, return_logits=True)
     of_box = encoder.decode(features, [encoder.encode_prompts(boxes=torch.from_numpy(box).float()[None])])[0]
@@ -108,18 +104,14 @@ def test_spec_is_what_the_built_encoder_does(tiny_cfg):
     assert built.spec.features == spec.features and built.image_size == spec.image_size == SIZE
     features = built(torch.zeros(1, 3, SIZE, SIZE))
     assert {name: tuple(value.shape[1:]) for name, value in features.items()} == spec.features
-    assert {n: (s.channels, s.stride) for n, s in built.output_shape().items()} == {
-        "image_embedding": (256, 16)
-    }
+    assert {n: (s.channels, s.stride) for n, s in built.output_shape().items()} == {"image_embedding": (256, 16)}
     assert isinstance(spec.resize, ResizeLongestSide) and spec.resize.size == SIZE
     with pytest.raises(ValueError, match="unknown SAM 'vit_x'"):
         kind.spec_of(tiny_cfg("MODEL.SAM.ARCH", "vit_x"))
 
 
 def test_padding_in_the_centre_is_the_authors(tiny_cfg):
-    corner, centre = (
-        build_backbone(tiny_cfg("MODEL.SAM.PADDING", way)) for way in ("bottom_right", "center")
-    )
+    corner, centre = (build_backbone(tiny_cfg("MODEL.SAM.PADDING", way)) for way in ("bottom_right", "center"))
     picture = torch.randint(256, (3, 512, 100), dtype=torch.uint8)
     square, frame = centre.preprocess(picture)
     assert (frame.left, frame.top) == (206, 0)

@@ -149,10 +149,7 @@ def test_unknown_protocols_are_refused_by_the_config_check(tiny_cfg):
     [
         (("MODEL.PROMPTER.NUM_CLASSES", 0), "NUM_CLASSES is 0; set the number"),
         (("SOLVER.AMP.ENABLED", True), "AMP.ENABLED needs MODEL.DEVICE cuda, not 'cpu'"),
-        (
-            ("TEST.EXPECTED_RESULTS", [["d2_semseg", "mIoU", 50.0]]),
-            r"each entry is \[protocol, metric, value,",
-        ),
+        (("TEST.EXPECTED_RESULTS", [["d2_semseg", "mIoU", 50.0]]), r"each entry is \[protocol, metric, value,"),
     ],
 )
 def test_impossible_values_are_refused(tiny_cfg, opts, message):
@@ -167,10 +164,7 @@ def test_impossible_values_are_refused(tiny_cfg, opts, message):
             ("MODEL.PROMPTER.NUM_CLASSES", 40),
             "is 40, but data set tiny_parts_train has 3 part classes: set MODEL.PROMPTER.NUM_CLASSES 3",
         ),
-        (
-            ("DATASETS.TEST", ("tiny_parts_vla",)),
-            "'tiny_parts_vla', which is not registered; known: .*tiny_parts_val",
-        ),
+        (("DATASETS.TEST", ("tiny_parts_vla",)), "'tiny_parts_vla', which is not registered; known: .*tiny_parts_val"),
         (("MODEL.SAM.ARCH", "vit_x"), "MODEL.SAM.ARCH: unknown SAM 'vit_x'; expected one of vit_tiny, vit_b"),
     ],
 )
@@ -189,9 +183,7 @@ def test_data_sets_must_name_their_classes_alike(toy_cfg, tiny_parts):
     DatasetCatalog.register("other_classes", list)
     MetadataCatalog.get("other_classes").thing_classes = ["Animal Head", "Animal Tail", "Car Body"]
     try:
-        with pytest.raises(
-            ValueError, match="class 1 is 'Animal Body' in the first and 'Animal Tail' in the second"
-        ):
+        with pytest.raises(ValueError, match="class 1 is 'Animal Body' in the first and 'Animal Tail' in the second"):
             engine.check_classes(toy_cfg(), (tiny_parts.split("train"), "other_classes"))
     finally:
         DatasetCatalog.remove("other_classes")
@@ -199,9 +191,7 @@ def test_data_sets_must_name_their_classes_alike(toy_cfg, tiny_parts):
 
 
 def test_more_parts_than_queries_names_image_and_number(toy_cfg):
-    with pytest.raises(
-        ValueError, match=r"NUM_QUERIES is 1, but .*n00000000_0\.JPEG has 2 parts: set .* 2 or more"
-    ):
+    with pytest.raises(ValueError, match=r"NUM_QUERIES is 1, but .*n00000000_0\.JPEG has 2 parts: set .* 2 or more"):
         engine.Trainer.build_train_loader(toy_cfg("MODEL.DETR_PROMPTER.NUM_QUERIES", 1))
     dense = toy_cfg("MODEL.DETR_PROMPTER.NUM_QUERIES", 1, "MODEL.PROMPTER.NAME", "DensePrompter")
     engine.Trainer.build_train_loader(dense)
@@ -237,9 +227,7 @@ def test_the_optimizer_holds_all_trained_parameters_with_decay(toy_cfg, name, ki
 
 
 def test_a_model_without_anything_to_train_is_refused(toy_cfg):
-    with pytest.raises(
-        ValueError, match="nothing of Linear is trained by this config: evaluate it, --eval-only"
-    ):
+    with pytest.raises(ValueError, match="nothing of Linear is trained by this config: evaluate it, --eval-only"):
         engine.Trainer.build_optimizer(toy_cfg(), nn.Linear(2, 2).requires_grad_(False))
 
 
@@ -293,9 +281,7 @@ def test_gradient_clipping_of_detectron2_applies(toy_cfg):
 
 
 @pytest.mark.parametrize(("num_workers", "resumed_workers"), [(0, 0), (2, 2), (0, 2)])
-def test_a_stopped_and_resumed_run_ends_with_the_same_weights(
-    toy_cfg, tmp_path, num_workers, resumed_workers
-):
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(toy_cfg, tmp_path, num_workers, resumed_workers):
     """Stopped in iteration 3, after the checkpoint of iteration 1; the evaluation in between draws random numbers."""
     common = (*AUGMENTED, "DATASETS.TEST", (), "DATALOADER.NUM_WORKERS")
     whole = train(toy_cfg(*common, num_workers, "OUTPUT_DIR", str(tmp_path / "whole")))
@@ -340,9 +326,7 @@ def test_metrics_continue_where_the_checkpoint_ends(tmp_path):
     assert path.read_text() == lines[0] + lines[2]
 
 
-def test_a_resumed_checkpoint_must_fit_and_a_changed_data_set_is_told(
-    toy_cfg, write_tiny_parts, tmp_path, log
-):
+def test_a_resumed_checkpoint_must_fit_and_a_changed_data_set_is_told(toy_cfg, write_tiny_parts, tmp_path, log):
     train(toy_cfg("DATASETS.TEST", ()), stop_at=3)
     parts = write_tiny_parts(tmp_path / "more", name="more_parts", num_train=8)
     register_descriptions([str(parts.description)])
@@ -363,9 +347,7 @@ def test_a_nan_loss_stops_with_iteration_losses_and_images(toy_cfg, tmp_path, mo
         return {**losses, "loss_toy": losses["loss_toy"] * math.nan} if self.training else losses
 
     monkeypatch.setattr(ToyParts, "forward", forward)
-    message = (
-        r"at iteration 0: {'loss_toy': nan, 'loss_norm': .*}, with the images \['.*\.JPEG', '.*\.JPEG'\]"
-    )
+    message = r"at iteration 0: {'loss_toy': nan, 'loss_norm': .*}, with the images \['.*\.JPEG', '.*\.JPEG'\]"
     with pytest.raises(FloatingPointError, match=message):
         trainer.train()
     assert_same_weights(before, trainer.model.state_dict())
@@ -467,6 +449,4 @@ def test_two_processes_resume_exactly_and_train_and_evaluate_as_one(toy_cfg, tmp
 
 
 def last_loss(path):
-    return [json.loads(line)["total_loss"] for line in path.read_text().splitlines() if "total_loss" in line][
-        -1
-    ]
+    return [json.loads(line)["total_loss"] for line in path.read_text().splitlines() if "total_loss" in line][-1]

@@ -149,15 +149,9 @@ def test_without_an_encoder_no_picture_is_encoded_unawares(cfg, cached):
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (
-            ("MODEL.SAM.WEIGHTS", ""),
-            r"made with MODEL\.SAM\.WEIGHTS 'sha256:.*', and 'sha256:.*' is asked for",
-        ),
+        (("MODEL.SAM.WEIGHTS", ""), r"made with MODEL\.SAM\.WEIGHTS 'sha256:.*', and 'sha256:.*' is asked for"),
         (("MODEL.SAM.PADDING", "center"), r"made with MODEL\.SAM\.PADDING 'bottom_right', .* 'center'"),
-        (
-            ("MODEL.SAM.ARCH", "vit_b", "MODEL.SAM.WEIGHTS", ""),
-            r"made with MODEL\.SAM\.ARCH 'vit_tiny', .* 'vit_b'",
-        ),
+        (("MODEL.SAM.ARCH", "vit_b", "MODEL.SAM.WEIGHTS", ""), r"made with MODEL\.SAM\.ARCH 'vit_tiny', .* 'vit_b'"),
         (("MODEL.SAM.PRECISION", "bf16"), r"made with MODEL\.SAM\.PRECISION 'fp32', and 'bf16'"),
         (("MODEL.PIXEL_MEAN", [1.0, 2.0, 3.0]), r"MODEL\.PIXEL_MEAN \[123\.675, .*and \[1\.0, 2\.0, 3\.0\]"),
         (("MODEL.SAM.CACHE_DIR", "nowhere"), r"nowhere/tiny_parts_train: no finished feature cache"),
@@ -184,10 +178,7 @@ def test_the_cache_of_another_data_set_is_refused_before_training(cfg, cached, t
     ("opts", "message"),
     [
         (("INPUT.CROP.ENABLED", True), r"INPUT\.CROP\.ENABLED is True: every crop is another picture"),
-        (
-            ("INPUT.DATASET_MAPPER_NAME", "part_masks"),
-            r"INPUT\.DATASET_MAPPER_NAME is 'part_masks': only inputs",
-        ),
+        (("INPUT.DATASET_MAPPER_NAME", "part_masks"), r"INPUT\.DATASET_MAPPER_NAME is 'part_masks': only inputs"),
     ],
 )
 def test_what_can_not_be_cached_is_refused(cfg, tmp_path, opts, message):
@@ -202,9 +193,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(cfg, tmp_pa
     needed = 16 * (2**19 + 256) + 3 * 512
     free = needed - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, free))
-    with pytest.raises(
-        ValueError, match=r"the features need 8\.0 MiB more, but only 8\.0 MiB of the disk are free"
-    ):
+    with pytest.raises(ValueError, match=r"the features need 8\.0 MiB more, but only 8\.0 MiB of the disk are free"):
         cache_features(cfg(), tmp_path / "features")
     assert not list(tmp_path.rglob("*.safetensors"))
     free = needed
@@ -229,18 +218,14 @@ def write_old(cfg, tmp_path):
         for name, views in (("tiny_parts_train", ("original", "flipped")), ("tiny_parts_val", ("original",))):
             records = DatasetCatalog.get(name)
             folder = tmp_path / "old" / name
-            write_format_1(
-                folder, name, settings_v1(cfg()), records, embedding_of, dtype, views, records_per_shard=4
-            )
+            write_format_1(folder, name, settings_v1(cfg()), records, embedding_of, dtype, views, records_per_shard=4)
         return tmp_path / "old"
 
     return write_old
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32", "int8"])
-def test_a_converted_cache_holds_the_old_bytes_and_is_trained_from(
-    cfg, write_old, tmp_path, monkeypatch, dtype
-):
+def test_a_converted_cache_holds_the_old_bytes_and_is_trained_from(cfg, write_old, tmp_path, monkeypatch, dtype):
     with monkeypatch.context() as context:
         context.setattr(features, "build_model", lambda _: pytest.fail("the encoder is not needed"))
         convert_features(cfg(), write_old(dtype), tmp_path / "new")
@@ -248,18 +233,12 @@ def test_a_converted_cache_holds_the_old_bytes_and_is_trained_from(
     for number in range(6):
         parts = ("image_embedding.offset", "image_embedding.scale") if dtype == "int8" else ()
         stored = [tensors[f"{number:04d}.{name}"] for name in (*parts, "image_embedding")]
-        assert b"".join(t.numpy().tobytes() for t in stored) == payload(
-            embedding_of("flipped", number), dtype
-        )
-    losses, given, _ = train(
-        cfg(*NO_TEST, "MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(tmp_path / "new"))
-    )
+        assert b"".join(t.numpy().tobytes() for t in stored) == payload(embedding_of("flipped", number), dtype)
+    losses, given, _ = train(cfg(*NO_TEST, "MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(tmp_path / "new")))
     assert len(losses) == 4
     numbers = {record["file_name"]: i for i, record in enumerate(DatasetCatalog.get("tiny_parts_train"))}
     for x in given:
-        both = [
-            torch.from_numpy(embedding_of(view, numbers[x["file_name"]])) for view in ("original", "flipped")
-        ]
+        both = [torch.from_numpy(embedding_of(view, numbers[x["file_name"]])) for view in ("original", "flipped")]
         assert min(float((x["image_embedding"] - one).abs().max()) for one in both) < 0.02
 
 
@@ -335,16 +314,12 @@ def make_and_die(cfg, folder, seconds):
     cache_features(cfg, folder)
 
 
-def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(
-    cfg, write_tiny_parts, tmp_path, monkeypatch
-):
+def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(cfg, write_tiny_parts, tmp_path, monkeypatch):
     parts = write_tiny_parts(tmp_path / "data", name="killed_parts", num_train=30, num_val=2)
     register_descriptions([str(parts.description)])
     try:
         monkeypatch.setattr(features, "build_model", SlowEncoder)
-        monkeypatch.setattr(
-            features, "spec_of", lambda *of: replace(spec_of(*of), features=SlowEncoder.FEATURES)
-        )
+        monkeypatch.setattr(features, "spec_of", lambda *of: replace(spec_of(*of), features=SlowEncoder.FEATURES))
         monkeypatch.setattr(feature_store, "MAX_RECORDS_PER_SHARD", 2)
         many = cfg("DATASETS.TRAIN", (parts.split("train"),), "DATASETS.TEST", (parts.split("val"),))
         began = time.perf_counter()
@@ -354,9 +329,7 @@ def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(
         draw, kills, left_behind, shards = random.Random(0), 0, 0, [0]
         while kills < 20:
             context = mp.get_context("fork")
-            child = context.Process(
-                target=make_and_die, args=(many, tmp_path / "killed", draw.uniform(0, at_most))
-            )
+            child = context.Process(target=make_and_die, args=(many, tmp_path / "killed", draw.uniform(0, at_most)))
             child.start()
             child.join(timeout=60)
             assert child.exitcode is not None, "neither finished nor killed"
@@ -383,13 +356,7 @@ def test_pictures_are_not_opened_in_vain(cfg, write_tiny_parts, tmp_path):
     parts = write_tiny_parts(tmp_path / "data", name="gone_parts", num_train=4, num_val=2)
     register_descriptions([str(parts.description)])
     try:
-        here = (
-            "DATASETS.TRAIN",
-            (parts.split("train"),),
-            *NO_TEST,
-            "MODEL.SAM.CACHE_DIR",
-            str(tmp_path / "f"),
-        )
+        here = ("DATASETS.TRAIN", (parts.split("train"),), *NO_TEST, "MODEL.SAM.CACHE_DIR", str(tmp_path / "f"))
         cache_features(cfg(*here), tmp_path / "f")
         for path in (parts.root / "images" / "train").iterdir():
             stat = path.stat()

@@ -72,9 +72,7 @@ def test_each_training_set_keeps_its_own_flip_pairs(write_tiny_parts, tiny_cfg, 
     content["flip_pairs"] = [["Animal Head", "Animal Body"]]
     sided.description.write_text(yaml.safe_dump(content))
     register_descriptions([str(plain.description), str(sided.description)])
-    cfg = tiny_cfg(
-        "DATASETS.TRAIN", (plain.split("train"), sided.split("train")), "INPUT.RANDOM_FLIP", "horizontal"
-    )
+    cfg = tiny_cfg("DATASETS.TRAIN", (plain.split("train"), sided.split("train")), "INPUT.RANDOM_FLIP", "horizontal")
     classes: dict[str, set] = {"plain": set(), "sided": set()}
     for number, batch in enumerate(build_train_loader(cfg)):
         for record in batch:
@@ -122,14 +120,7 @@ def test_mixed_labels_train(mixed_parts, tiny_cfg, tmp_path, prompter):
     """Tag, point, box and mask in one data set, through tools/train_net.py's own path; the losses fall."""
     cfg = tiny_cfg(
         *("MODEL.PROMPTER.NAME", prompter, "WEAK_LABELS.TYPE", "as_annotated", "SOLVER.OPTIMIZER", "AdamW"),
-        *(
-            "DATASETS.DESCRIPTIONS",
-            [str(mixed_parts.description)],
-            "SOLVER.BASE_LR",
-            1e-3,
-            "SOLVER.MAX_ITER",
-            20,
-        ),
+        *("DATASETS.DESCRIPTIONS", [str(mixed_parts.description)], "SOLVER.BASE_LR", 1e-3, "SOLVER.MAX_ITER", 20),
         *("DATASETS.TRAIN", (mixed_parts.split("train"),), "DATASETS.TEST", (), "SOLVER.IMS_PER_BATCH", 4),
     )
     inputs = first_epoch(build_train_loader(cfg))
@@ -146,12 +137,7 @@ def test_mixed_labels_train(mixed_parts, tiny_cfg, tmp_path, prompter):
 
 
 def test_pictures_with_tags_alone_stay_only_where_tags_are_read(mixed_parts, tiny_cfg, caplog):
-    train = (
-        "DATASETS.TRAIN",
-        (mixed_parts.split("train"),),
-        "DATASETS.DESCRIPTIONS",
-        [str(mixed_parts.description)],
-    )
+    train = ("DATASETS.TRAIN", (mixed_parts.split("train"),), "DATASETS.DESCRIPTIONS", [str(mixed_parts.description)])
     logging.getLogger("wps_sam.engine").addHandler(caplog.handler)
     try:
         for kind, count in (("as_annotated", 8), ("box", 7)):
@@ -174,8 +160,6 @@ def test_boxes_cannot_be_learned_from_points_alone(write_tiny_parts, tiny_cfg, t
     ):
         build_train_loader(cfg)
     # The paper's prompter learns tokens of points as well as of boxes, and a run on points learns points.
-    build_train_loader(
-        tiny_cfg("DATASETS.TRAIN", (parts.split("train"),), "WEAK_LABELS.TYPE", "as_annotated")
-    )
+    build_train_loader(tiny_cfg("DATASETS.TRAIN", (parts.split("train"),), "WEAK_LABELS.TYPE", "as_annotated"))
     cfg.WEAK_LABELS.TYPE = "point"
     build_train_loader(cfg)

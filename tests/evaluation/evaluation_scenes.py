@@ -17,9 +17,7 @@ from PIL import Image
 
 CLASSES = ["Animal Head", "Animal Body", "Car Wheel"]
 # What fits a scene, in the order of the results; pred_all is for scenes with unseen classes.
-PART_PROTOCOLS = (
-    *("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "error_breakdown", "pascal_sq"),
-)
+PART_PROTOCOLS = (*("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "error_breakdown", "pascal_sq"),)
 
 
 def box_mask(height: int, width: int, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:

@@ -95,9 +95,7 @@ def test_two_processes_score_as_one(tmp_path: Path) -> None:
         assert main[protocol] == pytest.approx(scores, nan_ok=True), protocol
     # The numbers say something: neither everything nor nothing is right.
     assert 0 < single["d2_semseg"]["mIoU"] < 100 and 0 < single["coco_ap"]["AP"] < 100
-    dumps = [
-        json.loads((d / "sem_seg_predictions.json").read_text()) for d in (tmp_path, tmp_path / "single")
-    ]
+    dumps = [json.loads((d / "sem_seg_predictions.json").read_text()) for d in (tmp_path, tmp_path / "single")]
     assert dumps[0] == dumps[1]
     # A picture scored twice stops both processes: one that went on would wait for the other for ever.
     assert main_error == other_error == "picture_1.JPEG: scored by two processes; 1 pictures were"
@@ -114,7 +112,6 @@ def test_two_processes_score_as_one(tmp_path: Path) -> None:
             assert together[protocol] == pytest.approx(scores, nan_ok=True), protocol
             assert 0 < scores["mIoU"] < 100 and not math.isnan(scores["hIoU"])
     dumps = [
-        json.loads((tmp_path / name / "sem_seg_predictions.json").read_text())
-        for name in ("ov_True", "single_ov")
+        json.loads((tmp_path / name / "sem_seg_predictions.json").read_text()) for name in ("ov_True", "single_ov")
     ]
     assert dumps[0] == dumps[1] and dumps[0]

@@ -87,9 +87,7 @@ def not_of_the_object(part_map: np.ndarray, *_: Any) -> np.ndarray:
     return part_map
 
 
-def test_oracle_outside_the_object_nothing_counts(
-    cat_and_bus: OVScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oracle_outside_the_object_nothing_counts(cat_and_bus: OVScene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_vocabulary, "restrict_to_object", not_of_the_object)
     scores = score(OracleObjectEvaluator(cat_and_bus.name), OWN_CLASSES)
     # Without the restriction the bus is scored against the cat's prediction too and the cat against the bus's:
@@ -113,9 +111,7 @@ def test_oracle_substring_names_are_another_number(cat_and_bus: OVScene) -> None
     scores = score(compat, ALL_CLASSES)
     assert scores["IoU-cat's head"] == scores["IoU-cat's leg"] == 0.0
     assert scores["IoU-bus's wheel"] == pytest.approx(50)
-    with pytest.raises(
-        ValueError, match=r"2008_000001.jpg: expected part_classes \[0, 1, 2\] .* all classes"
-    ):
+    with pytest.raises(ValueError, match=r"2008_000001.jpg: expected part_classes \[0, 1, 2\] .* all classes"):
         score(compat, OWN_CLASSES)
 
 
@@ -157,9 +153,7 @@ def test_the_challenge_file_holds_the_objects_and_nothing_else(cat_and_bus: OVSc
     score(OracleObjectEvaluator(cat_and_bus.name, output_dir=str(tmp_path / "out")), ALL_CLASSES)
     entries = json.loads((tmp_path / "out" / "sem_seg_predictions.json").read_text())
     found = {
-        (e["file_name"], e["category_id"]): segmentation_to_mask(e["segmentation"], 1, 8)[0]
-        .astype(int)
-        .tolist()
+        (e["file_name"], e["category_id"]): segmentation_to_mask(e["segmentation"], 1, 8)[0].astype(int).tolist()
         for e in entries
     }
     # Inside the masks, unlabelled pixels too: the challenge knows no labels.
@@ -204,9 +198,7 @@ def test_predicted_objects_by_hand(ov_scene: OVScene, monkeypatch: pytest.Monkey
     assert counted._matrix.sum() == 12
 
 
-def test_objects_that_another_model_predicts_decide_which_classes_compete(
-    ov_scene: OVScene, tmp_path: Path
-) -> None:
+def test_objects_that_another_model_predicts_decide_which_classes_compete(ov_scene: OVScene, tmp_path: Path) -> None:
     ov_scene.add(PARTS, OBJECTS, stem="2008_000001")
     ov_scene.register()
     folder = tmp_path / "objects"
@@ -280,9 +272,7 @@ def test_all_parts_of_a_data_set_that_knows_background(scene: Scene) -> None:
     everywhere = scene.output(record, [(0, np.ones((16, 16), bool)), (1, body)])
     # Class 0 on all of background costs nothing: only pixels with a part are scored.
     scores = run(build_evaluators(["pred_all"], scene.name), [record], [everywhere])["pred_all"]
-    assert (
-        scores["mIoU"] == scores["mIoU-base"] == scores["mIoU-unbase"] == scores["hIoU"] == pytest.approx(100)
-    )
+    assert scores["mIoU"] == scores["mIoU-base"] == scores["mIoU-unbase"] == scores["hIoU"] == pytest.approx(100)
     assert math.isnan(scores["IoU-Car Wheel"])
     half = scene.output(record, [(0, head)])
     scores = run(build_evaluators(["pred_all"], scene.name), [record], [half])["pred_all"]
@@ -373,10 +363,9 @@ def test_against_a_count_pixel_by_pixel(ov_scene: OVScene, tmp_path: Path, proto
                 best = max(candidates, key=pixel.__getitem__, default=NOTHING)
                 pairs.append((best, int(parts[y, x])))
     ov_scene.register()
-    evaluator: Callable[..., Any] = {
-        "ov_oracle": OracleObjectEvaluator,
-        "pred_all": AllPartsEvaluator,
-    }.get(protocol, PredictedObjectEvaluator)
+    evaluator: Callable[..., Any] = {"ov_oracle": OracleObjectEvaluator, "pred_all": AllPartsEvaluator}.get(
+        protocol, PredictedObjectEvaluator
+    )
     options = {"object_predictions": str(tmp_path)} if protocol == "pred_obj with objects" else {}
     scores = score(evaluator(ov_scene.name, **options), outputs)
     ious, either = {}, set()
@@ -430,11 +419,7 @@ def test_without_unseen_classes_or_across_data_sets_there_is_one_mean(
     assert results["pred_obj"]["mIoU"] == pytest.approx(100 * 4 / 9)
     assert unseen_classes(GroundTruth(ov_scene.name).metadata) == unseen
     # Trained on the same data set, it is divided again.
-    same = run(
-        build_evaluators(["pred_obj"], ov_scene.name, training_family="tiny_ov"),
-        [record],
-        [output(PREDICTED)],
-    )
+    same = run(build_evaluators(["pred_obj"], ov_scene.name, training_family="tiny_ov"), [record], [output(PREDICTED)])
     assert ("hIoU" in same["pred_obj"]) == bool(unseen)
 
 
@@ -446,10 +431,7 @@ def test_outputs_that_do_not_answer_the_question_are_refused(cat_and_bus: OVScen
     record = cat_and_bus.records[0]
     good = OWN_CLASSES[0]
     for wrong, message in [
-        (
-            good | {"part_classes": torch.tensor([3, 4])},
-            r"expected part_classes \[0, 1\] of object 0, got \[3, 4\]",
-        ),
+        (good | {"part_classes": torch.tensor([3, 4])}, r"expected part_classes \[0, 1\] of object 0, got \[3, 4\]"),
         (good | {"sem_seg": good["sem_seg"][:1]}, r"expected sem_seg \[2, 1, 8\], got \[1, 1, 8\]"),
         ({"sem_seg": good["sem_seg"]}, r"expected sem_seg \[5, 1, 8\] or \[6, 1, 8\], got \[2, 1, 8\]"),
         ({"instances": None}, r"expected sem_seg .* got only \['instances'\]"),

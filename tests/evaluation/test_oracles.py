@@ -117,9 +117,7 @@ def test_masks_of_another_size_are_refused(scene: Scene) -> None:
     record = scene.add([annotation(0, block(0, 0, 8, 8))])
     scene.register()
     oracle = BoxPromptOracle(GroundTruth(scene.name), lambda inputs, boxes: [torch.zeros(1, 8, 16)])
-    with pytest.raises(
-        ValueError, match=r"picture_0.JPEG: expected mask logits \[1, 16, 16\], got \[1, 8, 16\]"
-    ):
+    with pytest.raises(ValueError, match=r"picture_0.JPEG: expected mask logits \[1, 16, 16\], got \[1, 8, 16\]"):
         oracle([record])
 
 

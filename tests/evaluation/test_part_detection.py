@@ -33,9 +33,7 @@ def breakdown(scene: Scene, outputs: list[Any]) -> dict[str, float]:
 def test_ap_by_hand(scene: Scene) -> None:
     # Two pieces; one is found with IoU 80/100, the other not at all. Precision is 1 up to recall 0.5, which are 51
     # of the 101 recall points, at the 7 thresholds 0.50 ... 0.80 of 10, and 0 elsewhere.
-    record = scene.add(
-        [annotation(0, block(0, 0, 10, 10)), annotation(0, block(20, 20, 30, 30))], size=(40, 40)
-    )
+    record = scene.add([annotation(0, block(0, 0, 10, 10)), annotation(0, block(20, 20, 30, 30))], size=(40, 40))
     scene.register()
     scores = ap(scene, [scene.output(record, [(0, block(0, 0, 10, 8))])])
     assert scores["AP"] == pytest.approx(100 * 0.7 * 51 / 101)
@@ -113,9 +111,7 @@ def test_crowds_neither_reward_nor_punish(scene: Scene) -> None:
     assert scores["AP"] == pytest.approx(50.0)
 
 
-def test_broken_annotations_are_cleaned(
-    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_broken_annotations_are_cleaned(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mask = block(0, 0, 10, 10)
     square = [0.0, 0.0, 10.0, 0.0, 10.0, 10.0, 0.0, 10.0]
     record = scene.add(
@@ -175,9 +171,7 @@ def test_a_second_evaluation_forgets_the_first(scene: Scene) -> None:
     record = scene.add([annotation(0, mask)], size=(40, 40))
     scene.register()
     evaluator = CocoAPEvaluator(scene.name)
-    assert run(evaluator, [record], [scene.output(record, [(0, mask)])])["coco_ap"]["AP"] == pytest.approx(
-        100.0
-    )
+    assert run(evaluator, [record], [scene.output(record, [(0, mask)])])["coco_ap"]["AP"] == pytest.approx(100.0)
     assert run(evaluator, [record], [scene.output(record, [])])["coco_ap"]["AP"] == 0.0
 
 

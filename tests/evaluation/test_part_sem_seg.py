@@ -8,12 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from wps_sam.evaluation import (
-    AuthorsEvaluator,
-    ImagePartEvaluator,
-    PooledPartEvaluator,
-    build_evaluators,
-)
+from wps_sam.evaluation import AuthorsEvaluator, ImagePartEvaluator, PooledPartEvaluator, build_evaluators
 from wps_sam.structures import Frame
 
 import numpy as np
@@ -110,8 +105,7 @@ def test_results_do_not_depend_on_the_batch_size(scene: Scene) -> None:
     scene.register()
     outputs = [scene.output(r, [] if c == 0 else [(c, masks[c])]) for c, r in enumerate(records)]
     singly, paired, at_once = (
-        run(build_evaluators(PART_PROTOCOLS, scene.name), records, outputs, batch_size)
-        for batch_size in (1, 2, 3)
+        run(build_evaluators(PART_PROTOCOLS, scene.name), records, outputs, batch_size) for batch_size in (1, 2, 3)
     )
     assert singly == paired == at_once
     assert singly["wps_authors"]["mIoU"] == pytest.approx(100.0)
@@ -169,9 +163,7 @@ def test_agrees_with_detectron2_on_random_maps(scene: Scene, tmp_path: Path, ign
     of_parts = [expected["IoU-Animal Head"], expected["IoU-Animal Body"]]
     assert ours["d2_semseg"]["mIoU"] == pytest.approx(np.mean(of_parts))
     assert ours["d2_semseg"]["mIoU-Animal"] == pytest.approx(np.mean(of_parts))
-    dumps = [
-        json.loads((tmp_path / d / "sem_seg_predictions.json").read_text()) for d in ("reference", "ours")
-    ]
+    dumps = [json.loads((tmp_path / d / "sem_seg_predictions.json").read_text()) for d in ("reference", "ours")]
     assert dumps[0] == dumps[1]
     assert set(dumps[1][0]) == {"file_name", "category_id", "segmentation"}
 
@@ -247,9 +239,7 @@ def test_counts_are_logged(scene: Scene, caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize(("probabilities", "row_iou"), [((0.3, 0.3), 1.0), ((0.3,), 0.0), ((0.2, 0.2), 0.0)])
-def test_probabilities_of_a_class_are_summed(
-    scene: Scene, probabilities: tuple[float, ...], row_iou: float
-) -> None:
+def test_probabilities_of_a_class_are_summed(scene: Scene, probabilities: tuple[float, ...], row_iou: float) -> None:
     # 0.3 + 0.3 = 0.6 is foreground everywhere, as is the truth; the largest alone, 0.3, would not be.
     record = scene.add([annotation(0, block(0, 0, 16, 16))])
     scene.register()
@@ -291,9 +281,7 @@ def test_the_authors_look_at_the_first_polygon_only(scene: Scene) -> None:
     record = scene.add([kept, dropped, cleaned])
     scene.register()
     output = scene.output(record, [(0, block(0, 0, 16, 16))])
-    assert run(AuthorsEvaluator(scene.name), [record], [output])["wps_authors"]["mIoU"] == pytest.approx(
-        100.0
-    )
+    assert run(AuthorsEvaluator(scene.name), [record], [output])["wps_authors"]["mIoU"] == pytest.approx(100.0)
     by_parts = run(ImagePartEvaluator(scene.name), [record], [output])["wps_image_part"]
     assert by_parts["mIoU"] == pytest.approx(100 / 3)
 
@@ -309,9 +297,7 @@ def test_padding_rows_count_wherever_the_padding_lies(scene: Scene, top: int) ->
     logits = torch.full((1, 4, 4), -20.0)
     logits[0, top // 4] = 20.0
     output = scene.output(record, [(0, box_mask(8, 16, 0, 0, 16, 4))], logits=logits, frame=frame)
-    assert run(AuthorsEvaluator(scene.name), [record], [output])["wps_authors"]["mIoU"] == pytest.approx(
-        100.0
-    )
+    assert run(AuthorsEvaluator(scene.name), [record], [output])["wps_authors"]["mIoU"] == pytest.approx(100.0)
     # The truth placed at the other end misses all 4 rows of both: 8 of 16 rows are wrong.
     elsewhere = output | {"frame": Frame(16, 8, 16, top=8)}
     wrong = run(AuthorsEvaluator(scene.name), [record], [elsewhere])["wps_authors"]["mIoU"]
@@ -340,9 +326,7 @@ def test_agrees_with_the_authors_way_written_out(scene: Scene) -> None:
     iou, accuracy = [], []
     for category in (0, 1, 2):
         truth = np.any([m for c, m in pieces if c == category], axis=0)
-        small = upsample(
-            torch.from_numpy(truth)[None, None].float(), (24, 32), mode="bilinear", align_corners=False
-        )
+        small = upsample(torch.from_numpy(truth)[None, None].float(), (24, 32), mode="bilinear", align_corners=False)
         target = torch.nn.functional.pad(small[0, 0] >= 0.5, (0, 0, 4, 4)).long()
         if category not in classes:
             iou.append(0.0)
@@ -401,17 +385,13 @@ def test_damaged_outputs_are_refused(scene: Scene) -> None:
     record = scene.add([annotation(0, mask)])
     scene.register()
     good = scene.output(record, [(0, mask)])
-    with pytest.raises(
-        ValueError, match=r"picture_0.JPEG: expected sem_seg \[4, 16, 16\], got \[3, 16, 16\]"
-    ):
+    with pytest.raises(ValueError, match=r"picture_0.JPEG: expected sem_seg \[4, 16, 16\], got \[3, 16, 16\]"):
         PooledPartEvaluator(scene.name).process([record], [good | {"sem_seg": good["sem_seg"][1:]}])
     with pytest.raises(ValueError, match=r"picture_0.JPEG: expected instances in the model's output"):
         ImagePartEvaluator(scene.name).process([record], [{"sem_seg": good["sem_seg"]}])
     with pytest.raises(ValueError, match=r"picture_0.JPEG: wps_authors needs the model's output 'frame'"):
         AuthorsEvaluator(scene.name).process([record], [{"instances": good["instances"]}])
-    with pytest.raises(
-        ValueError, match=r"picture_0.JPEG: expected mask_logits \[1, S/4, S/4\], got \[1, 4, 5\]"
-    ):
+    with pytest.raises(ValueError, match=r"picture_0.JPEG: expected mask_logits \[1, S/4, S/4\], got \[1, 4, 5\]"):
         bad = scene.output(record, [(0, mask)], logits=torch.zeros(1, 4, 5))
         AuthorsEvaluator(scene.name).process([record], [bad])
     with pytest.raises(ValueError, match=r"picture_0.JPEG: expected pred_classes in 0..2, got 3..3"):

@@ -43,8 +43,7 @@ def test_unknown_and_repeated_names_are_refused(scene: Scene) -> None:
     scene.register()
     for refuse in (check_protocols, lambda names: build_evaluators(names, scene.name)):
         with pytest.raises(
-            ValueError,
-            match=r"^TEST.PROTOCOLS is 'miou'; allowed: 'auto', 'd2_semseg', 'pin41', .*'pred_all'$",
+            ValueError, match=r"^TEST.PROTOCOLS is 'miou'; allowed: 'auto', 'd2_semseg', 'pin41', .*'pred_all'$"
         ):
             refuse(["d2_semseg", "miou"])
         # A row of the report is no protocol: nobody can ask for an oracle by name.
@@ -64,9 +63,7 @@ def test_protocols_that_do_not_fit_are_refused_with_those_that_do(ov_scene: OVSc
     ov_scene.records[:] = [{k: v for k, v in ov_scene.records[0].items() if k != "category_id"}]
     with pytest.raises(ValueError, match=r"\['ov_oracle'\] do not fit .*; \['pred_obj', 'pred_all'\] do"):
         build_evaluators(["ov_oracle", "pred_all"], ov_scene.name)
-    with pytest.raises(
-        ValueError, match=r"protocols \['pred_obj'\] do not fit .*'pascal_sq', 'pred_all'\] do"
-    ):
+    with pytest.raises(ValueError, match=r"protocols \['pred_obj'\] do not fit .*'pascal_sq', 'pred_all'\] do"):
         build_evaluators(["pred_obj"], scene.name)
     with pytest.raises(ValueError, match="TEST.ORACLES needs a data set with boxes of its parts"):
         FilledBoxOracle(GroundTruth(ov_scene.name))
@@ -156,9 +153,7 @@ def forget(name: str) -> None:
     del PROTOCOLS[name], REPORT_ROWS[name]
 
 
-def test_a_protocol_from_outside_is_one_like_the_others(
-    correct_pixels: str, scene: Scene, ov_scene: OVScene
-) -> None:
+def test_a_protocol_from_outside_is_one_like_the_others(correct_pixels: str, scene: Scene, ov_scene: OVScene) -> None:
     check_protocols(["auto", correct_pixels])
     head, body = box_mask(16, 16, 0, 0, 8, 8), box_mask(16, 16, 8, 8, 16, 16)
     record = scene.add([annotation(0, head), annotation(1, body)])
@@ -178,9 +173,7 @@ def test_a_protocol_from_outside_is_one_like_the_others(
 
     ov_scene.add([[0, 255]], [[CAT, CAT]])
     ov_scene.register()
-    with pytest.raises(
-        ValueError, match=r"\['correct_pixels'\] do not fit .*; \['pred_obj', 'pred_all'\] do"
-    ):
+    with pytest.raises(ValueError, match=r"\['correct_pixels'\] do not fit .*; \['pred_obj', 'pred_all'\] do"):
         build_evaluators([correct_pixels], ov_scene.name)
 
 

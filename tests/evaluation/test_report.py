@@ -31,13 +31,7 @@ def test_protocols_without_parts_give_no_part_table() -> None:
 
 
 def test_means_of_seen_and_unseen_classes_are_shown_and_unseen_classes_marked() -> None:
-    scores = {
-        "mIoU": 30.0,
-        "mIoU-base": 40.0,
-        "mIoU_gt-unbase": 20.0,
-        "IoU-dog's ear": 20.0,
-        "IoU-cat's ear": 40.0,
-    }
+    scores = {"mIoU": 30.0, "mIoU-base": 40.0, "mIoU_gt-unbase": 20.0, "IoU-dog's ear": 20.0, "IoU-cat's ear": 40.0}
     unseen = {"mIoU-unbase": 20.0, "hIoU": 26.67}
     results = {"ov_oracle": scores | unseen, "pascal_sq": {"mIOU": 1.0, "sqIoU-dog's ear": 2.0}}
     lines = format_results_table(results, ["cat's ear", "dog's ear"], unseen=[1]).splitlines()

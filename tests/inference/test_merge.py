@@ -101,11 +101,7 @@ def test_masks_are_resized_in_segment_anythings_order():
 @pytest.mark.parametrize("merge", [SemanticMerge, AuthorsMerge])
 def test_merging_one_by_one_equals_merging_a_stack(merge):
     g = torch.Generator().manual_seed(0)
-    masks, scores, labels = (
-        torch.rand(7, 5, 6, generator=g),
-        torch.rand(7, generator=g),
-        [0, 2, 2, 1, 0, 2, 4],
-    )
+    masks, scores, labels = (torch.rand(7, 5, 6, generator=g), torch.rand(7, generator=g), [0, 2, 2, 1, 0, 2, 4])
     stack = torch.zeros(6, 5, 6)
     for label in range(5):
         of_class = torch.tensor(labels) == label

@@ -71,9 +71,7 @@ def transformers_logits(model: CLIPSeg, images: Tensor) -> Tensor:
     count = len(model.token_ids)
     with torch.no_grad():
         output = model.clipseg(
-            input_ids=model.token_ids,
-            attention_mask=model.token_mask,
-            pixel_values=images.repeat(count, 1, 1, 1),
+            input_ids=model.token_ids, attention_mask=model.token_mask, pixel_values=images.repeat(count, 1, 1, 1)
         )
     return output.logits
 
@@ -98,15 +96,11 @@ def test_logits_are_those_of_transformers(downloaded: CLIPSeg) -> None:
     images = downloaded.preprocess_image([picture()])
     expected = transformers_logits(downloaded, images)
     assert expected.shape == (6, 64, 64)
-    assert (expected[0] - expected[1]).abs().max() > 1e-3, (
-        "the classes must differ, or the check shows nothing"
-    )
+    assert (expected[0] - expected[1]).abs().max() > 1e-3, "the classes must differ, or the check shows nothing"
     torch.testing.assert_close(our_logits(downloaded, images), expected, rtol=0, atol=1e-5)
 
 
-def test_wrong_forwards_are_told_from_transformers_own(
-    downloaded: CLIPSeg, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_forwards_are_told_from_transformers_own(downloaded: CLIPSeg, monkeypatch: pytest.MonkeyPatch) -> None:
     images = downloaded.preprocess_image([picture()])
     expected = transformers_logits(downloaded, images)
     activations = downloaded.encode_images(images)
@@ -123,9 +117,7 @@ def test_wrong_forwards_are_told_from_transformers_own(
         # PyTorch keeps submodules out of __dict__, so that this hides them for a moment.
         monkeypatch.setitem(decoder.__dict__, "film_mul", decoder.film_add)
         monkeypatch.setitem(decoder.__dict__, "film_add", decoder._modules["film_mul"])
-        wrong["FiLM's factor and summand swapped"] = downloaded.decode(
-            activations, downloaded.encode_names()[:-1]
-        )
+        wrong["FiLM's factor and summand swapped"] = downloaded.decode(activations, downloaded.encode_names()[:-1])
     for what, logits in wrong.items():
         assert (logits[0] - expected).abs().max() > 1e-3, what
 
@@ -201,9 +193,7 @@ def test_prompts_are_kept_in_eval_mode_and_made_anew_after_training(monkeypatch:
     model = build()
     calls = []
     encode = model.clipseg.clip.get_text_features
-    monkeypatch.setattr(
-        model.clipseg.clip, "get_text_features", lambda *a, **k: calls.append(1) or encode(*a, **k)
-    )
+    monkeypatch.setattr(model.clipseg.clip, "get_text_features", lambda *a, **k: calls.append(1) or encode(*a, **k))
     model([picture()])
     first = model([picture()])[0]["sem_seg"]
     assert len(calls) == 1
@@ -220,9 +210,7 @@ def test_prompts_are_kept_in_eval_mode_and_made_anew_after_training(monkeypatch:
 
 def test_scores_have_the_size_of_the_original_picture_and_background_last() -> None:
     model = build()
-    output = model(
-        [picture(height=80, width=120), picture(height=80, width=120) | {"height": 40, "width": 61}]
-    )
+    output = model([picture(height=80, width=120), picture(height=80, width=120) | {"height": 40, "width": 61}])
     assert set(output[0]) == {"sem_seg"}
     assert output[0]["sem_seg"].shape == (7, 80, 120)
     assert output[1]["sem_seg"].shape == (7, 40, 61)
@@ -366,10 +354,7 @@ def test_adapter_by_hand() -> None:
 
 
 def test_adapter_is_one_for_all_layers_and_absent_where_it_is_not_trained() -> None:
-    assert [name for name, _ in build().adapter.named_parameters()] == [
-        "bottleneck.0.weight",
-        "bottleneck.2.weight",
-    ]
+    assert [name for name, _ in build().adapter.named_parameters()] == ["bottleneck.0.weight", "bottleneck.2.weight"]
     assert not list(build(()).adapter.parameters())
     record = picture()
     assert not torch.allclose(build()([record])[0]["sem_seg"], build(())([record])[0]["sem_seg"])
@@ -425,9 +410,7 @@ def test_weights_come_from_a_folder(folder: Path) -> None:
     model, tokenizer, image_size = build_clipseg("rd64", str(folder))
     assert image_size == 64
     assert not model.training
-    torch.testing.assert_close(
-        model.decoder.film_add.bias, build_clipseg("tiny")[0].decoder.film_add.bias + 1
-    )
+    torch.testing.assert_close(model.decoder.film_add.bias, build_clipseg("tiny")[0].decoder.film_add.bias + 1)
     assert tokenizer("dog ear")["input_ids"] == build_clipseg("tiny")[1]("dog ear")["input_ids"]
 
 
@@ -439,8 +422,7 @@ def _without(folder: Path, target: Path, *names: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "missing",
-    [("model.safetensors",), ("preprocessor_config.json",), ("tokenizer.json", "tokenizer_config.json")],
+    "missing", [("model.safetensors",), ("preprocessor_config.json",), ("tokenizer.json", "tokenizer_config.json")]
 )
 def test_incomplete_folder_is_refused(folder: Path, tmp_path: Path, missing: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"MODEL\.CLIPSEG\.WEIGHTS"):
@@ -478,9 +460,7 @@ def test_published_size_has_the_published_layers() -> None:
     assert [tuple(p.shape) for p in adapter.parameters()] == [(192, 768), (768, 192)]
     assert tuple(model.decoder.film_mul.weight.shape) == (64, 512)
     # The complex transposed convolution of the "refined" weights: a convolution, then 4 x 4 times 4 x 4 pixels.
-    assert [
-        tuple(p.shape[2:]) for p in model.decoder.transposed_convolution.parameters() if p.dim() == 4
-    ] == [
+    assert [tuple(p.shape[2:]) for p in model.decoder.transposed_convolution.parameters() if p.dim() == 4] == [
         (3, 3),
         (4, 4),
         (4, 4),

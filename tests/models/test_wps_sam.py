@@ -98,9 +98,7 @@ def test_a_step_moves_the_prompter_and_nothing_of_sam(prompter_name, label, kind
     assert not any(m.training for m in model.backbone.modules())
     frozen = {k: v.clone() for k, v in model.backbone.named_parameters()}
     trained = {k: v.clone() for k, v in model.prompter.named_parameters()}
-    optimizer = torch.optim.Adam(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1
-    )
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
     sum(model(make_inputs(label=label)).values()).backward()
     optimizer.step()
     for key, value in model.backbone.named_parameters():
@@ -156,9 +154,7 @@ def _leave_nothing_on(model, monkeypatch, index):
     def propose_without(features):
         proposals, embedding = propose(features), features["image_embedding"]
         for i, image in enumerate(embedding):
-            if any(torch.allclose(image, one, atol=1e-4) for one in seen) or (
-                len(embedding) > 2 and i == index
-            ):
+            if any(torch.allclose(image, one, atol=1e-4) for one in seen) or (len(embedding) > 2 and i == index):
                 seen.append(image)
                 proposals.logits[i, :, -1] += 100
         return proposals
@@ -279,9 +275,7 @@ def test_losses_by_kind_have_the_same_names_in_every_step(prompter_name, label, 
     assert set(losses) == {f"loss_{name}" for name in names}
     assert all(loss.item() > 0 for loss in losses.values())
     # Nothing labelled at all: the same names, as several processes need them.
-    empty = model(
-        make_inputs(parts=0, label="mask" if kind == "mask" else "point" if kind == "point" else "box")
-    )
+    empty = model(make_inputs(parts=0, label="mask" if kind == "mask" else "point" if kind == "point" else "box"))
     assert set(empty) == set(losses)
 
 
@@ -314,9 +308,7 @@ def test_a_mask_teaches_the_prompt_through_the_frozen_decoder(prompter_name):
 
 
 def test_a_picture_with_tags_alone_trains(prompter_name):
-    model = build_model(
-        tiny_config("MODEL.PROMPTER.NAME", prompter_name, "WEAK_LABELS.TYPE", "as_annotated")
-    ).train()
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name, "WEAK_LABELS.TYPE", "as_annotated")).train()
     (record,) = make_inputs(label="box", parts=0, sizes=((200, 512),))
     record["tags"] = torch.tensor([1, 2])
     losses = model([record])
@@ -372,8 +364,7 @@ def test_a_checkpoint_of_another_preprocessing_is_refused(tmp_path):
     DetectionCheckpointer(build_model(tiny_config()), str(tmp_path)).save("model")
     other = build_model(tiny_config("MODEL.SAM.PADDING", "center"))
     with pytest.raises(
-        ValueError,
-        match=r"trained on another SAM, or on one that sees pictures otherwise .*MODEL.SAM.PADDING",
+        ValueError, match=r"trained on another SAM, or on one that sees pictures otherwise .*MODEL.SAM.PADDING"
     ):
         DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
 

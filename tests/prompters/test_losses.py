@@ -31,9 +31,7 @@ def test_focal_loss_by_hand():
     expected = 2 * (1 - 0.75) ** 2 * -math.log(0.75) / 1
     assert focal_cross_entropy(logits, torch.tensor([0, 1])).item() == pytest.approx(expected, rel=1e-6)
     # With gamma 0 it is the summed cross-entropy, which a focal weight must lower.
-    assert focal_cross_entropy(logits, torch.tensor([0, 1]), gamma=0.0).item() == pytest.approx(
-        -2 * math.log(0.75)
-    )
+    assert focal_cross_entropy(logits, torch.tensor([0, 1]), gamma=0.0).item() == pytest.approx(-2 * math.log(0.75))
 
 
 def test_focal_loss_without_parts_divides_by_one():

@@ -19,9 +19,7 @@ def _targets(count, num_classes=4, seed=0):
 
 def _prediction(batch=1, queries=6, num_classes=4, seed=1):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, queries, num_classes + 1, generator=g), torch.randn(
-        batch, queries, 2, 8, generator=g
-    )
+    return torch.randn(batch, queries, num_classes + 1, generator=g), torch.randn(batch, queries, 2, 8, generator=g)
 
 
 def _cost(logits, tokens, target, taught, query, part):

@@ -42,9 +42,7 @@ class CornerPrompter(Prompter):
 
     def propose(self, features):
         logits, boxes = self.predict(features)
-        return Proposals(
-            logits, lambda i, queries: self.encoder[0].encode_prompts(boxes=boxes[i, queries]), boxes
-        )
+        return Proposals(logits, lambda i, queries: self.encoder[0].encode_prompts(boxes=boxes[i, queries]), boxes)
 
     def losses(self, features, targets):
         logits, boxes = self.predict(features)
@@ -90,9 +88,7 @@ def test_a_prompter_from_outside_works_by_its_name(registered, tmp_path):
 
 
 def test_an_unknown_prompter_lists_the_known():
-    with pytest.raises(
-        ValueError, match="MODEL.PROMPTER.NAME is 'Prompter'; allowed: 'DETRPrompter', 'DensePrompter'"
-    ):
+    with pytest.raises(ValueError, match="MODEL.PROMPTER.NAME is 'Prompter'; allowed: 'DETRPrompter', 'DensePrompter'"):
         check_config(config("MODEL.PROMPTER.NAME", "Prompter"))
 
 
@@ -122,10 +118,7 @@ def test_keys_that_nobody_reads_are_refused(opts, message):
     [
         ("MODEL.PROMPTER.NUM_QUERIES", "MODEL.DETR_PROMPTER.NUM_QUERIES"),
         ("MODEL.PROMPTER.COMPANION_DIM", "MODEL.DENSE_PROMPTER.COMPANION_DIM"),
-        (
-            "MODEL.LOSS.CLASS_WEIGHT",
-            "CLASS_WEIGHT and PROMPT_WEIGHT of MODEL.DETR_PROMPTER or MODEL.DENSE_PROMPTER",
-        ),
+        ("MODEL.LOSS.CLASS_WEIGHT", "CLASS_WEIGHT and PROMPT_WEIGHT of MODEL.DETR_PROMPTER or MODEL.DENSE_PROMPTER"),
         ("MODEL.MATCHER.PROMPT_WEIGHT", "MODEL.DETR_PROMPTER.MATCHER_CLASS_WEIGHT and MATCHER_PROMPT_WEIGHT"),
     ],
 )

@@ -41,9 +41,7 @@ def test_paper_prompter_shapes():
 
 
 def test_a_segmenter_of_three_tokens_a_prompt_gets_three():
-    prompter = DETRPrompter(
-        **{**PAPER, "tokens_per_prompt": 3, "num_encoder_layers": 1, "num_decoder_layers": 1}
-    )
+    prompter = DETRPrompter(**{**PAPER, "tokens_per_prompt": 3, "num_encoder_layers": 1, "num_decoder_layers": 1})
     assert prompter(torch.randn(1, 256, 64, 64)).tokens.shape == (1, 25, 3, 256)
 
 
@@ -108,9 +106,7 @@ def test_matrices_of_the_transformer_start_xavier_uniform():
 
 
 def _dense(label_type, encode=None, companion_dim=0, stride=8):
-    encode = encode or (
-        lambda boxes=None, points=None: torch.zeros(len(points if boxes is None else boxes), 2, 256)
-    )
+    encode = encode or (lambda boxes=None, points=None: torch.zeros(len(points if boxes is None else boxes), 2, 256))
     return DensePrompter(
         num_classes=3,
         label_type=label_type,
@@ -145,9 +141,7 @@ def test_cells_of_both_strides(stride, side):
     # A point is thinned as the box of a cell around it.
     assert points.shape == (2, side**2, 2) and torch.equal(proposals.boxes[..., :2], points - stride)
     # A cell's anchor is its centre; rows first. An output of 1 is one cell.
-    expected = torch.tensor(
-        [[(x + 0.5) * stride, (y + 0.5) * stride] for y in range(side) for x in range(side)]
-    )
+    expected = torch.tensor([[(x + 0.5) * stride, (y + 0.5) * stride] for y in range(side) for x in range(side)])
     assert torch.equal(prompter.anchors, expected)
     moved = prompter.apply_deltas(torch.ones(1, side**2, 2))[0, 2 * side + 3]
     assert moved.tolist() == [4.5 * stride, 3.5 * stride]
@@ -185,9 +179,7 @@ def test_the_stride_of_the_config_reaches_all_that_count_in_cells(tiny_cfg):
     dense = ("MODEL.PROMPTER.NAME", "DensePrompter", "WEAK_LABELS.TYPE", "point")
     a, b = torch.tensor([[8.0, 4.0]]), torch.zeros(1, 2)
     for stride in (8, 16):
-        prompter = build_model(
-            tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.STRIDE", stride, "MODEL.DEVICE", "meta")
-        ).prompter
+        prompter = build_model(tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.STRIDE", stride, "MODEL.DEVICE", "meta")).prompter
         assert prompter.stride == prompter.matcher.min_radius == stride
         assert prompter.place_losses["point"](a, b).item() == pytest.approx(12 / stride)
 
@@ -233,13 +225,7 @@ def test_dense_prompter_holds_no_second_copy_of_sam():
 @pytest.mark.parametrize("size, strides, side", [(64, (2, 2), 16), (16, (1, 1), 16), (16, (2, 1), 8)])
 def test_memory_follows_the_strides_of_the_neck(size, strides, side):
     prompter = DETRPrompter(
-        **{
-            **PAPER,
-            "embedding_size": size,
-            "neck_strides": strides,
-            "num_encoder_layers": 1,
-            "num_decoder_layers": 1,
-        }
+        **{**PAPER, "embedding_size": size, "neck_strides": strides, "num_encoder_layers": 1, "num_decoder_layers": 1}
     )
     assert prompter.position.shape[-1] == side
     assert prompter(torch.randn(1, 256, size, size)).logits.shape == (1, 25, 41)

@@ -178,9 +178,7 @@ def test_a_bias_helps_the_names_that_training_did_not_show(model):
     """Calibrated stacking: the same amount for each of them, nothing for the others."""
     torch.manual_seed(0)
     helped = build_model(
-        tiny_config(
-            "MODEL.PROMPTER.NAME", type(model.prompter).__name__, *TEXT, "MODEL.INFERENCE.UNSEEN_BIAS", 3.0
-        )
+        tiny_config("MODEL.PROMPTER.NAME", type(model.prompter).__name__, *TEXT, "MODEL.INFERENCE.UNSEEN_BIAS", 3.0)
     )
     inputs = make_inputs()
     logits = []

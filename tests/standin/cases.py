@@ -70,9 +70,7 @@ def config(d2: Modules) -> Any:
         for name, text in CONFIG_FILES.items():
             (Path(folder) / name).write_text(text)
         merged.merge_from_file(str(Path(folder) / "child.yaml"))
-    merged.merge_from_list(
-        ["SOLVER.MAX_ITER", "77", "DATASETS.TRAIN", "('a', 'b')", "SEED", "3", "OUTPUT_DIR", "x"]
-    )
+    merged.merge_from_list(["SOLVER.MAX_ITER", "77", "DATASETS.TRAIN", "('a', 'b')", "SEED", "3", "OUTPUT_DIR", "x"])
     return {"defaults": plain(get_cfg()), "merged": plain(merged)}
 
 
@@ -197,11 +195,7 @@ def image_list(d2: Modules) -> Any:
     return result
 
 
-POLYGONS = [
-    [[1.0, 1.0, 8.0, 1.0, 8.0, 6.0, 1.0, 6.0]],
-    [[0.5, 0.5, 4.0, 9.0, 9.5, 2.0], [7, 7, 9, 7, 9, 9]],
-    [],
-]
+POLYGONS = [[[1.0, 1.0, 8.0, 1.0, 8.0, 6.0, 1.0, 6.0]], [[0.5, 0.5, 4.0, 9.0, 9.5, 2.0], [7, 7, 9, 7, 9, 9]], []]
 
 
 def masks(d2: Modules) -> Any:
@@ -269,12 +263,7 @@ def augmentations(d2: Modules) -> Any:
         "crop range": [T.RandomCrop("relative_range", (0.3, 0.6))],
         "crop absolute": [T.RandomCrop("absolute", (8, 100))],
         "crop absolute range": [T.RandomCrop("absolute_range", (5, 14))],
-        "all": [
-            T.Resize((18, 22)),
-            T.RandomFlip(),
-            T.RandomCrop("relative_range", (0.5, 0.5)),
-            T.NoOpTransform(),
-        ],
+        "all": [T.Resize((18, 22)), T.RandomFlip(), T.RandomCrop("relative_range", (0.5, 0.5)), T.NoOpTransform()],
     }
     result: dict[str, list[Any]] = {}
     for name, augs in lists.items():
@@ -429,12 +418,7 @@ def coco_records(d2: Modules) -> Any:
             if isinstance(annotation.get("segmentation"), dict):
                 counts = annotation["segmentation"]["counts"]
                 annotation["segmentation"]["counts"] = counts if isinstance(counts, list) else counts.decode()
-    shown = [
-        records,
-        metadata.thing_classes,
-        metadata.thing_dataset_id_to_contiguous_id,
-        metadata.evaluator_type,
-    ]
+    shown = [records, metadata.thing_classes, metadata.thing_dataset_id_to_contiguous_id, metadata.evaluator_type]
     data.DatasetCatalog.remove(name)
     data.MetadataCatalog.remove(name)
     return plain([*shown, [r["image_id"] for r in trained_on], [r["annotations"] for r in raw]])
@@ -458,19 +442,10 @@ def schedules(d2: Modules) -> Any:
         "only warm-up": {"WARMUP_ITERS": 60},
     }.items():
         cfg = d2("config").get_cfg()
-        given = {
-            "MAX_ITER": 40,
-            "BASE_LR": 0.02,
-            "WARMUP_ITERS": 8,
-            "WARMUP_FACTOR": 0.1,
-            "STEPS": (20, 30),
-            **keys,
-        }
+        given = {"MAX_ITER": 40, "BASE_LR": 0.02, "WARMUP_ITERS": 8, "WARMUP_FACTOR": 0.1, "STEPS": (20, 30), **keys}
         cfg.SOLVER.update(given)
         parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
-        optimizer = torch.optim.SGD(
-            [{"params": parameters[:1], "lr": 0.5}, {"params": parameters[1:]}], lr=0.02
-        )
+        optimizer = torch.optim.SGD([{"params": parameters[:1], "lr": 0.5}, {"params": parameters[1:]}], lr=0.02)
         scheduler = d2("solver").build_lr_scheduler(cfg, optimizer)
         rates = []
         for _ in range(40):
@@ -508,9 +483,7 @@ def optimizers(d2: Modules) -> Any:
     for clip in (None, "value", "norm"):
         network = small_network()
         cfg = d2("config").get_cfg()
-        cfg.SOLVER.CLIP_GRADIENTS.update(
-            {"ENABLED": clip is not None, "CLIP_TYPE": clip or "", "CLIP_VALUE": 0.1}
-        )
+        cfg.SOLVER.CLIP_GRADIENTS.update({"ENABLED": clip is not None, "CLIP_TYPE": clip or "", "CLIP_VALUE": 0.1})
         optimizer = solver.build_optimizer(cfg, network)
         for i in range(3):
             optimizer.zero_grad()
@@ -544,23 +517,17 @@ def sem_seg_evaluation(d2: Modules) -> Any:
             path = Path(folder) / f"{i}.png"
             Image.fromarray(labels).save(path)
             records.append({"file_name": f"{i}.jpg", "sem_seg_file_name": str(path)})
-            scores = (
-                generator.random((5, 12, 9)).astype(np.float32) * np.array([1, 2, 1, 1, 0])[:, None, None]
-            )
+            scores = generator.random((5, 12, 9)).astype(np.float32) * np.array([1, 2, 1, 1, 0])[:, None, None]
             inputs.append([{"file_name": f"{i}.jpg", "output": {"sem_seg": torch.from_numpy(scores)}}])
         data.DatasetCatalog.register(name, lambda: records)
-        data.MetadataCatalog.get(name).set(
-            stuff_classes=["a", "b", "c", "found only", "nowhere"], ignore_label=255
-        )
+        data.MetadataCatalog.get(name).set(stuff_classes=["a", "b", "c", "found only", "nowhere"], ignore_label=255)
         evaluator = evaluation.SemSegEvaluator(name, distributed=False, output_dir=folder)
         results = evaluation.inference_on_dataset(_FakeModel().train(), inputs, evaluator)["sem_seg"]
         predictions = json.loads((Path(folder) / "sem_seg_predictions.json").read_text())
     data.DatasetCatalog.remove(name)
     data.MetadataCatalog.remove(name)
     # Detectron2's main branch also has scores of boundaries, where OpenCV is installed.
-    kept = {
-        key: value for key, value in results.items() if "oundary" not in key and not key.startswith("min(")
-    }
+    kept = {key: value for key, value in results.items() if "oundary" not in key and not key.startswith("min(")}
     return plain([kept, predictions])
 
 
@@ -646,9 +613,7 @@ class _Regression(nn.Module):
         return {"loss_square": error.pow(2).mean(), "loss_absolute": 0.1 * error.abs().mean()}
 
 
-def regression_trainer(
-    d2: Modules, folder: Path, first_batch: int = 0, evaluate: Any = dict
-) -> tuple[Any, Any]:
+def regression_trainer(d2: Modules, folder: Path, first_batch: int = 0, evaluate: Any = dict) -> tuple[Any, Any]:
     """A trainer of ten steps with the usual hooks, which writes to ``folder``, and its checkpointer."""
     engine, solver = d2("engine"), d2("solver")
     cfg = d2("config").get_cfg()

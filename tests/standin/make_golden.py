@@ -46,9 +46,7 @@ def write_files() -> None:
     """A config.yaml with all of Detectron2's keys, a checkpoint of the fourth step, pickled instances."""
     cfg = get_cfg()
     cfg.merge_from_list(["SOLVER.MAX_ITER", "123", "DATASETS.TRAIN", "('a',)"])
-    (GOLDEN / "config.yaml").write_text(
-        f"# Detectron2 {detectron2.__version__}\n{cfg.dump()}", encoding="utf-8"
-    )
+    (GOLDEN / "config.yaml").write_text(f"# Detectron2 {detectron2.__version__}\n{cfg.dump()}", encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         trainer, _ = regression_trainer(module, Path(folder))
         trainer.train(0, 10)

@@ -76,9 +76,7 @@ def test_the_config_file_of_detectron2_is_read() -> None:
 def test_detectron2_reads_the_config_file_of_the_standin(tmp_path: Path) -> None:
     theirs = real("config").get_cfg()
     cfg = standin("config").get_cfg()
-    cfg.merge_from_list(
-        ["SOLVER.MAX_ITER", "123", "DATASETS.TRAIN", "('a',)", "SOLVER.WEIGHT_DECAY_BIAS", "0.5"]
-    )
+    cfg.merge_from_list(["SOLVER.MAX_ITER", "123", "DATASETS.TRAIN", "('a',)", "SOLVER.WEIGHT_DECAY_BIAS", "0.5"])
     (tmp_path / "config.yaml").write_text(cfg.dump())
     theirs.merge_from_file(str(tmp_path / "config.yaml"))
     assert theirs.SOLVER.MAX_ITER == 123 and theirs.DATASETS.TRAIN == ("a",)

@@ -77,9 +77,7 @@ assert detectron2.utils.registry.__name__ == "detectron2.utils.registry"
 
 
 def test_standin_can_be_asked_for_beside_detectron2(tmp_path: Path) -> None:
-    code = (
-        'assert _detectron2.choose() == "standin"\nimport detectron2\nassert not hasattr(detectron2, "real")'
-    )
+    code = 'assert _detectron2.choose() == "standin"\nimport detectron2\nassert not hasattr(detectron2, "real")'
     run = mechanism(code, installed(tmp_path), "standin")
     assert run.returncode == 0, run.stderr
 
@@ -101,9 +99,7 @@ def test_insisting_on_a_missing_detectron2_names_its_guide(tmp_path: Path) -> No
 
 def test_an_unknown_choice_is_refused(tmp_path: Path) -> None:
     run = mechanism("_detectron2.choose()", tmp_path, "yes")
-    assert run.stderr.splitlines()[-1] == (
-        "ValueError: WPS_SAM_DETECTRON2='yes': expected auto, real or standin"
-    )
+    assert run.stderr.splitlines()[-1] == ("ValueError: WPS_SAM_DETECTRON2='yes': expected auto, real or standin")
 
 
 def test_choosing_the_standin_too_late_is_refused(tmp_path: Path) -> None:

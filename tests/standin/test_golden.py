@@ -32,17 +32,13 @@ def assert_same(actual: Any, expected: Any, place: str = "answer") -> None:
         for key, value in expected.items():
             assert_same(actual[key], value, f"{place}[{key!r}]")
     elif isinstance(expected, list):
-        assert isinstance(actual, list) and len(actual) == len(expected), (
-            f"{place}: {actual} is not {expected}"
-        )
+        assert isinstance(actual, list) and len(actual) == len(expected), f"{place}: {actual} is not {expected}"
         for i, value in enumerate(expected):
             assert_same(actual[i], value, f"{place}[{i}]")
     elif isinstance(expected, float) and isinstance(actual, float):
         assert actual == pytest.approx(expected, rel=1e-6, abs=1e-7), place
     else:
-        assert type(actual) is type(expected) and actual == expected, (
-            f"{place}: {actual!r} is not {expected!r}"
-        )
+        assert type(actual) is type(expected) and actual == expected, f"{place}: {actual!r} is not {expected!r}"
 
 
 @pytest.mark.parametrize("case", sorted(set(CASES) - {"names", "config"}))

@@ -23,14 +23,7 @@ def _real_detectron2_is_installed() -> bool:
 def _scores(cfg: CfgNode, which: str, folder: Path) -> dict[str, dict[str, float]]:
     folder.mkdir()
     (folder / "cfg.yaml").write_text(cfg.dump())
-    command = [
-        sys.executable,
-        str(TOOL),
-        "--config-file",
-        str(folder / "cfg.yaml"),
-        "OUTPUT_DIR",
-        str(folder),
-    ]
+    command = [sys.executable, str(TOOL), "--config-file", str(folder / "cfg.yaml"), "OUTPUT_DIR", str(folder)]
     environment = {**os.environ, "WPS_SAM_DETECTRON2": which, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]

@@ -50,9 +50,7 @@ def predictions(height: int, width: int) -> Instances:
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 def test_any_size_is_drawn(shape: tuple[int, int], mode: ColorMode, scale: float, known: Any) -> None:
     image = canvas(*shape)
-    drawn = Visualizer(image, known, scale=scale, instance_mode=mode).draw_instance_predictions(
-        predictions(*shape)
-    )
+    drawn = Visualizer(image, known, scale=scale, instance_mode=mode).draw_instance_predictions(predictions(*shape))
     expected = tuple(max(1, int(side * scale + 0.01)) for side in shape)
     assert drawn.get_image().shape == (*expected, 3) and drawn.get_image().dtype == np.uint8
     assert (image == GREY).all()
@@ -67,9 +65,7 @@ def test_masks_are_tinted_inside_and_outlined() -> None:
     assert drawn[5, 20].tolist() == [0, 0, 255]
     assert (drawn[mask == 0].reshape(-1, 3)[:5] == GREY).all()
     assert (drawn[25, 35] == GREY).all(), "a speck below area_threshold"
-    everything = (
-        Visualizer(canvas(30, 40)).draw_binary_mask(mask, "red", alpha=0.5, area_threshold=0).get_image()
-    )
+    everything = Visualizer(canvas(30, 40)).draw_binary_mask(mask, "red", alpha=0.5, area_threshold=0).get_image()
     assert (everything[25, 35] != GREY).any()
     with pytest.raises(ValueError, match="mask of"):
         Visualizer(canvas(3, 4)).draw_binary_mask(mask)
@@ -89,8 +85,7 @@ def test_all_kinds_of_masks_are_the_same_picture() -> None:
     rle = {"size": [30, 40], "counts": [124, 8, *([22, 8] * 15), 618]}
     kinds: list[Any] = [bitmap, bitmap.tensor, PolygonMasks([[polygon]]), [[polygon]], [rle]]
     pictures = [
-        Visualizer(canvas(30, 40)).overlay_instances(masks=kind, assigned_colors=["g"]).get_image()
-        for kind in kinds
+        Visualizer(canvas(30, 40)).overlay_instances(masks=kind, assigned_colors=["g"]).get_image() for kind in kinds
     ]
     assert all((picture == pictures[0]).all() for picture in pictures)
     assert (pictures[0][8, 10] != GREY).any()

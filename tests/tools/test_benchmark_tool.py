@@ -17,18 +17,7 @@ def _run(*arguments: str) -> int:
 
 def test_writes_pairs_and_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "pairs.json"
-    arguments = [
-        "--model",
-        "vit_tiny",
-        "--batch",
-        "1",
-        "--repeats",
-        "1",
-        "--threads",
-        "1",
-        "--variant",
-        "fp32",
-    ]
+    arguments = ["--model", "vit_tiny", "--batch", "1", "--repeats", "1", "--threads", "1", "--variant", "fp32"]
     assert _run("encoder", *arguments, "--peak-tflops", "fp32=0.1", "--json", str(file)) == 0
     (pair,) = json.loads(file.read_text())
     assert pair["ratio"] > 0 and pair["machine"]["threads"] == 1

@@ -64,10 +64,7 @@ def test_makes_checks_and_mends_caches(run, tmp_path, log, capsys):
     [
         (["INPUT.CROP.ENABLED", "True"], "INPUT.CROP.ENABLED is True: every crop is another picture"),
         (["DATASETS.DESCRIPTIONS", "['nowhere.yaml']"], "nowhere.yaml"),
-        (
-            ["--num-processes", "1", "MODEL.DEVICE", "cuda"],
-            "MODEL.DEVICE is 'cuda', but torch finds no CUDA device",
-        ),
+        (["--num-processes", "1", "MODEL.DEVICE", "cuda"], "MODEL.DEVICE is 'cuda', but torch finds no CUDA device"),
     ],
 )
 def test_refuses_with_the_reason(run, capsys, monkeypatch, arguments, message):
@@ -80,9 +77,7 @@ def test_leaves_a_cache_of_something_else_alone(run, tmp_path, capsys):
     assert run("--output", tmp_path / "mine", "DATASETS.TRAIN", "()") == 0
     before = (tmp_path / "mine" / "tiny_parts_val" / "original-00000.safetensors").read_bytes()
     assert run("--output", tmp_path / "mine", "--dtype", "int8") == 1
-    assert (
-        "with the dtype 'fp16', and 'int8' is asked for. Choose another --output" in capsys.readouterr().err
-    )
+    assert "with the dtype 'fp16', and 'int8' is asked for. Choose another --output" in capsys.readouterr().err
     assert run("--output", tmp_path / "mine", "MODEL.SAM.PADDING", "center") == 1
     assert "with MODEL.SAM.PADDING 'bottom_right', and 'center' is asked for" in capsys.readouterr().err
     assert (tmp_path / "mine" / "tiny_parts_val" / "original-00000.safetensors").read_bytes() == before
@@ -104,14 +99,10 @@ def test_converts_caches_of_format_1(run, tiny_cfg, tiny_parts, tmp_path, log, c
         )
     assert run("MODEL.SAM.CACHE_DIR", tmp_path / "old") == 1
     assert (
-        f"tools/cache_features.py --config-file FILE --convert {tmp_path / 'old'} --output"
-        in capsys.readouterr().err
+        f"tools/cache_features.py --config-file FILE --convert {tmp_path / 'old'} --output" in capsys.readouterr().err
     )
     assert run("--convert", tmp_path / "old") == 0
-    assert (
-        f"{tmp_path / 'features' / 'tiny_parts_train'}: 6 pictures x original, int8; 6 of 6 records"
-        in log.text
-    )
+    assert f"{tmp_path / 'features' / 'tiny_parts_train'}: 6 pictures x original, int8; 6 of 6 records" in log.text
     # The flipped view is still to be made, by the encoder.
     log.clear()
     assert run("--dtype", "int8") == 0

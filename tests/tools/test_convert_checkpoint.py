@@ -171,9 +171,7 @@ def reference_prompter(state: State, embedding: Tensor, num_layers: int) -> tupl
         hidden = reference_norm(state, f"{layer}.norm3", hidden)
     hidden = reference_norm(state, "prompter.decoder.norm", hidden)
     logits = reference_linear(state, "class_embed", hidden)
-    tokens = reference_linear(
-        state, "coords_embed.2", F.gelu(reference_linear(state, "coords_embed.0", hidden))
-    )
+    tokens = reference_linear(state, "coords_embed.2", F.gelu(reference_linear(state, "coords_embed.0", hidden)))
     return logits, tokens.unflatten(-1, (2, DIM))
 
 
@@ -216,9 +214,7 @@ def largest_differences(
     embedding = torch.randn(1, DIM, side, side, generator=torch.Generator().manual_seed(11))
     with torch.no_grad():
         prediction = model.prompter(embedding)
-        masks = model.backbone.decode({"image_embedding": embedding}, [prediction.tokens[0, :3]])[0].logits[
-            :, 0
-        ]
+        masks = model.backbone.decode({"image_embedding": embedding}, [prediction.tokens[0, :3]])[0].logits[:, 0]
         logits, tokens = reference_prompter(state, embedding, num_layers)
         expected_masks = reference_masks(state, arch, embedding, tokens[0, :3])
     return {
@@ -246,9 +242,7 @@ def run_tool() -> Callable[..., int]:
     return lambda *argv: main([str(argument) for argument in argv])
 
 
-def test_converted_model_computes_what_the_authors_does(
-    tiny_state: State, tiny_file: Path, tmp_path: Path
-) -> None:
+def test_converted_model_computes_what_the_authors_does(tiny_state: State, tiny_file: Path, tmp_path: Path) -> None:
     converted = convert_wps_sam(str(tiny_file))
     assert converted.options["MODEL.SAM.ARCH"] == "vit_tiny"
     assert converted.options["MODEL.PROMPTER.NUM_CLASSES"] == 3
@@ -339,9 +333,7 @@ def test_tool_names_the_file_and_every_difference(
 def test_another_sam_than_named_is_recognised(tmp_path: Path) -> None:
     source = tmp_path / "tiny.pth"
     torch.save(build_sam("vit_tiny").state_dict(), source)
-    with pytest.raises(
-        ValueError, match=r"(?s)tiny\.pth.*not the weights of SAM vit_b.*looks like a vit_tiny"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)tiny\.pth.*not the weights of SAM vit_b.*looks like a vit_tiny"):
         convert_sam(str(source), "vit_b")
 
 
@@ -407,8 +399,6 @@ def test_exported_training_predicts_without_its_data_set(run_tool, tiny_model, t
     assert shipped.stat().st_size < 0.6 * tiny_model.weights.stat().st_size
 
 
-def test_a_checkpoint_without_class_names_is_not_exported(
-    run_tool, tiny_model, tmp_path: Path, capsys
-) -> None:
+def test_a_checkpoint_without_class_names_is_not_exported(run_tool, tiny_model, tmp_path: Path, capsys) -> None:
     assert run_tool("--from", "training", str(tiny_model.weights), str(tmp_path / "shipped.safetensors")) == 1
     assert "holds no class names" in capsys.readouterr().err

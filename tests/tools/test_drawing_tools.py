@@ -68,15 +68,7 @@ def test_demo_goes_on_after_a_bad_picture_and_says_so(
 @pytest.mark.parametrize("label", ["box", "point"])
 def test_visualize_data_draws_what_the_loader_feeds(tiny_model: Any, tmp_path: Path, label: str) -> None:
     run(
-        *(
-            "visualize_data.py",
-            "--config-file",
-            tiny_model.config_file,
-            "--output",
-            tmp_path,
-            "--num-images",
-            3,
-        ),
+        *("visualize_data.py", "--config-file", tiny_model.config_file, "--output", tmp_path, "--num-images", 3),
         *("WEAK_LABELS.TYPE", label, "INPUT.RANDOM_FLIP", "horizontal"),
     )
     made = sizes(tmp_path)
@@ -85,15 +77,7 @@ def test_visualize_data_draws_what_the_loader_feeds(tiny_model: Any, tmp_path: P
 
 
 def test_visualize_predictions_puts_three_panels_side_by_side(tiny_model: Any, tmp_path: Path) -> None:
-    run(
-        "visualize_predictions.py",
-        "--config-file",
-        tiny_model.config_file,
-        "--output",
-        tmp_path,
-        "--num-images",
-        2,
-    )
+    run("visualize_predictions.py", "--config-file", tiny_model.config_file, "--output", tmp_path, "--num-images", 2)
     made = sizes(tmp_path / "tiny_parts_val")
     # Spread over the four: the first and the third.
     assert set(made) == {"n00000000_0.png", "n00000000_2.png"}

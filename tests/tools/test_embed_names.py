@@ -57,10 +57,7 @@ def test_further_names_are_added(run: Any, tiny_parts: Any, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         (["--names", "beak", "beak"], "more than once: ['beak']"),
-        (
-            ["--names", "beak", "MODEL.TEXT.TEMPLATES", "['{}']"],
-            "--names holds the config key 'MODEL.TEXT.TEMPLATES'",
-        ),
+        (["--names", "beak", "MODEL.TEXT.TEMPLATES", "['{}']"], "--names holds the config key 'MODEL.TEXT.TEMPLATES'"),
         (["MODEL.TEXT.TEMPLATES", "['a photo']"], "MODEL.TEXT.TEMPLATES: expected"),
         (["DATASETS.TEST", "('nowhere',)"], "DATASETS names 'nowhere', which is not registered"),
     ],
@@ -75,9 +72,7 @@ def test_a_refused_command_leaves_the_old_file_alone(
     assert output.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_output_and_the_encoder_must_be_named(
-    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_output_and_the_encoder_must_be_named(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 1
     assert "MODEL.TEXT.EMBEDDINGS is empty" in capsys.readouterr().err
     assert run("--output", tmp_path / "names.safetensors", "MODEL.TEXT.ENCODER", tmp_path / "nowhere") == 1

@@ -37,9 +37,7 @@ def test_generated_pictures(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert f"{100 * stored['overall']['box']:.1f}" in printed
 
 
-def test_a_described_data_set_with_random_weights(
-    tiny_parts, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_described_data_set_with_random_weights(tiny_parts, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "scores.json"
     data = ("--description", tiny_parts.description, "--dataset", tiny_parts.split("val"))
     assert _run(*data, "--weights", "", "--bf16", *QUICK, "--output", output) == 0
@@ -60,10 +58,7 @@ def test_a_described_data_set_with_random_weights(
         (("--dataset", "synthetic", "--weights", "missing.pth"), "missing.pth: no such checkpoint file"),
         (("--dataset", "synthetic", "--arch", "vit_x", "--weights", ""), "unknown SAM 'vit_x'"),
         (("--dataset", "synthetic", "--device", "nonsense"), "device 'nonsense': torch cannot use it"),
-        (
-            ("--dataset", "synthetic", "--description", "missing.yaml"),
-            "missing.yaml: the file does not exist",
-        ),
+        (("--dataset", "synthetic", "--description", "missing.yaml"), "missing.yaml: the file does not exist"),
     ],
 )
 def test_says_what_is_wrong(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:

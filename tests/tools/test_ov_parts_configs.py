@@ -15,16 +15,7 @@ from ov_layouts import write_ade20k_part_234, write_pascal_part_116
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "ov_parts"
 SHORT = [
-    *(
-        "MODEL.DEVICE",
-        "cpu",
-        "SOLVER.MAX_ITER",
-        "2",
-        "SOLVER.IMS_PER_BATCH",
-        "2",
-        "DATALOADER.NUM_WORKERS",
-        "0",
-    ),
+    *("MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"),
     *("TEST.EVAL_PERIOD", "0", "MODEL.INFERENCE.MAX_PARTS", "10"),
 ]
 SMALL = {
@@ -92,9 +83,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_every_data_set_has_the_protocols_made_for_it(results: dict[str, Any]) -> None:
     for run in RUNS:
         for name, of_set in results[run].items():
-            expected = (
-                ["ov_oracle"] if "condition" in name or "few_shot" in name else ["pred_obj", "pred_all"]
-            )
+            expected = ["ov_oracle"] if "condition" in name or "few_shot" in name else ["pred_obj", "pred_all"]
             assert list(of_set) == expected, (run, name)
 
 

@@ -12,9 +12,7 @@ from pascal_layout import write_voc
 SCRIPT = Path(__file__).resolve().parents[2] / "datasets" / "prepare_pascal_part.py"
 
 
-def test_writes_the_variants_below_the_root_of_all_data_sets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writes_the_variants_below_the_root_of_all_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_voc(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     main = runpy.run_path(str(SCRIPT))["main"]
@@ -23,9 +21,7 @@ def test_writes_the_variants_below_the_root_of_all_data_sets(
         folder = tmp_path / "PascalPart" / variant / "annotations" / "train"
         coco = json.loads((folder / "train.json").read_text())
         assert coco["annotations"]
-        assert all(
-            (folder / Path(image["file_name"]).with_suffix(".png")).is_file() for image in coco["images"]
-        )
+        assert all((folder / Path(image["file_name"]).with_suffix(".png")).is_file() for image in coco["images"])
     assert not (tmp_path / "PascalPart" / "201").exists()
 
 

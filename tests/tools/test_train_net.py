@@ -99,12 +99,7 @@ def test_trains_survives_a_kill_and_evaluates(config, tmp_path):
     again = tmp_path / "again"
     run_here("--config-file", config, "--eval-only", "MODEL.WEIGHTS", str(final), "OUTPUT_DIR", str(again))
     assert json.loads((again / "evaluation.json").read_text()) == evaluation
-    missed = [
-        "TEST.EXPECTED_RESULTS",
-        "[['d2_semseg', 'mIoU', 99.0, 0.5]]",
-        "TEST.PROTOCOLS",
-        "['d2_semseg']",
-    ]
+    missed = ["TEST.EXPECTED_RESULTS", "[['d2_semseg', 'mIoU', 99.0, 0.5]]", "TEST.PROTOCOLS", "['d2_semseg']"]
     missed += ["TEST.ORACLES", "False", "OUTPUT_DIR", str(tmp_path / "killed")]
     with pytest.raises(SystemExit) as stopped:
         run_here("--config-file", config, "--eval-only", "--resume", *missed)
@@ -115,9 +110,7 @@ def test_two_processes_train_and_evaluate_as_one_and_say_when_they_missed(config
     one, two = tmp_path / "one", tmp_path / "two"
     run_here("--config-file", config, "OUTPUT_DIR", str(one))
     expected = ["TEST.EXPECTED_RESULTS", "[['d2_semseg', 'mIoU', 99.0, 0.5]]"]
-    result = run(
-        *(str(TOOL), "--config-file", config, "--num-processes", "2", "OUTPUT_DIR", str(two), *expected)
-    )
+    result = run(*(str(TOOL), "--config-file", config, "--num-processes", "2", "OUTPUT_DIR", str(two), *expected))
     assert result.returncode == 1, result.stderr
     assert "Result verification failed" in result.stdout
     # Losses, not weights: the gradient of attention's key bias is 0, and Adam makes full steps of its rounding errors.

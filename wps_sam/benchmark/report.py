@@ -133,11 +133,7 @@ def pair_reports(
             "difference": difference(measurements[ours].first_output, measurements[baseline].first_output),
             "machine": dict(info),
         }
-        if (
-            "peak_growth_mib" in reports[0]
-            and "peak_growth_mib" in reports[1]
-            and reports[1]["peak_growth_mib"] > 0
-        ):
+        if "peak_growth_mib" in reports[0] and "peak_growth_mib" in reports[1] and reports[1]["peak_growth_mib"] > 0:
             pair["memory_ratio"] = reports[0]["peak_growth_mib"] / reports[1]["peak_growth_mib"]
         if settings.subject == "training_step" and ours == CACHED and baseline != STOCK:
             stock = measurements[STOCK].median / contest.side(STOCK).items

@@ -150,13 +150,7 @@ def _records(settings: Settings) -> list[dict[str, Any]]:
         instances.gt_boxes = Boxes((corners * torch.tensor([width, height])).flatten(1))
         image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
         records.append(
-            {
-                "file_name": f"picture {number}",
-                "image": image,
-                "instances": instances,
-                "height": height,
-                "width": width,
-            }
+            {"file_name": f"picture {number}", "image": image, "instances": instances, "height": height, "width": width}
         )
     return records
 
@@ -234,10 +228,7 @@ def training_step(settings: Settings) -> list[Contest]:
 
     live_sides = [
         Side(STOCK, _bind(live, STOCK), settings.batch),
-        *(
-            Side(f"ours, live, {v}", _bind(live, v), settings.batch, STOCK)
-            for v in settings.encoder_variants()
-        ),
+        *(Side(f"ours, live, {v}", _bind(live, v), settings.batch, STOCK) for v in settings.encoder_variants()),
     ]
     cached = Side(CACHED, _bind(_cached_step, settings), settings.batch)
     pairs = [(STOCK, side.name) for side in (*live_sides[1:], cached)]
@@ -360,9 +351,7 @@ def loading(settings: Settings) -> list[Contest]:
         records = DatasetCatalog.get(name)
         cfg = _config(settings, "fp32", "MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(folder))
         spec = spec_of(cfg, name, records, "fp16")
-        made = {
-            feature: torch.randn(*shape, generator=_generator()) for feature, shape in spec.features.items()
-        }
+        made = {feature: torch.randn(*shape, generator=_generator()) for feature, shape in spec.features.items()}
         _write_cache(folder / name, spec, made)
         reader = open_features(cfg, name, records, is_train=True)
         task = _mapping(build_mapper(cfg, name, is_train=True, features=reader), records)
@@ -462,15 +451,9 @@ def cache(settings: Settings) -> list[Contest]:
     files = {"fp32": torch.float32, "fp16": torch.float16}
     pairs = tuple(("torch.save, " + ("fp32" if d == "fp32" else "fp16"), f"ours, {d}") for d in DTYPES)
 
-    def contest(
-        what: str, of_files: Callable[..., Task], of_cache: Callable[..., Task], *options: Any
-    ) -> Contest:
+    def contest(what: str, of_files: Callable[..., Task], of_cache: Callable[..., Task], *options: Any) -> Contest:
         sides = [
-            Side(
-                f"torch.save, {name}",
-                _bind(of_files, dtype, folder(f"files_{name}"), *options),
-                NUM_EMBEDDINGS,
-            )
+            Side(f"torch.save, {name}", _bind(of_files, dtype, folder(f"files_{name}"), *options), NUM_EMBEDDINGS)
             for name, dtype in files.items()
         ]
         sides += [

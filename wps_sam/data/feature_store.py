@@ -261,9 +261,7 @@ def check_manifest(folder: str | Path, manifest: Manifest, spec: StoreSpec) -> N
         )
 
 
-def _describe(
-    record: Mapping[str, Any], known: list[Any] | None, known_mtime: int | None
-) -> tuple[list[Any], int]:
+def _describe(record: Mapping[str, Any], known: list[Any] | None, known_mtime: int | None) -> tuple[list[Any], int]:
     """Row and modification time of a picture, whose content is read if the file is younger or older than known."""
     path = record["file_name"]
     try:
@@ -485,9 +483,7 @@ class FeatureStoreWriter(_Store):
 
     def finish(self, digests: Mapping[str, str]) -> None:
         """Writes the manifest, given the digest of every shard by its name. By one process, after all."""
-        manifest = replace(
-            self.manifest, views=self.views, shards={s.name: digests[s.name] for s in self.shards}
-        )
+        manifest = replace(self.manifest, views=self.views, shards={s.name: digests[s.name] for s in self.shards})
         # A line for each key: there may be very many pictures.
         lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in vars(manifest).items())
         write_atomically(self.folder / MANIFEST, lambda file: file.write(f"{{\n{lines}\n}}\n".encode()))

@@ -18,13 +18,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from wps_sam.data.feature_store import (
-    Manifest,
-    StoreSpec,
-    check_manifest,
-    packed_layout,
-    read_manifest,
-)
+from wps_sam.data.feature_store import Manifest, StoreSpec, check_manifest, packed_layout, read_manifest
 
 import torch
 from torch import Tensor

@@ -116,9 +116,7 @@ class PartDatasetMapper:
         self.pixels = pixels or features is None
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, is_train: bool = True, dataset_name: str | None = None
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, is_train: bool = True, dataset_name: str | None = None) -> dict[str, Any]:
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
@@ -182,12 +180,7 @@ class PartDatasetMapper:
         return category_id
 
     def _moved(
-        self,
-        annotation: Mapping[str, Any],
-        height: int,
-        width: int,
-        transforms: T.TransformList,
-        size: tuple[int, int],
+        self, annotation: Mapping[str, Any], height: int, width: int, transforms: T.TransformList, size: tuple[int, int]
     ) -> _Label | None:
         """The label after the augmentation; None if there is none or it was cropped away.
 
@@ -243,9 +236,7 @@ def _moved_box(
     return moved if moved[0] < moved[2] and moved[1] < moved[3] else None
 
 
-def _moved_point(
-    point: tuple[float, float], transforms: T.TransformList, size: tuple[int, int]
-) -> np.ndarray | None:
+def _moved_point(point: tuple[float, float], transforms: T.TransformList, size: tuple[int, int]) -> np.ndarray | None:
     """The point after the augmentation; None if it was cropped away."""
     # Transforms move continuous coordinates, in which the centre of pixel 0 is 0.5.
     moved = transforms.apply_coords(np.asarray([point], dtype=np.float64) + 0.5)[0]

@@ -35,9 +35,7 @@ def label_kind(annotation: Mapping[str, Any], height: int, width: int, label_typ
     return LabelKind.POINT if "point" in annotation and label_type == "as_annotated" else LabelKind.TAG
 
 
-def usable_box(
-    annotation: Mapping[str, Any], height: int, width: int
-) -> tuple[float, float, float, float] | None:
+def usable_box(annotation: Mapping[str, Any], height: int, width: int) -> tuple[float, float, float, float] | None:
     """The annotation's stored box as (x0, y0, x1, y1), clipped to the picture; its mask is never looked at.
 
     None where nothing is left: no box, one of no width or height, or outside the picture.

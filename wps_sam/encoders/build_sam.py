@@ -79,9 +79,7 @@ def _sam(arch: SamArch) -> Sam:
         ),
         mask_decoder=MaskDecoder(
             num_multimask_outputs=3,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=PROMPT_DIM, mlp_dim=arch.decoder_mlp_dim, num_heads=8
-            ),
+            transformer=TwoWayTransformer(depth=2, embedding_dim=PROMPT_DIM, mlp_dim=arch.decoder_mlp_dim, num_heads=8),
             transformer_dim=PROMPT_DIM,
             iou_head_depth=3,
             iou_head_hidden_dim=256,
@@ -90,9 +88,7 @@ def _sam(arch: SamArch) -> Sam:
 
 
 def build_sam(
-    arch: str,
-    weights: str = "",
-    components: Iterable[str] = ("image_encoder", "prompt_encoder", "mask_decoder"),
+    arch: str, weights: str = "", components: Iterable[str] = ("image_encoder", "prompt_encoder", "mask_decoder")
 ) -> Sam:
     """Builds SAM in eval mode, with the weights of a file or, without one, seeded random weights.
 

@@ -62,9 +62,7 @@ class FastImageEncoderViT(ImageEncoderViT):
         device = x.device.type
         if device == "cpu":
             if self.compiled:
-                _warn_once(
-                    "MODEL.SAM.COMPILE: ignored on the CPU, where the image encoder is faster without it"
-                )
+                _warn_once("MODEL.SAM.COMPILE: ignored on the CPU, where the image encoder is faster without it")
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             with torch.autocast("cpu", enabled=False):
                 return torch.cat([self._forward_cpu(image, dtype) for image in x.split(1)])
@@ -73,9 +71,7 @@ class FastImageEncoderViT(ImageEncoderViT):
         block = _compiled_block(device) if self.compiled else _block
         for layer in self.blocks:
             size = (layer.window_size, layer.window_size) if layer.window_size else (x.shape[1], x.shape[2])
-            x = block(
-                layer, x, _position_tables(layer.attn, size, x.dtype), _one_hot_positions(*size, x.device)
-            )
+            x = block(layer, x, _position_tables(layer.attn, size, x.dtype), _one_hot_positions(*size, x.device))
         with torch.autocast(device, enabled=False):
             return self.neck(x.permute(0, 3, 1, 2))
 
@@ -158,12 +154,8 @@ def _attention_with_positions(
     groups, heads, length, channels = q.shape
     height, width = len(tables[0]), len(tables[1])
     grid = q.view(groups, heads, height, width, channels)
-    by_row = torch.einsum("gnhwc,hkc->gnhwk", grid, tables[0].to(q.dtype)).reshape(
-        groups, heads, length, height
-    )
-    by_column = torch.einsum("gnhwc,wkc->gnhwk", grid, tables[1].to(q.dtype)).reshape(
-        groups, heads, length, width
-    )
+    by_row = torch.einsum("gnhwc,hkc->gnhwk", grid, tables[0].to(q.dtype)).reshape(groups, heads, length, height)
+    by_column = torch.einsum("gnhwc,wkc->gnhwk", grid, tables[1].to(q.dtype)).reshape(groups, heads, length, width)
     widened = channels + height + width
     padding = -widened % HEAD_ALIGNMENT
     q = F.pad(torch.cat([q * scale, by_row.to(q.dtype), by_column.to(q.dtype)], dim=-1), (0, padding))
@@ -266,9 +258,7 @@ def _compiled_block(device: str) -> Callable[..., Tensor]:
         torch.compile(torch.sin)(torch.zeros(2, device=device))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        logger.warning(
-            "MODEL.SAM.COMPILE: torch.compile fails on %s, going on without it: %s", device, reason
-        )
+        logger.warning("MODEL.SAM.COMPILE: torch.compile fails on %s, going on without it: %s", device, reason)
         return _block
     return torch.compile(_block, dynamic=False)
 
@@ -297,9 +287,7 @@ def _position_tables(attn: Attention, size: tuple[int, int], dtype: torch.dtype)
         return None
     by_row, by_column = (
         # get_rel_pos, for grids of another size than the table's, makes the index anew and on the CPU.
-        (table[_relative_index(n, table.device)] if len(table) == 2 * n - 1 else get_rel_pos(n, n, table)).to(
-            dtype
-        )
+        (table[_relative_index(n, table.device)] if len(table) == 2 * n - 1 else get_rel_pos(n, n, table)).to(dtype)
         for n, table in zip(size, (attn.rel_pos_h, attn.rel_pos_w))
     )
     return by_row, by_column

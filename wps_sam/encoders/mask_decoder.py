@@ -105,40 +105,29 @@ def _predict(
     placed_keys = keys + key_position
     for layer in others:
         queries = token_self_attention(layer, queries, tokens)
-        attended = token_to_image_attention(
-            layer.cross_attn_token_to_image, q=queries + tokens, k=placed_keys, v=keys
-        )
+        attended = token_to_image_attention(layer.cross_attn_token_to_image, q=queries + tokens, k=placed_keys, v=keys)
         queries = token_mlp(layer, queries, attended)
         keys = image_to_token_attention(layer, keys, q=placed_keys, k=queries + tokens, v=queries)
         placed_keys = keys + key_position
     # Of the tokens that could attend once more, only those that are read do.
-    chosen = (
-        [_IOU_TOKEN, *_MULTIMASK_TOKENS] if multimask else slice(_SINGLE_MASK_TOKEN, _SINGLE_MASK_TOKEN + 1)
-    )
+    chosen = [_IOU_TOKEN, *_MULTIMASK_TOKENS] if multimask else slice(_SINGLE_MASK_TOKEN, _SINGLE_MASK_TOKEN + 1)
     queries, tokens = queries[:, chosen], tokens[:, chosen]
-    attended = token_to_image_attention(
-        transformer.final_attn_token_to_image, queries + tokens, placed_keys, keys
-    )
+    attended = token_to_image_attention(transformer.final_attn_token_to_image, queries + tokens, placed_keys, keys)
     queries = transformer.norm_final_attn(queries + attended)
     upscaled = upscale(decoder, keys)  # [k, P * 16, 32]
     if not multimask:
         weights = decoder.output_hypernetworks_mlps[0](queries)  # [k, 1, 32]
         return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), None
     weights = torch.stack(
-        [decoder.output_hypernetworks_mlps[i](queries[:, i]) for i in range(1, len(_MULTIMASK_TOKENS) + 1)],
-        dim=1,
+        [decoder.output_hypernetworks_mlps[i](queries[:, i]) for i in range(1, len(_MULTIMASK_TOKENS) + 1)], dim=1
     )
-    return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), decoder.iou_prediction_head(queries[:, 0])[
-        :, 1:
-    ]
+    return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), decoder.iou_prediction_head(queries[:, 0])[:, 1:]
 
 
 def upscale(decoder: MaskDecoder, keys: Tensor) -> Tensor:
     """SAM's ``output_upscaling``: [k, P, 256] to [k, P * 16, 32], each cell's 16 pixels one after the other."""
     enlarge, norm, gelu, enlarge_again, gelu_again = decoder.output_upscaling
-    quarters = F.layer_norm(
-        _upscale_twice(enlarge, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps
-    )
+    quarters = F.layer_norm(_upscale_twice(enlarge, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps)
     return gelu_again(_upscale_twice(enlarge_again, gelu(quarters)))
 
 
@@ -205,9 +194,7 @@ def token_to_image_attention(attention: Attention, q: Tensor, k: Tensor, v: Tens
     return attention.out_proj(value.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
 
-def image_to_token_attention(
-    layer: TwoWayAttentionBlock, keys: Tensor, q: Tensor, k: Tensor, v: Tensor
-) -> Tensor:
+def image_to_token_attention(layer: TwoWayAttentionBlock, keys: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Pixels q [k, P, 256] attend to tokens k and v [k, T, 256], in a cheaper order too; gives the new ``keys``."""
     attention = layer.cross_attn_image_to_token
     heads, tokens = attention.num_heads, k.shape[1]

@@ -82,11 +82,7 @@ class SAMEncoder(PromptableEncoder):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
         node = cfg.MODEL.SAM
         live = node.FEATURES == "live"
-        components = (
-            ("image_encoder", "prompt_encoder", "mask_decoder")
-            if live
-            else ("prompt_encoder", "mask_decoder")
-        )
+        components = ("image_encoder", "prompt_encoder", "mask_decoder") if live else ("prompt_encoder", "mask_decoder")
         if not node.WEIGHTS:
             logger.warning("MODEL.SAM.WEIGHTS is empty: SAM has random weights, and its masks mean nothing")
         sam = build_sam(node.ARCH, node.WEIGHTS, components=components)
@@ -243,9 +239,7 @@ def _spec(image_size: int) -> EncoderSpec:
 
 def _check_columns(name: str, coordinates: Tensor, columns: int) -> None:
     if coordinates.dim() != 2 or coordinates.shape[1] != columns:
-        raise ValueError(
-            f"{name}: expected [K, {columns}] in pixels, got a tensor {tuple(coordinates.shape)}"
-        )
+        raise ValueError(f"{name}: expected [K, {columns}] in pixels, got a tensor {tuple(coordinates.shape)}")
 
 
 def _pad(image: Tensor, frame: Frame) -> Tensor:

@@ -67,9 +67,7 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) 
             print_csv_format(scores)
     if comm.is_main_process():
         text = json.dumps(_without_nan(results), indent=1)
-        write_atomically(
-            os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), lambda file: file.write(text.encode())
-        )
+        write_atomically(os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), lambda file: file.write(text.encode()))
         for name, scores in results.items():
             metadata = MetadataCatalog.get(name)
             table = format_results_table(scores, metadata.thing_classes, unseen_classes(metadata))
@@ -77,9 +75,7 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) 
     return results
 
 
-def evaluate_oracles(
-    model: torch.nn.Module, loader: DataLoader, dataset_name: str
-) -> dict[str, dict[str, float]]:
+def evaluate_oracles(model: torch.nn.Module, loader: DataLoader, dataset_name: str) -> dict[str, dict[str, float]]:
     """What ``model``'s SAM makes of the true boxes, and what the boxes are worth when just filled in.
 
     Returns:
@@ -130,9 +126,7 @@ def set_vocabulary(model: torch.nn.Module, dataset_name: str, cfg: CfgNode) -> N
     if hasattr(inner, "set_vocabulary"):
         vocabulary = PartVocabulary.of(MetadataCatalog.get(dataset_name))
         if cfg.DATASETS.TRAIN:
-            vocabulary = vocabulary.after_training_on(
-                MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-            )
+            vocabulary = vocabulary.after_training_on(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
         inner.set_vocabulary(vocabulary)
 
 

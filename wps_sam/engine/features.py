@@ -203,9 +203,7 @@ class _Views(Dataset):
         resize = build_augmentations(cfg, is_train=False)
         # The flip comes first, as in training, where the resize then sees the same pixels.
         augmentations = {VIEW_OF[False]: resize, VIEW_OF[True]: [T.RandomFlip(prob=1.0), *resize]}
-        self.mappers = {
-            view: PartDatasetMapper(is_train=False, augmentations=a) for view, a in augmentations.items()
-        }
+        self.mappers = {view: PartDatasetMapper(is_train=False, augmentations=a) for view, a in augmentations.items()}
 
     def __getitem__(self, key: tuple[Mapping[str, Any], str]) -> dict[str, Any]:
         record, view = key

@@ -35,11 +35,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
 
 
 def _run_on_cpu(
-    local_rank: int,
-    main: Callable[[argparse.Namespace], Any],
-    args: argparse.Namespace,
-    world_size: int,
-    url: str,
+    local_rank: int, main: Callable[[argparse.Namespace], Any], args: argparse.Namespace, world_size: int, url: str
 ) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // args.num_processes))

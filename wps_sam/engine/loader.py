@@ -36,9 +36,7 @@ Mapper = Callable[[Record], Record]
 MAPPERS = {"weak_labels": PartDatasetMapper, "part_masks": PartMaskMapper}
 
 
-def build_mapper(
-    cfg: CfgNode, dataset_name: str, is_train: bool, features: FeatureReader | None = None
-) -> Mapper:
+def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool, features: FeatureReader | None = None) -> Mapper:
     """INPUT.DATASET_MAPPER_NAME: what turns a record of this data set into a model input.
 
     ``features``, of :func:`open_features`, are for the mapper "weak_labels" only, as check_config has made sure.
@@ -93,9 +91,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         kept,
         MapperOfEachSet(
             {
-                name: build_mapper(
-                    cfg, name, is_train=True, features=open_stored(cfg, name, of_set, is_train=True)
-                )
+                name: build_mapper(cfg, name, is_train=True, features=open_stored(cfg, name, of_set, is_train=True))
                 for name, of_set in by_name.items()
             }
         ),
@@ -129,11 +125,7 @@ def open_stored(
     Raises:
         ValueError: see :func:`open_features`.
     """
-    return (
-        None
-        if cfg.MODEL.SAM.FEATURES == "live"
-        else open_features(cfg, dataset_name, records, is_train=is_train)
-    )
+    return None if cfg.MODEL.SAM.FEATURES == "live" else open_features(cfg, dataset_name, records, is_train=is_train)
 
 
 def open_test_features(cfg: CfgNode, dataset_name: str) -> FeatureReader | None:

@@ -21,9 +21,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         ValueError: nothing of the model is trained, as of CLIPSeg with an empty MODEL.CLIPSEG.TRAIN.
     """
     if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError(
-            f"nothing of {type(model).__name__} is trained by this config: evaluate it, --eval-only"
-        )
+        raise ValueError(f"nothing of {type(model).__name__} is trained by this config: evaluate it, --eval-only")
     params = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
@@ -35,9 +33,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         params = set_embedding_decay(params, model, cfg.SOLVER.WEIGHT_DECAY_EMBED)
     kind, clip = OPTIMIZERS[cfg.SOLVER.OPTIMIZER], cfg.SOLVER.CLIP_GRADIENTS
     whole_model = clip.ENABLED and clip.CLIP_TYPE == "full_model"
-    clipped = (
-        clip_full_model(kind, clip.CLIP_VALUE) if whole_model else maybe_add_gradient_clipping(cfg, kind)
-    )
+    clipped = clip_full_model(kind, clip.CLIP_VALUE) if whole_model else maybe_add_gradient_clipping(cfg, kind)
     return clipped(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
 
@@ -60,15 +56,11 @@ def set_embedding_decay(
         for chosen in (False, True):
             members = [p for p in group["params"] if (id(p) in embeddings) == chosen]
             if members:
-                split.append(
-                    {**group, "params": members, **({"weight_decay": weight_decay} if chosen else {})}
-                )
+                split.append({**group, "params": members, **({"weight_decay": weight_decay} if chosen else {})})
     return split
 
 
-def clip_full_model(
-    kind: type[torch.optim.Optimizer], max_norm: float
-) -> Callable[..., torch.optim.Optimizer]:
+def clip_full_model(kind: type[torch.optim.Optimizer], max_norm: float) -> Callable[..., torch.optim.Optimizer]:
     """A subclass of an optimizer whose step first scales all gradients together to at most ``max_norm``.
 
     Detectron2's own clipping looks at one tensor at a time.

@@ -31,10 +31,7 @@ class _StepGuard(hooks.HookBase):
 
     def before_train(self) -> None:
         model = self.trainer.model
-        self._handles = [
-            model.register_forward_pre_hook(self._seed),
-            model.register_forward_hook(self._check),
-        ]
+        self._handles = [model.register_forward_pre_hook(self._seed), model.register_forward_hook(self._check)]
 
     def after_train(self) -> None:
         for handle in self._handles:
@@ -83,9 +80,7 @@ class Trainer(DefaultTrainer):
         if comm.get_world_size() > 1:
             device_ids = [torch.cuda.current_device()] if cfg.MODEL.DEVICE.startswith("cuda") else None
             model = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
-            model, data_loader, optimizer
-        )
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0

@@ -29,11 +29,7 @@ from wps_sam.evaluation.part_detection import CocoAPEvaluator, ErrorBreakdownEva
 from wps_sam.evaluation.pascal_sq import PascalSqEvaluator
 
 # isort: split
-from wps_sam.evaluation.open_vocabulary import (
-    AllPartsEvaluator,
-    OracleObjectEvaluator,
-    PredictedObjectEvaluator,
-)
+from wps_sam.evaluation.open_vocabulary import AllPartsEvaluator, OracleObjectEvaluator, PredictedObjectEvaluator
 
 # isort: split
 from wps_sam.evaluation.oracles import BoxPromptOracle, FilledBoxOracle, oracle_scores

@@ -175,11 +175,7 @@ def encode_labels(record: Record, part_map: np.ndarray, labels: Container[int]) 
     """
     present = np.unique(part_map).tolist()
     return [
-        {
-            "file_name": record["file_name"],
-            "category_id": label,
-            "segmentation": mask_to_rle(part_map == label),
-        }
+        {"file_name": record["file_name"], "category_id": label, "segmentation": mask_to_rle(part_map == label)}
         for label in present
         if label in labels
     ]

@@ -43,9 +43,7 @@ def confusion_matrix(
         if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"{name}: expected integers [H, W], got {labels.dtype} {list(labels.shape)}")
     if pred.shape != target.shape:
-        raise ValueError(
-            f"pred and target must have one size, got {list(pred.shape)} and {list(target.shape)}"
-        )
+        raise ValueError(f"pred and target must have one size, got {list(pred.shape)} and {list(target.shape)}")
     if ignore_label is not None and 0 <= ignore_label < num_labels:
         raise ValueError(f"ignore_label: expected a number outside 0..{num_labels - 1}, got {ignore_label}")
     if ignore_label is None:
@@ -419,9 +417,7 @@ def pixel_accuracy(pred: Mask, target: Mask) -> float:
 def _as_masks(pred: Mask, target: Mask) -> tuple[torch.Tensor, torch.Tensor]:
     pred, target = _as_mask("pred", pred), _as_mask("target", target)
     if pred.shape != target.shape:
-        raise ValueError(
-            f"pred and target must have one size, got {list(pred.shape)} and {list(target.shape)}"
-        )
+        raise ValueError(f"pred and target must have one size, got {list(pred.shape)} and {list(target.shape)}")
     return pred, target
 
 
@@ -438,7 +434,5 @@ def _as_mask(name: str, mask: Mask) -> torch.Tensor:
     else:
         foreground, is_binary = mask == 1, bool(((mask == 0) | (mask == 1)).all())
     if not is_binary:
-        raise ValueError(
-            f"{name}: expected bool or only 0 and 1, got {mask.dtype} values; threshold it first"
-        )
+        raise ValueError(f"{name}: expected bool or only 0 and 1, got {mask.dtype} values; threshold it first")
     return foreground

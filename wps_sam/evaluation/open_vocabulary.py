@@ -260,9 +260,7 @@ class PredictedObjectEvaluator(OpenVocabularyEvaluator):
         else:
             pred = scores.argmax(dim=0).cpu().numpy()
         for object_id, object_map in truth.tested_objects(record):
-            self._count(
-                pred, restrict_to_object(part_map, object_map, object_id, truth.metadata.ignore_label)
-            )
+            self._count(pred, restrict_to_object(part_map, object_map, object_id, truth.metadata.ignore_label))
 
     def _best_of_predicted_objects(self, record: Record, scores: torch.Tensor) -> np.ndarray:
         """int64 [H, W]: the best class of the object that the folder's map has at the pixel, N where it has none.

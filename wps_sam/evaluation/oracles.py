@@ -49,9 +49,7 @@ class _BoxOracle(nn.Module):
             if x1 > x0 and y1 > y0:
                 boxes.append((x0, y0, x1, y1))
                 classes.append(annotation["category_id"])
-        return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(
-            classes, dtype=torch.int64
-        )
+        return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(classes, dtype=torch.int64)
 
     def _output(
         self, masks: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor, part_map: torch.Tensor
@@ -157,9 +155,7 @@ class BoxPromptOracle(_BoxOracle):
         asked = [i for i, (boxes, _) in enumerate(boxes_and_classes) if len(boxes)]
         logits: dict[int, torch.Tensor] = {}
         if asked:
-            answers = self._prompt_masks(
-                [batched_inputs[i] for i in asked], [boxes_and_classes[i][0] for i in asked]
-            )
+            answers = self._prompt_masks([batched_inputs[i] for i in asked], [boxes_and_classes[i][0] for i in asked])
             logits = dict(zip(asked, answers))
         outputs = []
         for i, (record, (boxes, classes)) in enumerate(zip(records, boxes_and_classes)):

@@ -70,14 +70,10 @@ class CocoAPEvaluator(PartEvaluator):
         self._true_classes: dict[str, Counter[int]] = {}
         super().__init__(dataset_name, distributed, output_dir, ground_truth=ground_truth)
         for kind, truth in _coco_jsons(self.ground_truth).items():
-            self._true_classes[kind] = Counter(
-                a["category_id"] for a in truth["annotations"] if not a["iscrowd"]
-            )
+            self._true_classes[kind] = Counter(a["category_id"] for a in truth["annotations"] if not a["iscrowd"])
             if output_dir and comm.is_main_process():
                 PathManager.mkdirs(output_dir)
-                with PathManager.open(
-                    os.path.join(output_dir, f"coco_ap_ground_truth_{kind}.json"), "w"
-                ) as f:
+                with PathManager.open(os.path.join(output_dir, f"coco_ap_ground_truth_{kind}.json"), "w") as f:
                     json.dump(truth, f)
             # Two, because an annotation may have a mask that counts and no such box, or the reverse.
             self._evaluators[kind] = _coco_evaluator(
@@ -99,10 +95,7 @@ class CocoAPEvaluator(PartEvaluator):
     ) -> None:
         found = checked_instances(record, output, self.ground_truth.num_classes).to("cpu")
         boxes = Instances(
-            found.image_size,
-            pred_boxes=found.pred_boxes,
-            scores=found.scores,
-            pred_classes=found.pred_classes,
+            found.image_size, pred_boxes=found.pred_boxes, scores=found.scores, pred_classes=found.pred_classes
         )
         masks = Instances(found.image_size, pred_masks=found.pred_masks, **boxes.get_fields())
         inputs = [{"image_id": position + 1}]

@@ -224,9 +224,7 @@ class _PairEvaluator(PartEvaluator):
         return OrderedDict({self.protocol: percent(means)})
 
 
-@register_protocols(
-    Protocol(name="wps_image_part", note="mean over (image, part class) pairs", fits=with_background)
-)
+@register_protocols(Protocol(name="wps_image_part", note="mean over (image, part class) pairs", fits=with_background))
 class ImagePartEvaluator(_PairEvaluator):
     """``wps_image_part``: what WPS-SAM's paper describes, done right, at original resolution.
 
@@ -246,11 +244,7 @@ class ImagePartEvaluator(_PairEvaluator):
         for query in of_class.nonzero()[:, 0].tolist():
             pred |= masks[query]
         pred = pred.cpu()
-        return (
-            metrics.binary_iou(pred, target),
-            metrics.binary_recall(pred, target),
-            metrics.binary_f1(pred, target),
-        )
+        return (metrics.binary_iou(pred, target), metrics.binary_recall(pred, target), metrics.binary_f1(pred, target))
 
 
 @register_protocols(
@@ -327,9 +321,7 @@ def _checked_frame(record: Record, output: Mapping[str, Any]) -> Frame:
         )
     logits = instances.mask_logits
     if logits.ndim != 3 or logits.shape[1] != logits.shape[2] or len(logits) != len(instances):
-        raise ValueError(
-            f"{file_name}: expected mask_logits [{len(instances)}, S/4, S/4], got {list(logits.shape)}"
-        )
+        raise ValueError(f"{file_name}: expected mask_logits [{len(instances)}, S/4, S/4], got {list(logits.shape)}")
     return frame
 
 

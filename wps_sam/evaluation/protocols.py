@@ -176,9 +176,7 @@ def build_evaluators(
     """
     check_protocols(protocols)
     truth = GroundTruth(dataset_name, training_family)
-    asked = _without_auto(
-        _without_auto(protocols, truth.metadata.get("protocols", ["auto"])), DEFAULT_PROTOCOLS
-    )
+    asked = _without_auto(_without_auto(protocols, truth.metadata.get("protocols", ["auto"])), DEFAULT_PROTOCOLS)
     fitting = [name for name, protocol in PROTOCOLS.items() if protocol.fits(truth)]
     unfit = [name for name in asked if name not in fitting]
     if unfit:

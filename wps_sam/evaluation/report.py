@@ -24,8 +24,7 @@ def format_results_table(
     rows = [row for row in REPORT_ROWS.values() if row.name in results]
     notes = {row.name: f"   ({row.note})" for row in rows}
     group_means = {
-        row.name: {f"{metric}-{group}" for metric in row.group_means for group in ("base", "unbase")}
-        for row in rows
+        row.name: {f"{metric}-{group}" for metric in row.group_means for group in ("base", "unbase")} for row in rows
     }
     width = max([len(p) for p in results], default=0)
     lines = ["All numbers in percent, except counts per image."]

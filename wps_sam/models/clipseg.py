@@ -118,8 +118,7 @@ def _random_clipseg(transformers: Any, arch: str) -> tuple[Any, Any, int]:
     # The end of a text is where its meaning is read out.
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = transformers.CLIPSegConfig(
-        **{**sizes, "text_config": {**sizes.get("text_config", {}), **ends}},
-        use_complex_transposed_convolution=True,
+        **{**sizes, "text_config": {**sizes.get("text_config", {}), **ends}}, use_complex_transposed_convolution=True
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
@@ -313,9 +312,7 @@ class CLIPSeg(FrozenWeights):
         """Squeezes and normalises, as CLIPSeg's image processor does: float [B, 3, S, S]."""
         size = (self.image_size, self.image_size)
         squares = [
-            F.interpolate(
-                record["image"].to(self.device).float()[None], size, mode="bilinear", antialias=True
-            )
+            F.interpolate(record["image"].to(self.device).float()[None], size, mode="bilinear", antialias=True)
             for record in batched_inputs
         ]
         return (torch.cat(squares) - self.pixel_mean) / self.pixel_std
@@ -370,9 +367,7 @@ class CLIPSeg(FrozenWeights):
         """Scores of one picture, whose activations are L x [1, P, D], at the size of its results."""
         output: dict[str, Any] = {}
         if "category_id" in record:
-            own = torch.tensor(
-                vocabulary.parts_of(record["category_id"]), dtype=torch.int64, device=self.device
-            )
+            own = torch.tensor(vocabulary.parts_of(record["category_id"]), dtype=torch.int64, device=self.device)
             output["part_classes"] = own
             prompts = prompts[own]
         height = record.get("height", record["image"].shape[1])

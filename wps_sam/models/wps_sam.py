@@ -44,9 +44,7 @@ class WPSSAM(FrozenWeights):
 
     HASH_KEY = "encoder_sha256"
     FROZEN_NAME = "SAM, or on one that sees pictures otherwise"
-    FROZEN_KEYS = (
-        "MODEL.BACKBONE.NAME, MODEL.SAM.ARCH, MODEL.SAM.WEIGHTS, MODEL.SAM.PADDING and MODEL.PIXEL_MEAN, _STD"
-    )
+    FROZEN_KEYS = "MODEL.BACKBONE.NAME, MODEL.SAM.ARCH, MODEL.SAM.WEIGHTS, MODEL.SAM.PADDING and MODEL.PIXEL_MEAN, _STD"
 
     backbone: PromptableEncoder
     prompter: Prompter
@@ -133,9 +131,7 @@ class WPSSAM(FrozenWeights):
         stored = [name for name in self.backbone.spec.features if name in batched_inputs[0]]
         if stored:
             for name in stored:
-                features[name] = torch.stack(
-                    [record[name].to(self.device) for record in batched_inputs]
-                ).float()
+                features[name] = torch.stack([record[name].to(self.device) for record in batched_inputs]).float()
         else:
             # Without pictures the encoder says what is missing.
             features |= self.backbone(features.get("image"))
@@ -174,9 +170,7 @@ class WPSSAM(FrozenWeights):
                     kinds=instances.gt_kinds,
                     boxes=boxes + corner.repeat(2),
                     points=points + corner,
-                    masks=_covered_shares(instances.gt_masks.tensor, frame)
-                    if instances.has("gt_masks")
-                    else None,
+                    masks=_covered_shares(instances.gt_masks.tensor, frame) if instances.has("gt_masks") else None,
                     tags=record["tags"].to(self.device) if "tags" in record else None,
                 )
             )
@@ -195,11 +189,7 @@ class WPSSAM(FrozenWeights):
 
     @torch.no_grad()
     def segment(
-        self,
-        features: Features,
-        proposals: Proposals,
-        batched_inputs: list[dict[str, Any]],
-        frames: list[Frame],
+        self, features: Features, proposals: Proposals, batched_inputs: list[dict[str, Any]], frames: list[Frame]
     ) -> list[dict[str, Any]]:
         """Decodes the selected proposals of all images together, then merges the masks of each."""
         selected = [self.select(proposals, i, r.get("category_id")) for i, r in enumerate(batched_inputs)]
@@ -221,9 +211,7 @@ class WPSSAM(FrozenWeights):
 
     def _part_classes(self, object_id: int) -> list[int]:
         if self.vocabulary is None:
-            raise ValueError(
-                "the model does not know which parts are of which object: call set_vocabulary first"
-            )
+            raise ValueError("the model does not know which parts are of which object: call set_vocabulary first")
         part_classes = self.vocabulary.parts_of(object_id)
         if not part_classes:
             raise ValueError(f"object {self.vocabulary.object_names[object_id]!r} has no parts to tell apart")

@@ -40,9 +40,7 @@ def prompt_losses(
         is_part: bool [P].
     """
     # Only the outputs that learn are brought to the loss's resolution: it costs more than the decoder otherwise.
-    learns = torch.cat(
-        [(~ambiguous | is_part)[:, None], ambiguous[:, None].expand(-1, predicted_iou.shape[1] - 1)], 1
-    )
+    learns = torch.cat([(~ambiguous | is_part)[:, None], ambiguous[:, None].expand(-1, predicted_iou.shape[1] - 1)], 1)
     side = targets.shape[-1]
     logits = mask_logits[learns][:, None].float()
     if logits.shape[-1] != side:

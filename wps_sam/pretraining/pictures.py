@@ -155,9 +155,7 @@ def _paste(
     size = (width, height)
     colours = jitter_colour(cv2.warpAffine(cutout.image, turn, size, flags=cv2.INTER_LINEAR), rng)
     numbers = np.where(mask, cutout.piece_map, -1).astype(np.int16)
-    moved = cv2.warpAffine(
-        numbers, turn, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=-1
-    )
+    moved = cv2.warpAffine(numbers, turn, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=-1)
     covered = moved >= 0
     alpha = cv2.GaussianBlur(covered.astype(np.float32), (0, 0), float(rng.uniform(0.4, 1.2)))[..., None]
     image[:] = (image * (1 - alpha) + colours * alpha + 0.5).astype(np.uint8)

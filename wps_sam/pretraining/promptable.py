@@ -145,9 +145,7 @@ def decode_masks(
     queries, placed = prompts, pixels + position
     for layer in decoder.transformer.layers:
         queries = token_self_attention(layer, queries, prompts)
-        attended = token_to_image_attention(
-            layer.cross_attn_token_to_image, q=queries + prompts, k=placed, v=pixels
-        )
+        attended = token_to_image_attention(layer.cross_attn_token_to_image, q=queries + prompts, k=placed, v=pixels)
         queries = token_mlp(layer, queries, attended)
         pixels = image_to_token_attention(layer, pixels, q=placed, k=queries + prompts, v=queries)
         placed = pixels + position

@@ -93,16 +93,10 @@ class PretrainSettings:
         require(len(shares) == 3 and min(shares) >= 0 < sum(shares), "prompt_shares", "three shares >= 0")
         require(0 <= self.correction_share <= 1, "correction_share", "0..1")
         count = self.synthetic_count
-        require(
-            0 < count < VALIDATION_SEEDS, "synthetic_count", "1 or more, and none of validation's pictures"
-        )
+        require(0 < count < VALIDATION_SEEDS, "synthetic_count", "1 or more, and none of validation's pictures")
         low, high = self.scale_range
         require(0 < low <= high, "scale_range", "0 < low <= high")
-        require(
-            self.crop_size >= 0 and self.crop_size % PATCH_SIZE == 0,
-            "crop_size",
-            f"a multiple of {PATCH_SIZE}",
-        )
+        require(self.crop_size >= 0 and self.crop_size % PATCH_SIZE == 0, "crop_size", f"a multiple of {PATCH_SIZE}")
 
 
 def read_settings(values: Mapping[str, Any]) -> PretrainSettings:
@@ -147,8 +141,7 @@ class _TrainingViews(Dataset):
             elif name != "collage":
                 plain[name] = DatasetSource(name)
         self.sources = [
-            plain[name] if name in plain else CollageSource(list(plain.values()))
-            for name, _ in settings.sources
+            plain[name] if name in plain else CollageSource(list(plain.values())) for name, _ in settings.sources
         ]
         weights = np.array([weight for _, weight in settings.sources])
         self.shares = weights / weights.sum()
@@ -158,9 +151,7 @@ class _TrainingViews(Dataset):
         settings = self.settings
         while True:
             source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
-            pieces, origin = draw_view(
-                source.sample(rng), self.image_size, self.crop_size, settings.scale_range, rng
-            )
+            pieces, origin = draw_view(source.sample(rng), self.image_size, self.crop_size, settings.scale_range, rng)
             prompts = draw_prompts(
                 pieces.piece_map, pieces.objects, settings.prompts_per_image, settings.prompt_shares, rng
             )
@@ -193,9 +184,7 @@ def first_questions(batch: Batch) -> list[_Question]:
     return questions
 
 
-def next_clicks(
-    logits: Tensor, targets: Tensor, view_size: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def next_clicks(logits: Tensor, targets: Tensor, view_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A click on a random pixel where each mask is wrong; anywhere on the target where it is perfect.
 
     Args:
@@ -360,13 +349,7 @@ class Pretrainer:
                 if not again.any():
                     break
                 question = self._correct(
-                    question,
-                    again.to(self.device),
-                    logits.detach(),
-                    iou.detach(),
-                    ambiguous,
-                    batch,
-                    generator,
+                    question, again.to(self.device), logits.detach(), iou.detach(), ambiguous, batch, generator
                 )
         loss = torch.cat(losses).mean()
         stats = {name: float(torch.cat(values).mean()) for name, values in figures.items()}
@@ -411,10 +394,7 @@ class Pretrainer:
         """Trains to the end of the schedule, then exports the averaged weights to ``output_dir``."""
         batches = self._batches()
         last_checkpoint = self.seconds
-        writers = [
-            JSONWriter(str(self.output_dir / "metrics.json")),
-            TensorboardXWriter(str(self.output_dir)),
-        ]
+        writers = [JSONWriter(str(self.output_dir / "metrics.json")), TensorboardXWriter(str(self.output_dir))]
         figures: dict[str, float] = {}
         mark = time.perf_counter()
         with EventStorage(self.iteration) as storage:
@@ -453,9 +433,7 @@ class Pretrainer:
         """
         figures: dict[str, float] = {}
         bf16 = self.settings.bf16
-        encoder = SAMEncoder.from_sam(self.average.module, precision="bf16" if bf16 else "fp32").to(
-            self.device
-        )
+        encoder = SAMEncoder.from_sam(self.average.module, precision="bf16" if bf16 else "fp32").to(self.device)
         limit, name = self.settings.val_pictures, self.settings.val_dataset
         sets = {"synthetic": synthetic_pictures(limit, self.size)}
         if name:
@@ -467,9 +445,7 @@ class Pretrainer:
 
     def export(self, path: Path, **metadata: str) -> None:
         """Writes the averaged weights in half precision, under the key names of ``segment_anything``'s Sam."""
-        tensors = {
-            k: v.detach().cpu().half().contiguous() for k, v in self.average.module.state_dict().items()
-        }
+        tensors = {k: v.detach().cpu().half().contiguous() for k, v in self.average.module.state_dict().items()}
         about: dict[str, Any] = {
             "arch": self.settings.arch,
             "command": self.command,
@@ -496,8 +472,5 @@ def _build_optimizer(sam: Sam, settings: PretrainSettings) -> torch.optim.Optimi
     for name, parameter in sam.named_parameters():
         plain = parameter.ndim < 2 or any(part in name for part in embeddings)
         (others if plain else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))

@@ -33,11 +33,7 @@ class View(NamedTuple):
 
 
 def draw_view(
-    pieces: Pieces,
-    image_size: int,
-    crop_size: int,
-    scale_range: tuple[float, float],
-    rng: np.random.Generator,
+    pieces: Pieces, image_size: int, crop_size: int, scale_range: tuple[float, float], rng: np.random.Generator
 ) -> View:
     """Scale jitter, crop, flip, colour and blur.
 
@@ -71,9 +67,7 @@ def draw_view(
         image = cv2.GaussianBlur(image, (0, 0), 0.5 * math.sqrt(1 / scale**2 - 1) + 1e-3)
     edge = cv2.BORDER_REPLICATE
     image = cv2.warpAffine(image, matrix, (new_w, new_h), flags=cv2.INTER_LINEAR | how, borderMode=edge)
-    piece_map = cv2.warpAffine(
-        pieces.piece_map, matrix, (new_w, new_h), flags=cv2.INTER_NEAREST | how, borderMode=edge
-    )
+    piece_map = cv2.warpAffine(pieces.piece_map, matrix, (new_w, new_h), flags=cv2.INTER_NEAREST | how, borderMode=edge)
     image = _degrade(jitter_colour(image, rng), rng)
     origin = (min(left, image_size - crop_size), min(top, image_size - crop_size))
     return View(Pieces(image, piece_map, pieces.objects), origin)
@@ -130,11 +124,7 @@ class Prompts(NamedTuple):
 
 
 def draw_prompts(
-    piece_map: np.ndarray,
-    objects: np.ndarray,
-    count: int,
-    kind_shares: Sequence[float],
-    rng: np.random.Generator,
+    piece_map: np.ndarray, objects: np.ndarray, count: int, kind_shares: Sequence[float], rng: np.random.Generator
 ) -> Prompts:
     """Chooses what to segment and how to ask for it.
 
@@ -183,9 +173,7 @@ def draw_prompts(
         points[k] = _inner_point(mask, rng)
     kinds = rng.choice(len(PromptKind), size=len(masks), p=np.array(kind_shares) / sum(kind_shares))
     is_part = np.array(part_flags, bool)
-    means_a_piece = (
-        box_iou(_tight_boxes(masks), _tight_boxes([piece_map == p for p in visible])) > _SAME_BOX
-    ).any(1)
+    means_a_piece = (box_iou(_tight_boxes(masks), _tight_boxes([piece_map == p for p in visible])) > _SAME_BOX).any(1)
     kinds[means_a_piece.numpy() & ~is_part] = PromptKind.POINT
     stacked = np.stack(masks) if masks else np.zeros((0, *piece_map.shape), bool)
     return Prompts(stacked, boxes, points, kinds.astype(np.int64), is_part)

@@ -90,10 +90,7 @@ class DensePrompter(Prompter):
         self.image_size = image_size
         self.stride = stride
         self.matcher = CenterMatcher(min_radius=stride)
-        self.place_losses: dict[str, PlaceLoss] = {
-            "box": box_loss,
-            "point": partial(point_loss, stride=stride),
-        }
+        self.place_losses: dict[str, PlaceLoss] = {"box": box_loss, "point": partial(point_loss, stride=stride)}
         self.weights = {
             "class": class_weight,
             self.place: prompt_weight,
@@ -106,12 +103,9 @@ class DensePrompter(Prompter):
         # SAM's embedding is mostly a constant per channel: what tells places apart is a small ripple on it.
         self.normalise = nn.InstanceNorm2d(dim)
         self.context = nn.Sequential(
-            nn.Conv2d(dim + companion_dim, conv_dim, 1),
-            *(ContextBlock(conv_dim) for _ in range(num_convs)),
+            nn.Conv2d(dim + companion_dim, conv_dim, 1), *(ContextBlock(conv_dim) for _ in range(num_convs))
         )
-        self.upsample = nn.Sequential(
-            nn.ConvTranspose2d(conv_dim, conv_dim, 2, 2), LayerNorm2d(conv_dim), nn.GELU()
-        )
+        self.upsample = nn.Sequential(nn.ConvTranspose2d(conv_dim, conv_dim, 2, 2), LayerNorm2d(conv_dim), nn.GELU())
         self.companion_dim = companion_dim
         self.fuse = nn.Conv2d(conv_dim + companion_dim, conv_dim, 1)
         self.class_tower = self._tower(conv_dim)
@@ -222,19 +216,14 @@ class DensePrompter(Prompter):
     ) -> list[Tensor]:
         """[K] of each image's matches: how far a cell is from the middle of its part's box."""
         middles = [(target.boxes[:, :2] + target.boxes[:, 2:]) / 2 for target in targets]
-        return [
-            (self.anchors[query] - middle[part]).norm(dim=1)
-            for middle, (query, part) in zip(middles, matches)
-        ]
+        return [(self.anchors[query] - middle[part]).norm(dim=1) for middle, (query, part) in zip(middles, matches)]
 
     def companion_features(self, features: Features) -> list[Tensor]:
         """Those of the companion [B, companion_dim, S/stride, S/stride], zeros without images; [] without one."""
         if self.companion is None:
             return []
         if "image" not in features:
-            logger.warning(
-                "the prompter's companion is not shown the images: its scores and prompts will be poorer"
-            )
+            logger.warning("the prompter's companion is not shown the images: its scores and prompts will be poorer")
             batch, _, height, width = features["image_embedding"].shape
             grid = (2 * height // self.pooled, 2 * width // self.pooled)
             return [features["image_embedding"].new_zeros(batch, self.companion_dim, *grid)]

@@ -11,16 +11,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
 from ..structures import Features, LabelKind, PartTargets, Proposals
-from .losses import (
-    KINDS_OF_PLACE,
-    LOSSES,
-    class_loss,
-    cross_entropy,
-    place_loss,
-    presence_loss,
-    token_loss,
-    weighted,
-)
+from .losses import KINDS_OF_PLACE, LOSSES, class_loss, cross_entropy, place_loss, presence_loss, token_loss, weighted
 from .matcher import HungarianMatcher
 from .prompter import PROMPTER_REGISTRY, Decode, EncodePrompts, Prompter, decoded_mask_loss, one_query_a_mask
 from .text_classifier import TextClassifier, build_text_classifier
@@ -130,9 +121,7 @@ class DETRPrompter(Prompter):
         channels, embedding_size, _ = encoder.spec.features["image_embedding"]
         return {
             "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
-            "text_classifier": build_text_classifier(cfg)
-            if cfg.MODEL.PROMPTER.CLASSIFIER == "text"
-            else None,
+            "text_classifier": build_text_classifier(cfg) if cfg.MODEL.PROMPTER.CLASSIFIER == "text" else None,
             "label_type": cfg.WEAK_LABELS.TYPE,
             "num_queries": node.NUM_QUERIES,
             "embedding_size": embedding_size,
@@ -156,9 +145,7 @@ class DETRPrompter(Prompter):
         }
 
     @classmethod
-    def check_training_set(
-        cls, cfg: CfgNode, records: Sequence[Mapping[str, Any]], num_parts: Sequence[int]
-    ) -> None:
+    def check_training_set(cls, cfg: CfgNode, records: Sequence[Mapping[str, Any]], num_parts: Sequence[int]) -> None:
         """Requires a query for every part of every training image."""
         most = max(range(len(records)), key=num_parts.__getitem__)
         if num_parts[most] > cfg.MODEL.DETR_PROMPTER.NUM_QUERIES:

@@ -39,9 +39,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, possible: Tensor | None = None
     return -log_probability(logits, labels, possible).mean()
 
 
-def focal_cross_entropy(
-    logits: Tensor, labels: Tensor, possible: Tensor | None = None, gamma: float = 2.0
-) -> Tensor:
+def focal_cross_entropy(logits: Tensor, labels: Tensor, possible: Tensor | None = None, gamma: float = 2.0) -> Tensor:
     """Softmax focal loss (arXiv 1708.02002) of one image: sum over queries, divided by the matched ones."""
     log_p = log_probability(logits, labels, possible)
     num_parts = (labels != logits.shape[1] - 1).sum().clamp(min=1)
@@ -128,9 +126,7 @@ def place_loss(
 def mask_loss(logits: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
     """20 focal + dice, as SAM itself is trained, of each image's masks: logits [K, h, w], covered shares [K, h, w]."""
     losses = [
-        (20 * focal_loss(of_image, truth) + dice_loss(of_image, truth)).mean()
-        if len(truth)
-        else of_image.sum()
+        (20 * focal_loss(of_image, truth) + dice_loss(of_image, truth)).mean() if len(truth) else of_image.sum()
         for of_image, truth in zip(logits, masks)
     ]
     return torch.stack(losses).mean()

@@ -49,15 +49,11 @@ class HungarianMatcher:
                 )
             probability = of_image.float().softmax(-1)[:, target.labels]
             distance = torch.cdist(
-                student.float().flatten(1),
-                teacher.float().flatten(1),
-                compute_mode="donot_use_mm_for_euclid_dist",
+                student.float().flatten(1), teacher.float().flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
             )
             cost = -self.class_weight * probability + self.prompt_weight * distance
             query, part = linear_sum_assignment(cost.cpu().numpy())
-            matches.append(
-                (torch.as_tensor(query).to(logits.device), torch.as_tensor(part).to(logits.device))
-            )
+            matches.append((torch.as_tensor(query).to(logits.device), torch.as_tensor(part).to(logits.device)))
         return matches
 
 

@@ -53,9 +53,7 @@ class Prompter(nn.Module):
         return False
 
     @classmethod
-    def check_training_set(
-        cls, cfg: CfgNode, records: Sequence[Mapping[str, Any]], num_parts: Sequence[int]
-    ) -> None:
+    def check_training_set(cls, cfg: CfgNode, records: Sequence[Mapping[str, Any]], num_parts: Sequence[int]) -> None:
         """Raises ValueError where the data asks for more than ``cfg`` gives; ``num_parts`` of each record."""
 
     def propose(self, features: Features) -> Proposals:

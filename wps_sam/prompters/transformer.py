@@ -42,9 +42,7 @@ class DecoderLayer(nn.Module):
     def forward(self, hidden: Tensor, query_position: Tensor, memory: Tensor, position: Tensor) -> Tensor:
         query = hidden + query_position
         hidden = self.norm1(hidden + self.self_attn(query, query, hidden, need_weights=False)[0])
-        attended = self.multihead_attn(
-            hidden + query_position, memory + position, memory, need_weights=False
-        )[0]
+        attended = self.multihead_attn(hidden + query_position, memory + position, memory, need_weights=False)[0]
         hidden = self.norm2(hidden + attended)
         return self.norm3(hidden + self.linear2(F.relu(self.linear1(hidden))))
 

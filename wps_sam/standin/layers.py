@@ -16,9 +16,7 @@ class ShapeSpec:
     stride: int | None = None
 
 
-def batched_nms(
-    boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float
-) -> torch.Tensor:
+def batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     """Non-maximum suppression within each class: boxes [N, 4] xyxy, scores [N], classes int [N].
 
     Returns the kept indices, surest first.

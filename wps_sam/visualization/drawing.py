@@ -16,12 +16,7 @@ _Paint = Callable[[Overlay, np.ndarray, Sequence[int], Sequence[str]], None]
 
 
 def draw_part_map(
-    image: np.ndarray,
-    part_map: np.ndarray,
-    names: Sequence[str],
-    *,
-    alpha: float = ALPHA,
-    legend: bool = True,
+    image: np.ndarray, part_map: np.ndarray, names: Sequence[str], *, alpha: float = ALPHA, legend: bool = True
 ) -> np.ndarray:
     """Paints a part map over an image.
 

@@ -32,9 +32,7 @@ def text_width(text: str, size: int) -> float:
     return load_font(size).getlength(text)
 
 
-def compose(
-    panels: Sequence[tuple[str, np.ndarray]], entries: Sequence[LegendEntry], size: int
-) -> np.ndarray:
+def compose(panels: Sequence[tuple[str, np.ndarray]], entries: Sequence[LegendEntry], size: int) -> np.ndarray:
     """Panels (title, uint8 [H, W, 3], all of one shape) in a row or a column, and the legend below them.
 
     ``size`` is the height of a letter in pixels.
@@ -96,9 +94,7 @@ def _wrap(widths: Sequence[int], limit: int, gap: int) -> list[list[int]]:
     return lines
 
 
-def _draw_entry(
-    draw: ImageDraw.ImageDraw, x: int, y: int, height: int, entry: LegendEntry, size: int
-) -> None:
+def _draw_entry(draw: ImageDraw.ImageDraw, x: int, y: int, height: int, entry: LegendEntry, size: int) -> None:
     middle, half = y + height / 2, size / 2
     draw.rounded_rectangle((x, middle - half, x + size, middle + half), radius=size // 5, fill=entry.color)
     font, start = load_font(size), x + 1.5 * size

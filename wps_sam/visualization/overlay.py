@@ -95,9 +95,7 @@ class Overlay:
             return None
         rows = np.asarray(rows, dtype=np.float64)
         if rows.shape != (count, width) and not (count == 0 and rows.size == 0):
-            raise ValueError(
-                f"{field}: expected [{count}, {width}] for {count} classes, got {list(rows.shape)}"
-            )
+            raise ValueError(f"{field}: expected [{count}, {width}] for {count} classes, got {list(rows.shape)}")
         return rows.reshape(count, width)
 
     def check_masks(self, masks: Any, count: int) -> np.ndarray:
@@ -129,9 +127,7 @@ class Overlay:
         """Paints a bool [H, W] mask and its outline."""
         if not mask.any():
             return
-        shown = np.asarray(
-            Image.fromarray(mask.astype(np.uint8)).resize(self.shown[::-1], Image.Resampling.NEAREST)
-        )
+        shown = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(self.shown[::-1], Image.Resampling.NEAREST))
         color = self._paint(part)
         self._visualizer.draw_binary_mask(shown, color=color, edge_color=color, alpha=alpha, area_threshold=0)
         filled = ndimage.binary_fill_holes(shown)
@@ -191,14 +187,7 @@ class Overlay:
         x0, y0 = self._to_shown(box[:2])
         x1, y1 = self._to_shown(box[2:])
         width, height = self._name_size(text)
-        places = [
-            (x0, y0 - height),
-            (x0, y0),
-            (x1 - width, y0),
-            (x0, y1),
-            (x1 - width, y1),
-            (x0, y1 - height),
-        ]
+        places = [(x0, y0 - height), (x0, y0), (x1 - width, y0), (x0, y1), (x1 - width, y1), (x0, y1 - height)]
         self._add_name(text, part, places)
 
     def name_point(self, text: str, point: np.ndarray, part: int) -> None:
@@ -214,11 +203,7 @@ class Overlay:
         return round(text_width(text, self.font_size) + 0.5 * self.font_size), round(1.3 * self.font_size)
 
     def _add_name(
-        self,
-        text: str,
-        part: int,
-        places: Sequence[tuple[float, float]],
-        target: tuple[float, float] | None = None,
+        self, text: str, part: int, places: Sequence[tuple[float, float]], target: tuple[float, float] | None = None
     ) -> None:
         self._names.append(_Name(text, self.color(part), self._name_size(text), places, target))
 
@@ -255,9 +240,7 @@ class Overlay:
                 nearest = (min(max(x, x0), x1), min(max(y, y0), y1))
                 draw.line([nearest, name.target], fill=INK, width=line + 2)
                 draw.line([nearest, name.target], fill=name.color, width=line)
-                draw.ellipse(
-                    (x - 2 * line, y - 2 * line, x + 2 * line, y + 2 * line), fill=name.color, outline=INK
-                )
+                draw.ellipse((x - 2 * line, y - 2 * line, x + 2 * line, y + 2 * line), fill=name.color, outline=INK)
         for name, (x0, y0, x1, y1) in placed:
             draw.rounded_rectangle((x0, y0, x1 - 1, y1 - 1), radius=self.font_size // 4, fill=name.color)
             middle = ((x0 + x1) / 2, (y0 + y1) / 2)

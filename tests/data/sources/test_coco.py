@@ -161,10 +161,7 @@ def test_bad_box_is_counted_and_kept_only_for_a_mask(seg, caplog, bbox):
     with caplog.at_level(logging.WARNING):
         annotations = load(seg)[0]["annotations"]
     assert [a["id"] for a in annotations] == [0, 2, 3]
-    assert (
-        "1 boxes of no size or outside the image, kept for their mask or point (annotation ids 0)"
-        in caplog.text
-    )
+    assert "1 boxes of no size or outside the image, kept for their mask or point (annotation ids 0)" in caplog.text
     assert f"{NOTHING}, kept as tags of their pictures (annotation ids 1)" in caplog.text
 
 
@@ -187,9 +184,7 @@ def test_an_annotation_may_be_a_point_alone(seg, caplog, bbox):
         record = load(seg)[0]
     assert record["annotations"][0] == {"id": 0, "category_id": 1, "iscrowd": 0, "point": [12.0, 13.5]}
     assert "tags" not in record
-    assert (
-        "1 annotations without a usable mask, kept for their box or point (annotation ids 0)" in caplog.text
-    )
+    assert "1 annotations without a usable mask, kept for their box or point (annotation ids 0)" in caplog.text
 
 
 def test_a_missing_box_is_that_of_the_mask(seg):
@@ -207,12 +202,7 @@ def test_a_missing_box_is_that_of_the_mask(seg):
     seg.rewrite(lambda coco: coco["annotations"][3].pop("bbox"))
     annotations = load(seg)[0]["annotations"]
     assert [a["bbox"] for a in annotations] == [
-        *(
-            [1.5, 2.0, 18.5, 28.5],
-            [0.0, 20.0, WIDTH, HEIGHT - 20.0],
-            [20.0, 7.0, 5.0, 2.0],
-            [30.0, 25.0, 5.0, 10.0],
-        )
+        *([1.5, 2.0, 18.5, 28.5], [0.0, 20.0, WIDTH, HEIGHT - 20.0], [20.0, 7.0, 5.0, 2.0], [30.0, 25.0, 5.0, 10.0])
     ]
     assert {a["bbox_mode"] for a in annotations} == {BoxMode.XYWH_ABS}
 
@@ -295,11 +285,7 @@ def test_background_category_and_classes_without_annotations(tmp_path, caplog):
 
 
 def test_ids_that_start_at_one_leave_zero_for_background(tmp_path):
-    coco = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": i + 1, "name": n} for i, n in enumerate("ab")],
-    }
+    coco = {"images": [], "annotations": [], "categories": [{"id": i + 1, "name": n} for i, n in enumerate("ab")]}
     json_file = tmp_path / "parts.json"
     json_file.write_text(json.dumps(coco))
     assert load_coco_vocabulary(str(json_file)).label_map == {1: 0, 2: 1, 0: 2, 3: 2}
@@ -340,22 +326,13 @@ def _double(key):
         (_set_first("annotations", "category_id", 40), r"annotations\[0\].*category_id: unknown category 40"),
         (_set_first("annotations", "category_id", "3"), r"category_id: expected an integer, got '3'"),
         (_set_first("annotations", "image_id", 99), r"annotations\[0\]\.image_id: 99 is the id of no image"),
-        (
-            _set_first("annotations", "bbox", [1, 2, 3]),
-            r"bbox: expected \[x, y, width, height\].*got \[1, 2, 3\]",
-        ),
+        (_set_first("annotations", "bbox", [1, 2, 3]), r"bbox: expected \[x, y, width, height\].*got \[1, 2, 3\]"),
         (_set_first("annotations", "bbox", [1, 2, float("nan"), 3]), r"bbox: expected .*nan"),
         (_set_first("annotations", "bbox", []), r"annotations\[0\].*bbox: .*got \[\]"),
         (_set_first("annotations", "point", [1]), r"annotations\[0\].*point: expected \[x, y\].*got \[1\]"),
-        (
-            _set_first("annotations", "point", [1, float("inf")]),
-            r"point: expected \[x, y\] in pixels, got \[1, inf\]",
-        ),
+        (_set_first("annotations", "point", [1, float("inf")]), r"point: expected \[x, y\] in pixels, got \[1, inf\]"),
         (_set_first("annotations", "point", "middle"), r"point: expected \[x, y\] in pixels, got 'middle'"),
-        (
-            _set_first("images", "tags", "Quadruped Head"),
-            r"images\[0\]\.tags: expected a list of class names",
-        ),
+        (_set_first("images", "tags", "Quadruped Head"), r"images\[0\]\.tags: expected a list of class names"),
         (
             _set_first("images", "tags", ["Quadruped Head", "Unicorn Horn"]),
             r"images\[0\]\.tags: unknown class 'Unicorn Horn'; expected some of \['Quadruped Head', ",
@@ -364,22 +341,13 @@ def _double(key):
         (_double("annotations"), r"annotations\[7\]\.id: 0 occurs twice"),
         (_double("images"), r"images\[3\]\.id: 0 occurs twice"),
         (_double("categories"), r"categories\[40\]\.id: 0 occurs twice"),
-        (
-            _set_first("images", "file_name", "gone.JPEG"),
-            r"images\[0\]\.file_name: the image does not exist; .*gone",
-        ),
+        (_set_first("images", "file_name", "gone.JPEG"), r"images\[0\]\.file_name: the image does not exist; .*gone"),
         (_set_first("images", "height", 0), r"images\[0\]\.height: expected an integer of at least 1, got 0"),
         (_unset_first("images", "width"), r"images\[0\]\.width: .*got None"),
         (_set_first("categories", "name", "Unicorn Horn"), r"categories: unknown class 'Unicorn Horn'"),
-        (
-            _set_first("categories", "name", "Quadruped Body"),
-            r"categories\[1\]\.name: 'Quadruped Body' occurs twice",
-        ),
+        (_set_first("categories", "name", "Quadruped Body"), r"categories\[1\]\.name: 'Quadruped Body' occurs twice"),
         (lambda coco: coco.update(images=[], annotations=[]), r"images: expected at least one image"),
-        (
-            lambda coco: coco.pop("annotations"),
-            r"expected a COCO file with the lists .*got \['categories', 'images'\]",
-        ),
+        (lambda coco: coco.pop("annotations"), r"expected a COCO file with the lists .*got \['categories', 'images'\]"),
         (
             lambda coco: (
                 coco["categories"][0].update(name="Quadruped Body")

@@ -85,9 +85,7 @@ def test_the_same_description_may_come_twice_but_not_another(parts, tmp_path):
 def test_relative_root_starts_at_the_description_then_at_the_datasets_folder(parts, tmp_path, monkeypatch):
     elsewhere = parts(path=tmp_path / "elsewhere" / "parts.yaml")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
-    with pytest.raises(
-        ValueError, match=r"root: the folder does not exist; looked for .*elsewhere/parts and .*none"
-    ):
+    with pytest.raises(ValueError, match=r"root: the folder does not exist; looked for .*elsewhere/parts and .*none"):
         read_description(elsewhere)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert read_description(elsewhere).splits[0][1] == str(tmp_path / "parts" / "pictures")
@@ -121,10 +119,7 @@ SPLIT = {"images": "pictures", "annotations": "train.json"}
         ({"splits": {"train": {"images": "pictures"}}}, r"splits\.train: .*missing keys \['annotations'\]"),
         ({"splits": {"train": {**SPLIT, "labels": "x"}}}, r"splits\.train: unknown keys \['labels'\]"),
         ({"splits": {"train": "pictures"}}, r"splits\.train: expected the keys"),
-        (
-            {"splits": {"train": {**SPLIT, "annotations": "gone.json"}}},
-            r"splits\.train: annotations .*gone\.json",
-        ),
+        ({"splits": {"train": {**SPLIT, "annotations": "gone.json"}}}, r"splits\.train: annotations .*gone\.json"),
         ({"classes": "wheel"}, r"classes: expected a list of different names, got 'wheel'"),
         ({"classes": ["wheel", "wheel"]}, r"classes: expected a list of different names"),
         ({"classes": ["wheel"]}, r"\['window'\] are not among the given classes"),
@@ -158,11 +153,7 @@ def test_bad_description_is_refused_with_file_and_key(parts, changes, message):
 def test_missing_or_broken_description(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.yaml: the file does not exist"):
         register_descriptions([str(tmp_path / "gone.yaml")])
-    for text, message in (
-        ("name: [", "no valid YAML"),
-        ("", "expected the keys"),
-        ("just text", "expected the keys"),
-    ):
+    for text, message in (("name: [", "no valid YAML"), ("", "expected the keys"), ("just text", "expected the keys")):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match=rf"bad\.yaml: {message}"):
             register_descriptions([str(tmp_path / "bad.yaml")])
@@ -225,14 +216,7 @@ def test_unseen_classes_make_a_second_data_set_of_the_seen_ones(pets):
     metadata = MetadataCatalog.get(whole)
     assert metadata.thing_classes == list(CLASSES) and metadata.trainable_flag == [0, 0, 1, 1]
     assert metadata.evaluation_set == {"base": [2, 3]} and metadata.part_objects == [0, 0, 0, 1]
-    assert metadata.protocols == (
-        "d2_semseg",
-        "pin41",
-        "wps_image_part",
-        "wps_authors",
-        "coco_ap",
-        "pred_all",
-    )
+    assert metadata.protocols == ("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "pred_all")
     metadata = MetadataCatalog.get(seen)
     assert metadata.thing_classes == ["dog's tail", "cat's tail"] and metadata.obj_part_map == {2: 0, 3: 1}
     assert metadata.part_objects == [0, 1] and metadata.background_label == 2
@@ -285,9 +269,7 @@ def test_one_object_owns_all_classes(pets):
 def test_missing_object_map_is_named(pets, tmp_path):
     _, conditioned = register_descriptions([pets()])
     (tmp_path / "pets/whole/p_1.png").unlink()
-    with pytest.raises(
-        ValueError, match=r"p_1\.JPEG: expected .* an object map, .*whole/p_1\.png is missing"
-    ):
+    with pytest.raises(ValueError, match=r"p_1\.JPEG: expected .* an object map, .*whole/p_1\.png is missing"):
         DatasetCatalog.get(conditioned)
 
 

@@ -93,9 +93,7 @@ def test_objects_of_parts_are_found_by_equality():
 def test_objects_do_not_own_the_classes_in_their_order():
     """ADE's objects are alphabetical, its classes are not: the first class is a person's, of object 27."""
     vocabulary = load_ov_vocabulary("ade20k_part_234")
-    assert vocabulary.part_objects[0] == 27 and list(vocabulary.part_objects) != sorted(
-        vocabulary.part_objects
-    )
+    assert vocabulary.part_objects[0] == 27 and list(vocabulary.part_objects) != sorted(vocabulary.part_objects)
 
 
 @pytest.mark.parametrize("benchmark", [PASCAL_PART_116, ADE20K_PART_234], ids=lambda b: b.family)
@@ -265,9 +263,7 @@ def test_label_counts_that_are_there_are_used(tmp_path):
     records = load_pascal_part_116(str(tmp_path), PASCAL_VAL)
     assert {record["category_id"] for record in records} == {11}
     count.write_text(json.dumps({"2008_000004.png": [7]}))
-    with pytest.raises(
-        ValueError, match=r"val_obj_label_count\.json: has no entry '2008_000007\.png'.*delete it"
-    ):
+    with pytest.raises(ValueError, match=r"val_obj_label_count\.json: has no entry '2008_000007\.png'.*delete it"):
         load_pascal_part_116(str(tmp_path), PASCAL_VAL)
     count.write_text("{")
     with pytest.raises(ValueError, match=r"val_obj_label_count\.json: no valid json"):
@@ -291,9 +287,7 @@ def test_a_derived_file_is_whole_or_absent(tmp_path):
     folder = write_pascal_part_116(tmp_path)
     bad = np.full((48, 64), 200, np.uint8)
     Image.fromarray(bad).save(folder / "annotations_detectron2_part/val/2010_000015.png")
-    with pytest.raises(
-        ValueError, match=r"val/2010_000015\.png: unknown value 200; expected 0\.\.115 or 255"
-    ):
+    with pytest.raises(ValueError, match=r"val/2010_000015\.png: unknown value 200; expected 0\.\.115 or 255"):
         load_pascal_part_116(str(tmp_path), PASCAL_VAL)
     assert not list(folder.rglob("*label_count*"))
 
@@ -325,9 +319,7 @@ def test_ade_object_records(written):
     folder = written / "ADE20KPart234"
     first = records[0]
     assert first["file_name"] == str(folder / "images/validation/ADE_val_00000001.jpg")
-    assert first["sem_seg_file_name"] == str(
-        folder / "annotations_detectron2_part/validation/ADE_val_00000001.png"
-    )
+    assert first["sem_seg_file_name"] == str(folder / "annotations_detectron2_part/validation/ADE_val_00000001.png")
     assert first["obj_sem_seg_file_name"] == "NA" and (first["height"], first["width"]) == (48, 64)
     assert metadata.obj_classes[first["category_id"]] == "chair"
     [instance] = first["obj_annotations"]
@@ -349,9 +341,7 @@ def test_ade_test_set_is_wider_than_its_val_split(written):
 
 def test_ade_test_images_hold_the_tested_instances(written):
     records, metadata = records_of("ade_obj_part_sem_seg_val")
-    tested = {
-        r["image_id"]: [metadata.obj_classes[a["category_id"]] for a in r["obj_annotations"]] for r in records
-    }
+    tested = {r["image_id"]: [metadata.obj_classes[a["category_id"]] for a in r["obj_annotations"]] for r in records}
     assert tested == {
         "ADE_val_00000001": ["chair", "bench"],
         "ADE_val_00000003": ["cabinet"],
@@ -537,9 +527,7 @@ def test_prepare_makes_everything_there_is_to_make(benchmark, tmp_path):
     prepare(str(tmp_path), benchmark)
     made = {path: path.read_bytes() for path in folder.rglob("*.json")}
     names = {path.name for path in made}
-    kinds = (
-        ("part_label_count", "obj_label_count") if benchmark is PASCAL_PART_116 else ("instance_label_count",)
-    )
+    kinds = ("part_label_count", "obj_label_count") if benchmark is PASCAL_PART_116 else ("instance_label_count",)
     assert names >= {"train_parts.json", *(f"{s}_{kind}.json" for s in ("train", "val") for kind in kinds)}
     for _, ov_set in [entry for entry in OV_PARTS_SETS.values() if entry[0] is benchmark]:
         assert benchmark.load(str(tmp_path), ov_set)

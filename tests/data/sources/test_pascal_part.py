@@ -80,18 +80,14 @@ def test_part_groups_equal_the_published_lists(specs, variant):
 def test_93_equals_the_published_list(specs):
     expected = specs["pascal_part_variants"]["93_detection"]
     ours = {f"{c['supercategory']}:{c['part']}": c for c in classes("93")}
-    assert [(c["id"], name) for name, c in ours.items()] == [
-        (c["id"], c["name"]) for c in expected["categories"]
-    ]
+    assert [(c["id"], name) for name, c in ours.items()] == [(c["id"], c["name"]) for c in expected["categories"]]
     assert [name for name, c in ours.items() if c["seen"]] == expected["base_categories"]
     assert [name for name, c in ours.items() if not c["seen"]] == expected["novel_categories"]
 
 
 def test_116_groups_as_the_published_list(specs):
     listed = specs["pascal_part_116"]
-    assert [(c["id"], c["name"]) for c in classes("116")] == [
-        (c["id"], c["name"]) for c in listed["obj_parts"]
-    ]
+    assert [(c["id"], c["name"]) for c in classes("116")] == [(c["id"], c["name"]) for c in listed["obj_parts"]]
     grouped = {
         name: {kind: c["part"] for c in classes("116") if c["supercategory"] == name for kind in kinds_of(c)}
         for name in listed["merge_from_original"]["map"]
@@ -101,9 +97,7 @@ def test_116_groups_as_the_published_list(specs):
 
 def test_201_holds_every_part_of_the_published_list(specs):
     expected = specs["pascal_part_variants"]["201"]["classes"]
-    assert [(c["supercategory"], c["part"]) for c in classes("201")] == [
-        (c["object"], c["part"]) for c in expected
-    ]
+    assert [(c["supercategory"], c["part"]) for c in classes("201")] == [(c["object"], c["part"]) for c in expected]
     assert original_parts() == {name: set(parts) for name, parts in specs["pascal_part_original"].items()}
     for entry in classes("201"):
         words = specs["pascal_part_original"][entry["supercategory"]].get(entry["members"][0][0])
@@ -233,11 +227,7 @@ def test_fields_are_found_by_name_and_empty_parts_in_any_form(tmp_path):
     mask = layout.box(0, 0, 9, 9)
     objects = layout.struct_array(
         [
-            {
-                "parts": np.empty((0, 0), dtype=[("part_name", object), ("mask", object)]),
-                "mask": mask,
-                "class": "boat",
-            },
+            {"parts": np.empty((0, 0), dtype=[("part_name", object), ("mask", object)]), "mask": mask, "class": "boat"},
             {"parts": np.empty((1, 0)), "mask": mask, "class": "sofa"},
         ]
     )
@@ -255,23 +245,14 @@ def test_picture_without_objects(tmp_path):
 @pytest.mark.parametrize(
     ("thing", "message"),
     [
-        (
-            layout.Thing("sheap", layout.box(0, 0, 9, 9)),
-            r"objects\[0\]\.class: unknown object 'sheap'.*'sheep'",
-        ),
+        (layout.Thing("sheap", layout.box(0, 0, 9, 9)), r"objects\[0\]\.class: unknown object 'sheap'.*'sheep'"),
         (
             layout.Thing("cat", layout.box(0, 0, 9, 9), [("muzzle", layout.box(0, 0, 9, 9))]),
             r"objects\[0\] \(cat\)\.parts\[0\]\.part_name: unknown part 'muzzle' of cat; expected one of .*'lfpa'",
         ),
         # A number alone does not make a part known, and none where one belongs neither.
-        (
-            layout.Thing("cat", layout.box(0, 0, 9, 9), [("head_1", layout.box(0, 0, 9, 9))]),
-            "unknown part 'head_1'",
-        ),
-        (
-            layout.Thing("car", layout.box(0, 0, 9, 9), [("wheel", layout.box(0, 0, 9, 9))]),
-            "unknown part 'wheel'",
-        ),
+        (layout.Thing("cat", layout.box(0, 0, 9, 9), [("head_1", layout.box(0, 0, 9, 9))]), "unknown part 'head_1'"),
+        (layout.Thing("car", layout.box(0, 0, 9, 9), [("wheel", layout.box(0, 0, 9, 9))]), "unknown part 'wheel'"),
         (
             layout.Thing("cat", layout.box(0, 0, 9, 9), [("head", layout.box(0, 0, 9, 9, (10, 12)))]),
             r"\(head\)\.mask: expected whole numbers of \(40, 60\).*got uint8 of \(10, 12\)",
@@ -330,15 +311,12 @@ def test_plain_file_order_would_bury_the_plates(tmp_path, monkeypatch):
 
 def test_order_by_area_would_bury_a_paw(tmp_path, monkeypatch):
     cat = layout.Thing(
-        "cat",
-        layout.box(0, 0, 20, 20),
-        [("lfleg", layout.box(5, 5, 8, 10)), ("lfpa", layout.box(4, 8, 9, 12))],
+        "cat", layout.box(0, 0, 20, 20), [("lfleg", layout.box(5, 5, 8, 10)), ("lfpa", layout.box(4, 8, 9, 12))]
     )
     objects = annotation(tmp_path, cat)
     assert (map_of(objects, "116")[8:12, 4:9] == ids("116")["cat's paw"]).all()
     monkeypatch.setattr(
-        "wps_sam.data.sources.pascal_part.paint_order",
-        lambda parts: sorted(parts, key=lambda p: -int(p.mask.sum())),
+        "wps_sam.data.sources.pascal_part.paint_order", lambda parts: sorted(parts, key=lambda p: -int(p.mask.sum()))
     )
     assert map_of(objects, "116")[8, 5] == ids("116")["cat's leg"]
 
@@ -409,18 +387,14 @@ def test_train_of_58_is_the_union_of_its_parts(tmp_path):
     assert class_id == 55 and mask.sum() == 300
     # Where coaches have a class, each is an instance.
     sizes = [
-        int(mask.sum())
-        for class_id, mask in part_instances(objects, "116")
-        if class_id == ids("116")["train's coach"]
+        int(mask.sum()) for class_id, mask in part_instances(objects, "116") if class_id == ids("116")["train's coach"]
     ]
     assert sizes == [100, 100]
 
 
 def test_a_part_without_a_class_leaves_what_lies_under_it(tmp_path):
     side = layout.box(0, 0, 10, 10)
-    car = layout.Thing(
-        "car", layout.box(0, 0, 20, 20), [("leftside", side), ("leftmirror", layout.box(2, 2, 14, 4))]
-    )
+    car = layout.Thing("car", layout.box(0, 0, 20, 20), [("leftside", side), ("leftmirror", layout.box(2, 2, 14, 4))])
     painted = map_of(annotation(tmp_path, car), "108")
     assert (painted == ids("108")["car's side"]).sum() == 100
     assert painted[2, 12] == 255
@@ -458,13 +432,9 @@ def test_each_side_is_an_instance(tmp_path):
 
 def test_two_objects_share_no_instance(tmp_path):
     dogs = [
-        layout.Thing("dog", layout.box(x, 0, x + 20, 20), [("head", layout.box(x, 0, x + 10, 10))])
-        for x in (0, 30)
+        layout.Thing("dog", layout.box(x, 0, x + 20, 20), [("head", layout.box(x, 0, x + 10, 10))]) for x in (0, 30)
     ]
-    assert [int(mask.sum()) for mask in instances_of(annotation(tmp_path, *dogs), "58", "dog's head")] == [
-        100,
-        100,
-    ]
+    assert [int(mask.sum()) for mask in instances_of(annotation(tmp_path, *dogs), "58", "dog's head")] == [100, 100]
 
 
 def test_numbered_parts_are_instances_beyond_the_official_maximum(tmp_path):
@@ -525,10 +495,7 @@ def prepared(tmp_path_factory) -> layout.Voc:
 
 def test_split_table():
     assert len(SPLITS) == 10
-    assert SPLITS["pascal_part_201_val"] == (
-        "VOCdevkit/VOC2010/JPEGImages",
-        "PascalPart/201/annotations/val/val.json",
-    )
+    assert SPLITS["pascal_part_201_val"] == ("VOCdevkit/VOC2010/JPEGImages", "PascalPart/201/annotations/val/val.json")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -597,8 +564,7 @@ def test_missing_annotations_are_reported_and_a_finished_split_is_skipped(tmp_pa
         prepare(written.voc, written.mats, written.output, ["58"], num_workers=2)
     assert train.stat().st_mtime_ns == before and "already there" in caplog.text
     assert (
-        f"val.txt: 1 of 3 pictures have no .mat file and are left out, among them {layout.UNANNOTATED}"
-        in caplog.text
+        f"val.txt: 1 of 3 pictures have no .mat file and are left out, among them {layout.UNANNOTATED}" in caplog.text
     )
     assert [image["file_name"] for image in json.loads(val.read_text())["images"]] == [
         f"{layout.BICYCLES}.jpg",
@@ -618,17 +584,13 @@ def test_prepare_says_what_is_wrong(tmp_path):
     written = layout.write_voc(tmp_path)
     picture = written.voc / "JPEGImages" / f"{layout.STREET}.jpg"
     Image.new("RGB", (layout.HEIGHT, layout.WIDTH)).save(picture)
-    message = (
-        rf"image .*{layout.STREET}\.jpg: height and width are \(60, 40\), but the masks of .* have \(40, 60\)"
-    )
+    message = rf"image .*{layout.STREET}\.jpg: height and width are \(60, 40\), but the masks of .* have \(40, 60\)"
     with pytest.raises(ValueError, match=message):
         prepare(written.voc, written.mats, written.output, ["58"])
     picture.unlink()
     with pytest.raises(ValueError, match=rf"image .*{layout.STREET}\.jpg: cannot be read"):
         prepare(written.voc, written.mats, written.output, ["58"])
-    with pytest.raises(
-        ValueError, match="nowhere: expected .mat files such as 2008_000002.mat for the 2 pictures"
-    ):
+    with pytest.raises(ValueError, match="nowhere: expected .mat files such as 2008_000002.mat for the 2 pictures"):
         prepare(written.voc, tmp_path / "nowhere", written.output, ["58"])
     with pytest.raises(ValueError, match=r"list of pictures .*train\.txt: the file does not exist"):
         prepare(tmp_path / "nowhere", written.mats, written.output, ["58"])

@@ -197,9 +197,7 @@ def is_litter(name: str) -> bool:
     return name.startswith("._") or name == ".DS_Store"
 
 
-def _load(
-    image_root: str, json_file: str, vocabulary: PartVocabulary, candidate_paths: Any
-) -> list[dict[str, Any]]:
+def _load(image_root: str, json_file: str, vocabulary: PartVocabulary, candidate_paths: Any) -> list[dict[str, Any]]:
     if not os.path.isdir(image_root):
         raise ValueError(f"images {image_root}: expected a folder, but it does not exist")
     coco = _read_coco(json_file)
@@ -289,9 +287,7 @@ def _image_tags(image: Mapping[str, Any], where: str, vocabulary: PartVocabulary
             continue
         class_id = _class_of_name(name, vocabulary)
         if class_id is None:
-            raise ValueError(
-                f"{where}.tags: unknown class {name!r}; expected some of {list(vocabulary.names)}"
-            )
+            raise ValueError(f"{where}.tags: unknown class {name!r}; expected some of {list(vocabulary.names)}")
         tags.add(class_id)
     return tags
 
@@ -306,9 +302,7 @@ def _add_annotation(
     """Adds one annotation to its record: to the annotations, or only its class to the tags."""
     category_id = _integer(annotation, "category_id", where)
     if category_id not in class_ids:
-        raise ValueError(
-            f"{where}.category_id: unknown category {category_id}; expected one of {sorted(class_ids)}"
-        )
+        raise ValueError(f"{where}.category_id: unknown category {category_id}; expected one of {sorted(class_ids)}")
     class_id = class_ids[category_id]
     if class_id is None:
         report.add("annotations of the background category left out", annotation["id"])
@@ -438,17 +432,13 @@ def _read_categories(coco: Mapping[str, Any], json_file: str) -> dict[int, tuple
         if category_id in categories:
             raise ValueError(f"{where}.id: {category_id} occurs twice; expected unique category ids")
         if _fold(name) in names:
-            raise ValueError(
-                f"{where}.name: {name!r} occurs twice; expected unique names, such as 'Dog Head'"
-            )
+            raise ValueError(f"{where}.name: {name!r} occurs twice; expected unique names, such as 'Dog Head'")
         names[_fold(name)] = category_id
         categories[category_id] = (name, category.get("supercategory") or _NO_SUPERCATEGORY)
     return categories
 
 
-def _match_categories(
-    coco: Mapping[str, Any], json_file: str, vocabulary: PartVocabulary
-) -> dict[int, int | None]:
+def _match_categories(coco: Mapping[str, Any], json_file: str, vocabulary: PartVocabulary) -> dict[int, int | None]:
     """Category id of this json to class id, None for the background. Classes may be missing in a json."""
     class_ids: dict[int, int | None] = {}
     for category_id, (name, _) in _read_categories(coco, json_file).items():
@@ -457,9 +447,7 @@ def _match_categories(
             continue
         class_id = _class_of_name(name, vocabulary)
         if class_id is None:
-            raise ValueError(
-                f"{json_file}: categories: unknown class {name!r}; expected {list(vocabulary.names)}"
-            )
+            raise ValueError(f"{json_file}: categories: unknown class {name!r}; expected {list(vocabulary.names)}")
         if category_id != vocabulary.dataset_ids[class_id]:
             raise ValueError(
                 f"{json_file}: categories: {name!r} has the id {category_id}; "
@@ -496,18 +484,12 @@ def _integer(entry: Any, key: str, where: str, minimum: int | None = None) -> in
     return value
 
 
-def _numbers(
-    annotation: Mapping[str, Any], key: str, meaning: tuple[str, ...], where: str
-) -> list[float] | None:
+def _numbers(annotation: Mapping[str, Any], key: str, meaning: tuple[str, ...], where: str) -> list[float] | None:
     """As many finite numbers, in pixels, as ``meaning`` has words; None where the key is missing or null."""
     value = annotation.get(key)
     if value is None:
         return None
-    if (
-        isinstance(value, list)
-        and len(value) == len(meaning)
-        and all(isinstance(v, int | float) for v in value)
-    ):
+    if isinstance(value, list) and len(value) == len(meaning) and all(isinstance(v, int | float) for v in value):
         if all(math.isfinite(v) for v in value):
             return [float(v) for v in value]
     raise ValueError(f"{where}.{key}: expected [{', '.join(meaning)}] in pixels, got {value!r:.80}")
@@ -517,9 +499,7 @@ def _existing_image(candidates: Sequence[str], where: str) -> str:
     for path in candidates:
         if os.path.isfile(path):
             return path
-    raise ValueError(
-        f"{where}: the image does not exist; looked for {' and '.join(dict.fromkeys(candidates))}"
-    )
+    raise ValueError(f"{where}: the image does not exist; looked for {' and '.join(dict.fromkeys(candidates))}")
 
 
 def check_part_map_ids(records: Sequence[Mapping[str, Any]], metadata: Any, max_images: int = 200) -> None:

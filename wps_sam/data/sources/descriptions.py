@@ -24,13 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wps_sam.data.sources.coco import (
-    LAYOUTS,
-    Layout,
-    find_coco_json,
-    load_coco_vocabulary,
-    register_part_dataset,
-)
+from wps_sam.data.sources.coco import LAYOUTS, Layout, find_coco_json, load_coco_vocabulary, register_part_dataset
 from wps_sam.data.sources.ov_parts import OVSet, numbers_in_training, ov_metadata, seen_flags
 from wps_sam.vocabulary import PartVocabulary, object_of_part
 
@@ -106,12 +100,8 @@ def read_description(path: str) -> Description:
     root = _find_root(_text(content, "root", where), Path(path).resolve().parent, where)
     splits = content["splits"]
     if not isinstance(splits, dict) or not splits:
-        raise ValueError(
-            f"{where}: splits: expected at least one, such as train: {{images: ..., annotations: ...}}"
-        )
-    found = tuple(
-        _split(entry, str(split), root, f"{where}: splits.{split}") for split, entry in splits.items()
-    )
+        raise ValueError(f"{where}: splits: expected at least one, such as train: {{images: ..., annotations: ...}}")
+    found = tuple(_split(entry, str(split), root, f"{where}: splits.{split}") for split, entry in splits.items())
     objects = _names(content, "objects", where)
     for paths in found:
         # Object-conditioned records are evaluated by their part maps, which the layout coco does not have.
@@ -149,9 +139,7 @@ def _register(description: Description, path: str) -> list[str]:
         return _dataset_names(description)
     for name in _dataset_names(description):
         if name in DatasetCatalog.list():
-            raise ValueError(
-                f"{where}: name: {name!r} is already registered with other content; choose another name"
-            )
+            raise ValueError(f"{where}: name: {name!r} is already registered with other content; choose another name")
     try:
         vocabulary = _vocabulary(description)
     except ValueError as error:
@@ -222,9 +210,7 @@ def _register_split(description: Description, paths: SplitPaths, vocabulary: Par
     name = f"{description.name}_{paths.split}"
     layout, images, json_file = description.layout, paths.images, paths.json_file
     protocols = _ZERO_SHOT_PROTOCOLS if description.unseen else None
-    register_part_dataset(
-        name, layout, images, json_file, vocabulary, protocols=protocols, **seen_flags(vocabulary)
-    )
+    register_part_dataset(name, layout, images, json_file, vocabulary, protocols=protocols, **seen_flags(vocabulary))
     if description.unseen:
         # As zero-shot training may see it.
         seen = vocabulary.only_seen()
@@ -282,9 +268,7 @@ def _one_object_each(name: str, objects: str) -> list[dict[str, Any]]:
         object_map = os.path.join(objects, f"{stem}.png")
         for path in (record.get("sem_seg_file_name"), object_map):
             if path is None or not os.path.isfile(path):
-                raise ValueError(
-                    f"{record['file_name']}: expected a part map and an object map, {path} is missing"
-                )
+                raise ValueError(f"{record['file_name']}: expected a part map and an object map, {path} is missing")
         # An object without parts has nothing to be told apart, and could never count.
         for category_id in sorted({part_objects[a["category_id"]] for a in record["annotations"]}):
             conditioned = {key: value for key, value in record.items() if key not in ("annotations", "tags")}
@@ -321,10 +305,7 @@ def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
 def _find_root(root: str, folder: Path, where: str) -> Path:
     """The folder ``root``: relative to the description, then to $DETECTRON2_DATASETS."""
     given = Path(_expand(root, where)).expanduser()
-    tried = [
-        folder / given,
-        Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser().resolve() / given,
-    ]
+    tried = [folder / given, Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser().resolve() / given]
     for candidate in tried:
         if candidate.is_dir():
             return candidate

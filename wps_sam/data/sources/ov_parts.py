@@ -19,13 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wps_sam.checkpointer import write_atomically
-from wps_sam.data.sources.coco import (
-    base_name,
-    is_litter,
-    load_coco_parts,
-    load_vocabulary,
-    read_vocabulary,
-)
+from wps_sam.data.sources.coco import base_name, is_litter, load_coco_parts, load_vocabulary, read_vocabulary
 from wps_sam.masks import annotation_mask, mask_to_rle, read_label_png, record_size
 from wps_sam.vocabulary import PartVocabulary, object_of_part
 
@@ -103,10 +97,7 @@ def numbers_in_training(vocabulary: PartVocabulary) -> dict[str, Any]:
     list of parts by mistake, so that Pascal loses all objects from dog on.
     """
     seen_objects = [i for i in range(len(vocabulary.object_names)) if i not in vocabulary.unseen_objects]
-    return {
-        "obj_part_map": vocabulary.seen_ids,
-        "obj_map": {full: i for i, full in enumerate(seen_objects)},
-    }
+    return {"obj_part_map": vocabulary.seen_ids, "obj_map": {full: i for i, full in enumerate(seen_objects)}}
 
 
 def load_pascal_part_116(root: str, ov_set: OVSet) -> list[Record]:
@@ -194,9 +185,7 @@ class Benchmark:
     load: Callable[[str, OVSet], list[Record]]
 
 
-PASCAL_PART_116 = Benchmark(
-    PASCAL_FOLDER, "pascal_part_116", {"train": "train", "val": "val"}, load_pascal_part_116
-)
+PASCAL_PART_116 = Benchmark(PASCAL_FOLDER, "pascal_part_116", {"train": "train", "val": "val"}, load_pascal_part_116)
 ADE20K_PART_234 = Benchmark(ADE_FOLDER, "ade20k_part_234", _ADE_FOLDERS, load_ade20k_part_234)
 
 
@@ -282,9 +271,7 @@ def find_parts(records: Sequence[Mapping[str, Any]], vocabulary: PartVocabulary)
         height, width = part_map.shape
         name = os.path.basename(record["file_name"])
         coco["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for class_id in _labels_in(
-            part_map, vocabulary.ignore_label, len(vocabulary), record["sem_seg_file_name"]
-        ):
+        for class_id in _labels_in(part_map, vocabulary.ignore_label, len(vocabulary), record["sem_seg_file_name"]):
             num_pieces, pieces, stats, _ = cv2.connectedComponentsWithStats(
                 (part_map == class_id).astype(np.uint8), connectivity=8
             )
@@ -341,9 +328,7 @@ def _pascal_images(folder: Path, split: str) -> list[Record]:
     common = sorted(set.intersection(*map(set, by_stem.values())))
     counts = {str(folders[key]): len(names) for key, names in by_stem.items()}
     if any(count != len(common) for count in counts.values()):
-        logger.warning(
-            "the files do not match: %s; used are the %d stems in all of them", counts, len(common)
-        )
+        logger.warning("the files do not match: %s; used are the %d stems in all of them", counts, len(common))
     if not common:
         raise ValueError(f"{folder}: expected images with label maps of the same names, got {counts}")
     return [{"image_id": stem, **{key: by_stem[key][stem] for key in folders}} for stem in common]
@@ -459,9 +444,7 @@ def _split_by_few_shot(folder: Path, images: Iterable[Record]) -> tuple[list[Rec
 def _files(folder: Path, suffix: str) -> list[str]:
     """The sorted names of the files with ``suffix``; without what macOS leaves in archives."""
     if not folder.is_dir():
-        raise ValueError(
-            f"{folder}: expected a folder, but it does not exist; see datasets/README.md for the layout"
-        )
+        raise ValueError(f"{folder}: expected a folder, but it does not exist; see datasets/README.md for the layout")
     names = sorted(n for n in os.listdir(folder) if n.lower().endswith(suffix) and not is_litter(n))
     if not names:
         raise ValueError(f"{folder}: expected {suffix} files, found none")
@@ -491,9 +474,7 @@ class _Derived(dict[str, Any]):
         self._path = path
 
     def __missing__(self, key: str) -> Any:
-        raise ValueError(
-            f"{self._path}: has no entry {key!r}: made from other data; delete it, and it is made anew"
-        )
+        raise ValueError(f"{self._path}: has no entry {key!r}: made from other data; delete it, and it is made anew")
 
 
 def _write_json(path: Path, make: Callable[[], Any]) -> None:
@@ -508,11 +489,7 @@ def _write_json(path: Path, make: Callable[[], Any]) -> None:
 
 
 def _log_loaded(
-    folder: Path,
-    ov_set: OVSet,
-    records: Sequence[Record],
-    empty: Sequence[Record],
-    vocabulary: PartVocabulary,
+    folder: Path, ov_set: OVSet, records: Sequence[Record], empty: Sequence[Record], vocabulary: PartVocabulary
 ) -> None:
     logger.info(
         "%s: %d records of %s, one %s each, %s classes%s",

@@ -231,9 +231,7 @@ def _mask(struct: Any, where: str, shape: tuple[int, ...] | None) -> np.ndarray:
     value = _field(struct, "mask", where)
     if value.ndim != 2 or value.dtype.kind not in "bui" or value.shape != (shape or value.shape):
         expected = f"{shape}, the size of the masks before" if shape else "two dimensions"
-        raise ValueError(
-            f"{where}.mask: expected whole numbers of {expected}, got {value.dtype} of {value.shape}"
-        )
+        raise ValueError(f"{where}.mask: expected whole numbers of {expected}, got {value.dtype} of {value.shape}")
     return value > 0
 
 
@@ -282,9 +280,7 @@ def part_instances(objects: Iterable[ObjectMask], variant: str) -> list[tuple[in
                     key = part.number if numbered else None
                     masks[key] = masks[key] | part.mask if key in masks else part.mask
             instances += [
-                (class_id, masks[key])
-                for key in sorted(masks, key=lambda number: number or 0)
-                if masks[key].any()
+                (class_id, masks[key]) for key in sorted(masks, key=lambda number: number or 0) if masks[key].any()
             ]
     return instances
 
@@ -363,9 +359,7 @@ def _write_json(file: BinaryIO, content: dict[str, Any]) -> None:
 
 def _annotated_names(list_file: Path, annotations: Path) -> list[str]:
     try:
-        names = [
-            line.split()[0] for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        names = [line.split()[0] for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise ValueError(f"list of pictures {list_file}: the file does not exist") from error
     found = [name for name in names if (annotations / f"{name}.mat").is_file()]

@@ -101,9 +101,7 @@ class _Calm(np.random.Generator):
         return loc + (super().normal(loc, scale, size) - loc) * self.variety
 
 
-def _place(
-    name: str, owner: int, size: int, count: int, turned: float, rng: np.random.Generator
-) -> list[Shape]:
+def _place(name: str, owner: int, size: int, count: int, turned: float, rng: np.random.Generator) -> list[Shape]:
     """Builds an object and maps it to pixels, with a paint for every part.
 
     Args:

@@ -50,6 +50,4 @@ def texture_bank() -> dict[str, list[np.ndarray]]:
         bank["cloth"].append(0.35 + 0.4 * noise(26, 26) + 0.25 * ((x + (k + 1) * y) % 3 < 1.5))
         bank["gloss"].append(0.5 + 0.5 * np.sin(along(angle) * (math.pi / 45) + 3 * noise(120, 120)))
         bank["rings"].append(0.5 + 0.5 * wave(np.hypot((x % 40) - 20, (y % 40) - 20), period))
-    return {
-        name: [np.ascontiguousarray(t, np.float32).clip(0, 1) for t in group] for name, group in bank.items()
-    }
+    return {name: [np.ascontiguousarray(t, np.float32).clip(0, 1) for t in group] for name, group in bank.items()}

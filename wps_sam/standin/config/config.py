@@ -50,9 +50,7 @@ class CfgNode(_CfgNode):
             for key in names.split():
                 if key in (loaded.get(section) or {}) and key not in self[section]:
                     del loaded[section][key]
-                    logging.getLogger(__name__).debug(
-                        "%s: %s.%s is not used here", cfg_filename, section, key
-                    )
+                    logging.getLogger(__name__).debug("%s: %s.%s is not used here", cfg_filename, section, key)
         self.merge_from_other_cfg(loaded)
 
 
@@ -63,9 +61,7 @@ def get_cfg() -> CfgNode:
     return _C.clone()
 
 
-def _explicit(
-    from_config: Callable[..., dict[str, Any]], args: tuple, kwargs: dict[str, Any]
-) -> dict[str, Any]:
+def _explicit(from_config: Callable[..., dict[str, Any]], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """What ``from_config`` makes of a cfg, with the arguments that it does not take itself laid over it."""
     parameters = inspect.signature(from_config).parameters
     if next(iter(parameters), None) != "cfg":
@@ -98,9 +94,7 @@ def configurable(
             if not has_cfg(args, kwargs):
                 return init_func(self, *args, **kwargs)
             if not inspect.ismethod(getattr(type(self), "from_config", None)):
-                raise TypeError(
-                    f"{type(self).__name__} needs a classmethod from_config to be built from a cfg"
-                )
+                raise TypeError(f"{type(self).__name__} needs a classmethod from_config to be built from a cfg")
             init_func(self, **_explicit(type(self).from_config, args, kwargs))
 
         return init
@@ -112,9 +106,7 @@ def configurable(
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             return (
-                function(**_explicit(from_config, args, kwargs))
-                if has_cfg(args, kwargs)
-                else function(*args, **kwargs)
+                function(**_explicit(from_config, args, kwargs)) if has_cfg(args, kwargs) else function(*args, **kwargs)
             )
 
         return call

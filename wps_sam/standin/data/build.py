@@ -41,16 +41,12 @@ def get_detection_dataset_dicts(
     if records and "annotations" in records[0]:
         kept = [r for r in records if any(not a.get("iscrowd", 0) for a in r["annotations"])]
         if filter_empty:
-            logger.info(
-                "Removed %d images without usable annotations, %d left", len(records) - len(kept), len(kept)
-            )
+            logger.info("Removed %d images without usable annotations, %d left", len(records) - len(kept), len(kept))
             records = kept
         classes = [MetadataCatalog.get(name).get("thing_classes") for name in names]
         if check_consistency and any(other != classes[0] for other in classes):
             raise AssertionError(f"thing_classes differ among {', '.join(names)}")
-        counts = Counter(
-            a["category_id"] for r in records for a in r["annotations"] if not a.get("iscrowd", 0)
-        )
+        counts = Counter(a["category_id"] for r in records for a in r["annotations"] if not a.get("iscrowd", 0))
         logger.info("Annotations by class: %s", dict(sorted(counts.items())))
     if not records:
         raise AssertionError(f"no valid data found in: {', '.join(names) or 'an empty list of data sets'}")
@@ -83,9 +79,7 @@ def _train_loader_from_config(
     if dataset is None:
         dataset = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     if sampler is None and cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-        raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN={cfg.DATALOADER.SAMPLER_TRAIN!r}: expected TrainingSampler"
-        )
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN={cfg.DATALOADER.SAMPLER_TRAIN!r}: expected TrainingSampler")
     return {
         "dataset": dataset,
         "sampler": sampler,
@@ -120,23 +114,17 @@ def build_detection_train_loader(
         sampler = TrainingSampler(len(dataset))
     world_size = get_world_size()
     if total_batch_size <= 0 or total_batch_size % world_size:
-        raise AssertionError(
-            f"total batch size {total_batch_size}: expected a multiple of {world_size} processes"
-        )
+        raise AssertionError(f"total batch size {total_batch_size}: expected a multiple of {world_size} processes")
     batch_size = total_batch_size // world_size
     collate_fn = collate_fn or trivial_batch_collator
     kwargs = dict(sampler=sampler, num_workers=num_workers, worker_init_fn=worker_init_reset_seed, **kwargs)
     if not aspect_ratio_grouping:
         return torchdata.DataLoader(dataset, batch_size, drop_last=True, collate_fn=collate_fn, **kwargs)
     # Elements come one by one; they are batched by shape in this process.
-    return AspectRatioGroupedDataset(
-        torchdata.DataLoader(dataset, collate_fn=_first, **kwargs), batch_size, collate_fn
-    )
+    return AspectRatioGroupedDataset(torchdata.DataLoader(dataset, collate_fn=_first, **kwargs), batch_size, collate_fn)
 
 
-def _test_loader_from_config(
-    cfg: CfgNode, dataset_name: str | Sequence[str], mapper: Any = None
-) -> dict[str, Any]:
+def _test_loader_from_config(cfg: CfgNode, dataset_name: str | Sequence[str], mapper: Any = None) -> dict[str, Any]:
     dataset = get_detection_dataset_dicts(dataset_name, filter_empty=False)
     return {"dataset": dataset, "mapper": mapper, "num_workers": cfg.DATALOADER.NUM_WORKERS}
 
@@ -159,6 +147,4 @@ def build_detection_test_loader(
     if sampler is None and not isinstance(dataset, torchdata.IterableDataset):
         sampler = InferenceSampler(len(dataset))
     collate_fn = collate_fn or trivial_batch_collator
-    return torchdata.DataLoader(
-        dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=collate_fn
-    )
+    return torchdata.DataLoader(dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=collate_fn)

@@ -42,9 +42,7 @@ class Metadata(SimpleNamespace):
     name: str = "N/A"
 
     def __getattr__(self, key: str) -> Any:
-        raise AttributeError(
-            f"data set {self.name!r} has no metadata {key!r}; there is: {', '.join(self.__dict__)}"
-        )
+        raise AttributeError(f"data set {self.name!r} has no metadata {key!r}; there is: {', '.join(self.__dict__)}")
 
     def __setattr__(self, key: str, value: Any) -> None:
         old = self.__dict__.setdefault(key, value)

@@ -25,9 +25,7 @@ class TrainingSampler(Sampler):
         generator = torch.Generator().manual_seed(self._seed)
         while True:
             yield from (
-                torch.randperm(self._size, generator=generator).tolist()
-                if self._shuffle
-                else range(self._size)
+                torch.randperm(self._size, generator=generator).tolist() if self._shuffle else range(self._size)
             )
 
     def __iter__(self) -> Iterator[int]:

@@ -41,9 +41,7 @@ class IterationTimer(HookBase):
     def after_train(self) -> None:
         if self._steps:
             speed = self._seconds / self._steps
-            logging.getLogger(__name__).info(
-                "Overall training speed: %.4f s / it over %d steps", speed, self._steps
-            )
+            logging.getLogger(__name__).info("Overall training speed: %.4f s / it over %d steps", speed, self._steps)
 
 
 class PeriodicWriter(HookBase):
@@ -77,9 +75,7 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 class LRScheduler(HookBase):
     """Puts the learning rate as ``lr`` and moves the schedule on after each step."""
 
-    def __init__(
-        self, optimizer: torch.optim.Optimizer | None = None, scheduler: _LRScheduler | None = None
-    ) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer | None = None, scheduler: _LRScheduler | None = None) -> None:
         self._optimizer, self._scheduler = optimizer, scheduler
 
     def before_train(self) -> None:
@@ -116,17 +112,13 @@ class EvalHook(HookBase):
     ``task/metric``; it runs in all processes.
     """
 
-    def __init__(
-        self, eval_period: int, eval_function: Callable[[], Any], eval_after_train: bool = True
-    ) -> None:
+    def __init__(self, eval_period: int, eval_function: Callable[[], Any], eval_after_train: bool = True) -> None:
         self._period, self._func, self._eval_after_train = eval_period, eval_function, eval_after_train
 
     def _do_eval(self) -> None:
         results = self._func()
         if results:
-            numbers: dict[str, Any] = {
-                name: float(value) for name, value in flatten_results_dict(results).items()
-            }
+            numbers: dict[str, Any] = {name: float(value) for name, value in flatten_results_dict(results).items()}
             self.trainer.storage.put_scalars(**numbers, smoothing_hint=False)
         # A slow main process must not let the others run into a time-out later.
         comm.synchronize()

@@ -45,12 +45,7 @@ def launch(
 
 
 def _run(
-    local_rank: int,
-    main_func: Callable[..., Any],
-    args: tuple,
-    first_rank: int,
-    count: int,
-    meeting: dict[str, Any],
+    local_rank: int, main_func: Callable[..., Any], args: tuple, first_rank: int, count: int, meeting: dict[str, Any]
 ) -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu:

@@ -188,9 +188,7 @@ class SimpleTrainer(TrainerBase):
         self.optimizer.step()
 
     @staticmethod
-    def write_metrics(
-        loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = ""
-    ) -> None:
+    def write_metrics(loss_dict: Mapping[str, torch.Tensor], data_time: float, cur_iter: int, prefix: str = "") -> None:
         """Puts the means over the processes, and their sum as ``total_loss``, into the storage.
 
         Raises:
@@ -206,9 +204,7 @@ class SimpleTrainer(TrainerBase):
         means: dict[str, Any] = {name: float(np.mean([one[name] for one in gathered])) for name in metrics}
         total = sum(means.values())
         if not np.isfinite(total):
-            raise FloatingPointError(
-                f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {means}"
-            )
+            raise FloatingPointError(f"Loss became infinite or NaN at iteration={cur_iter}!\nloss_dict = {means}")
         storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
         if len(means) > 1:
             storage.put_scalars(cur_iter=cur_iter, **means)

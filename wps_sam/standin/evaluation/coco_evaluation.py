@@ -68,9 +68,7 @@ class COCOEvaluator(DatasetEvaluator):
             found = list(itertools.chain(*comm.gather(found)))
             if not comm.is_main_process():
                 return {}
-        tasks = self._tasks or (
-            ("bbox", "segm") if any("segmentation" in one for one in found) else ("bbox",)
-        )
+        tasks = self._tasks or (("bbox", "segm") if any("segmentation" in one for one in found) else ("bbox",))
         own_ids = {v: k for k, v in (self._metadata.get("thing_dataset_id_to_contiguous_id") or {}).items()}
         if own_ids:
             found = [{**one, "category_id": own_ids[one["category_id"]]} for one in found]
@@ -107,9 +105,7 @@ class COCOEvaluator(DatasetEvaluator):
         names = self._metadata.get("thing_classes") or []
         if len(names) > 1:
             if len(names) != precision.shape[2]:
-                raise AssertionError(
-                    f"{len(names)} thing_classes, but {precision.shape[2]} in the annotations"
-                )
+                raise AssertionError(f"{len(names)} thing_classes, but {precision.shape[2]} in the annotations")
             results.update((f"AP-{name}", mean(every[:, :, k])) for k, name in enumerate(names))
         logger.info("Evaluation results for %s:\n%s", task, tabulate(results.items(), floatfmt=".3f"))
         return results

@@ -52,9 +52,7 @@ class DatasetEvaluators(DatasetEvaluator):
             if is_main_process() and result is not None:
                 for task, values in result.items():
                     if task in results:
-                        raise AssertionError(
-                            f"different evaluators produce results for the same task {task!r}"
-                        )
+                        raise AssertionError(f"different evaluators produce results for the same task {task!r}")
                     results[task] = values
         return results
 

@@ -12,17 +12,10 @@ from torch import nn
 from ..config import CfgNode
 from .lr_scheduler import LRMultiplier, WarmupParamScheduler
 
-_NORM_TYPES = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-)
+_NORM_TYPES = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 
-def maybe_add_gradient_clipping(
-    cfg: CfgNode, optimizer: type[torch.optim.Optimizer]
-) -> type[torch.optim.Optimizer]:
+def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     """Returns a subclass of an optimiser class that clips before each step, if SOLVER.CLIP_GRADIENTS says so.
 
     Each parameter is clipped by itself: its values (``value``) or its norm (``norm``).
@@ -110,7 +103,5 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMult
             f"SOLVER.LR_SCHEDULER_NAME={solver.LR_SCHEDULER_NAME!r}: expected WarmupMultiStepLR or WarmupCosineLR"
         )
     length = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
-    warmed = WarmupParamScheduler(
-        schedule, solver.WARMUP_FACTOR, length, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL
-    )
+    warmed = WarmupParamScheduler(schedule, solver.WARMUP_FACTOR, length, solver.WARMUP_METHOD, solver.RESCALE_INTERVAL)
     return LRMultiplier(optimizer, multiplier=warmed, max_iter=solver.MAX_ITER)

@@ -51,11 +51,7 @@ class LRMultiplier(LRScheduler):
     """Gives every parameter group its first learning rate times ``multiplier(iteration / max_iter)``."""
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        multiplier: ParamScheduler,
-        max_iter: int,
-        last_iter: int = -1,
+        self, optimizer: torch.optim.Optimizer, multiplier: ParamScheduler, max_iter: int, last_iter: int = -1
     ) -> None:
         if not isinstance(multiplier, ParamScheduler):
             raise ValueError(f"expected an fvcore ParamScheduler, got {type(multiplier).__name__}")

@@ -58,8 +58,5 @@ class ImageList:
         if size_divisibility > 1:
             height = -(-height // size_divisibility) * size_divisibility
             width = -(-width // size_divisibility) * size_divisibility
-        padded = [
-            F.pad(image, (0, width - w, 0, height - h), value=pad_value)
-            for image, (h, w) in zip(tensors, sizes)
-        ]
+        padded = [F.pad(image, (0, width - w, 0, height - h), value=pad_value) for image, (h, w) in zip(tensors, sizes)]
         return ImageList(torch.stack(padded).contiguous(), sizes)

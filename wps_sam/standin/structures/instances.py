@@ -112,6 +112,4 @@ class Instances:
         fields = ", ".join(f"{name}: {value}" for name, value in self._fields.items())
         count = len(self) if self._fields else 0
         height, width = self._image_size
-        return (
-            f"Instances(num_instances={count}, image_height={height}, image_width={width}, fields=[{fields}])"
-        )
+        return f"Instances(num_instances={count}, image_height={height}, image_width={width}, fields=[{fields}])"

@@ -16,9 +16,7 @@ def polygons_to_bitmask(polygons: list[np.ndarray], height: int, width: int) -> 
     """Draws polygons [x0, y0, x1, y1, ...] as one mask, bool [height, width]."""
     if len(polygons) == 0:
         return np.zeros((height, width), dtype=bool)
-    rles = mask_util.frPyObjects(
-        [np.asarray(polygon, dtype=np.float64) for polygon in polygons], height, width
-    )
+    rles = mask_util.frPyObjects([np.asarray(polygon, dtype=np.float64) for polygon in polygons], height, width)
     return mask_util.decode(mask_util.merge(rles)).astype(bool)
 
 
@@ -56,9 +54,7 @@ class BitMasks:
         return self.tensor.flatten(1).any(dim=1)
 
     @staticmethod
-    def from_polygon_masks(
-        polygon_masks: PolygonMasks | list[list[np.ndarray]], height: int, width: int
-    ) -> BitMasks:
+    def from_polygon_masks(polygon_masks: PolygonMasks | list[list[np.ndarray]], height: int, width: int) -> BitMasks:
         """Draws the polygons of each object."""
         masks = [polygons_to_bitmask(of_one, height, width) for of_one in polygon_masks]
         return BitMasks(np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool))
@@ -93,9 +89,7 @@ class PolygonMasks:
 
     def get_bounding_boxes(self) -> Boxes:
         """Boxes around all points of each object; zeros where there are none."""
-        points = [
-            np.concatenate(of_one).reshape(-1, 2) if of_one else np.zeros((1, 2)) for of_one in self.polygons
-        ]
+        points = [np.concatenate(of_one).reshape(-1, 2) if of_one else np.zeros((1, 2)) for of_one in self.polygons]
         return Boxes(np.array([[*xy.min(axis=0), *xy.max(axis=0)] for xy in points]))
 
     def __getitem__(self, item: int | slice | torch.Tensor | np.ndarray) -> PolygonMasks:

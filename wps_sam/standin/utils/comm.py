@@ -31,9 +31,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     """Makes one group per machine; called by all processes, once, by ``launch`` itself."""
     global _LOCAL_PROCESS_GROUP
     if get_world_size() % num_workers_per_machine:
-        raise ValueError(
-            f"{get_world_size()} processes do not divide over machines of {num_workers_per_machine}"
-        )
+        raise ValueError(f"{get_world_size()} processes do not divide over machines of {num_workers_per_machine}")
     machine = get_rank() // num_workers_per_machine
     for i in range(get_world_size() // num_workers_per_machine):
         ranks = list(range(i * num_workers_per_machine, (i + 1) * num_workers_per_machine))

@@ -33,9 +33,7 @@ class EventStorage:
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
 
-    def put_scalar(
-        self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None
-    ) -> None:
+    def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Adds a number. ``smoothing_hint``: noisy, to be shown as a median, unlike a learning rate."""
         cur_iter = self.iter if cur_iter is None else cur_iter
         self._history[name].update(float(value), cur_iter)
@@ -67,10 +65,7 @@ class EventStorage:
         smoothed = dict(self._latest)
         for name, (_, iteration) in self._latest.items():
             if self._smoothing_hints[name]:
-                smoothed[name] = (
-                    self._history[name].median(self.count_samples(name, window_size)),
-                    iteration,
-                )
+                smoothed[name] = (self._history[name].median(self.count_samples(name, window_size)), iteration)
         return smoothed
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
@@ -107,9 +102,7 @@ class _NewScalars:
     def take(self) -> list[tuple[int, str, float]]:
         """(iteration, name, value), in the order in which the names first came."""
         latest = get_event_storage().latest_with_smoothing_hint(self._window_size).items()
-        new = [
-            (iteration, name, value) for name, (value, iteration) in latest if iteration > self._last_write
-        ]
+        new = [(iteration, name, value) for name, (value, iteration) in latest if iteration > self._last_write]
         self._last_write = max([iteration for iteration, _, _ in new], default=self._last_write)
         return new
 

@@ -55,12 +55,8 @@ def setup_logger(
         logger.addHandler(console)
     if output is not None:
         filename = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
-        file = logging.StreamHandler(
-            _log_file(filename + (f".rank{distributed_rank}" if distributed_rank else ""))
-        )
-        file.setFormatter(
-            logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
-        )
+        file = logging.StreamHandler(_log_file(filename + (f".rank{distributed_rank}" if distributed_rank else "")))
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
         logger.addHandler(file)
     return logger
 

@@ -47,9 +47,7 @@ def _random_color() -> Color:
 @lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     # matplotlib carries a font, so that names look the same on every machine.
-    return ImageFont.truetype(
-        os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
-    )
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 class VisImage:
@@ -80,11 +78,7 @@ class Visualizer:
     """
 
     def __init__(
-        self,
-        img_rgb: np.ndarray,
-        metadata: Any = None,
-        scale: float = 1.0,
-        instance_mode: ColorMode = ColorMode.IMAGE,
+        self, img_rgb: np.ndarray, metadata: Any = None, scale: float = 1.0, instance_mode: ColorMode = ColorMode.IMAGE
     ) -> None:
         self.img = np.ascontiguousarray(np.asarray(img_rgb).clip(0, 255).astype(np.uint8))
         self.metadata = metadata
@@ -107,9 +101,7 @@ class Visualizer:
         scores, classes = fields.get("scores"), fields.get("pred_classes")
         labels, colors = self._names_and_colors([] if classes is None else classes.tolist())
         if scores is not None:
-            labels = [
-                f"{name} {score:.0%}" for name, score in zip(labels or [""] * len(scores), scores.tolist())
-            ]
+            labels = [f"{name} {score:.0%}" for name, score in zip(labels or [""] * len(scores), scores.tolist())]
         boxes, alpha = fields.get("pred_boxes"), 0.5 if colors is None else 0.8
         return self.overlay_instances(
             boxes=boxes, masks=masks, labels=labels or None, assigned_colors=colors, alpha=alpha
@@ -140,9 +132,7 @@ class Visualizer:
         labels = [names[c] if names else str(c) for c in classes]
         return labels, own if self._instance_mode == ColorMode.SEGMENTATION else None
 
-    def draw_sem_seg(
-        self, sem_seg: np.ndarray | torch.Tensor, area_threshold: int = 0, alpha: float = 0.8
-    ) -> VisImage:
+    def draw_sem_seg(self, sem_seg: np.ndarray | torch.Tensor, area_threshold: int = 0, alpha: float = 0.8) -> VisImage:
         """Draws labels [H, W], the largest first; labels that ``stuff_classes`` does not name are left bare."""
         labels = np.asarray(sem_seg.cpu() if isinstance(sem_seg, torch.Tensor) else sem_seg)
         names, colors = self.metadata.stuff_classes, self.metadata.get("stuff_colors")
@@ -231,15 +221,7 @@ class Visualizer:
     def draw_circle(self, circle_coord: Sequence[float], color: Color, radius: float = 3) -> VisImage:
         """Fills a circle around (x, y)."""
         x, y, r = (16 * float(v) * self.output.scale for v in (*circle_coord, radius))
-        cv2.circle(
-            self.output.canvas,
-            (round(x - 8), round(y - 8)),
-            max(1, round(r)),
-            _rgb(color),
-            -1,
-            cv2.LINE_AA,
-            4,
-        )
+        cv2.circle(self.output.canvas, (round(x - 8), round(y - 8)), max(1, round(r)), _rgb(color), -1, cv2.LINE_AA, 4)
         return self.output
 
     def draw_binary_mask(
@@ -267,9 +249,7 @@ class Visualizer:
         canvas = self.output.canvas
         shown = cv2.resize(mask, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         inside = shown.astype(bool)
-        canvas[inside] = np.round((1 - alpha) * canvas[inside] + alpha * np.array(_rgb(color))).astype(
-            np.uint8
-        )
+        canvas[inside] = np.round((1 - alpha) * canvas[inside] + alpha * np.array(_rgb(color))).astype(np.uint8)
         outline, _ = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         edge = _rgb(color, 0.5) if edge_color is None else _rgb(edge_color)
         width = max(1, round(self._default_font_size / 15 * self.output.scale))

@@ -19,10 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_coco_json(
-    json_file: str,
-    image_root: str,
-    dataset_name: str | None = None,
-    extra_annotation_keys: list[str] | None = None,
+    json_file: str, image_root: str, dataset_name: str | None = None, extra_annotation_keys: list[str] | None = None
 ) -> list[dict]:
     """Reads a COCO instance file as records; no image is opened.
 
@@ -66,9 +63,7 @@ def load_coco_json(
                 entry["category_id"] = id_map[entry["category_id"]]
             annotations.append(entry)
         record = {"file_name": os.path.join(image_root, image["file_name"]), "image_id": image_id}
-        records.append(
-            record | {"height": image["height"], "width": image["width"], "annotations": annotations}
-        )
+        records.append(record | {"height": image["height"], "width": image["width"], "annotations": annotations})
     logger.info("Loaded %d images in COCO format from %s", len(records), json_file)
     if invalid:
         logger.warning("%s: left out %d annotations without a valid segmentation", json_file, invalid)
@@ -108,6 +103,4 @@ def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: 
 def register_coco_instances(name: str, metadata: dict[str, Any], json_file: str, image_root: str) -> None:
     """Registers a COCO instance file; ``metadata`` are further things to know of it."""
     DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
-    MetadataCatalog.get(name).set(
-        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
-    )
+    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)

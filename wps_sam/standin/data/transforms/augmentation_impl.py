@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from fvcore.transforms.transform import (
-    CropTransform,
-    HFlipTransform,
-    NoOpTransform,
-    Transform,
-    VFlipTransform,
-)
+from fvcore.transforms.transform import CropTransform, HFlipTransform, NoOpTransform, Transform, VFlipTransform
 from PIL import Image
 
 from .augmentation import Augmentation
@@ -60,9 +54,7 @@ class ResizeShortestEdge(Augmentation):
     ) -> None:
         lengths = (short_edge_length,) * 2 if isinstance(short_edge_length, int) else short_edge_length
         if sample_style not in ("range", "choice") or (sample_style == "range" and len(lengths) != 2):
-            raise ValueError(
-                f"sample_style={sample_style!r} of {lengths}: expected choice, or range of (min, max)"
-            )
+            raise ValueError(f"sample_style={sample_style!r} of {lengths}: expected choice, or range of (min, max)")
         self.lengths, self.max_size, self.sample_style, self.interp = lengths, max_size, sample_style, interp
 
     def get_transform(self, image: np.ndarray) -> Transform:

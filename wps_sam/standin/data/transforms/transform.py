@@ -35,9 +35,7 @@ class ResizeTransform(Transform):
             )
             return resized[:, :, None] if single else resized
         # A negative stride, as of a flipped array, is nothing torch can take over.
-        planes = (
-            torch.from_numpy(np.ascontiguousarray(img)).reshape(1, self.h, self.w, -1).permute(0, 3, 1, 2)
-        )
+        planes = torch.from_numpy(np.ascontiguousarray(img)).reshape(1, self.h, self.w, -1).permute(0, 3, 1, 2)
         mode = _TORCH_MODES[method]
         resized_planes = F.interpolate(
             planes, (self.new_h, self.new_w), mode=mode, align_corners=None if mode == "nearest" else False
