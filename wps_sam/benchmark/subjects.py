@@ -19,6 +19,7 @@ from wps_sam.engine.features import open_features, spec_of
 from wps_sam.evaluation import PooledPartEvaluator
 from wps_sam.models import WPSSAM
 from wps_sam.prompters import DETRPrompter
+from wps_sam.structures import LabelKind
 
 import torch
 import yaml
@@ -147,6 +148,7 @@ def _records(settings: Settings) -> list[dict[str, Any]]:
         corners[:, 1] += 0.05
         instances = Instances((height, width))
         instances.gt_classes = torch.randint(40, (NUM_PARTS,), generator=generator)
+        instances.gt_kinds = torch.full((NUM_PARTS,), int(LabelKind.BOX))
         instances.gt_boxes = Boxes((corners * torch.tensor([width, height])).flatten(1))
         image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
         records.append(

@@ -126,7 +126,7 @@ def convert_features(cfg: CfgNode, old: str | Path, output: str | Path) -> None:
     def read(jobs: Sequence[Job]) -> Iterator[dict[str, Tensor]]:
         for writer, shard in jobs:
             for number in range(shard.first, shard.first + shard.count):
-                yield readers[writer.folder.name].read(number, shard.view)
+                yield readers[writer.manifest.data_set].read(number, shard.view)
 
     _complete(writers, output, read)
 
