@@ -85,7 +85,9 @@ def test_standin_can_be_asked_for_beside_detectron2(tmp_path: Path) -> None:
 def test_a_folder_without_code_is_not_detectron2(tmp_path: Path) -> None:
     """A source checkout in the working folder can be imported as an empty namespace package."""
     (tmp_path / "detectron2").mkdir()
-    hide_installed = "sys.path = [p for p in sys.path if 'site-packages' not in p]\n"
+    # Also an editable installation's source folder.
+    hide_installed = "from pathlib import Path\n"
+    hide_installed += "sys.path = [p for p in sys.path if not Path(p, 'detectron2', '__init__.py').is_file()]\n"
     hide_installed += "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
     run = mechanism(hide_installed + 'assert _detectron2.choose() == "standin"', tmp_path)
     assert run.returncode == 0, run.stderr
