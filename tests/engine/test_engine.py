@@ -354,6 +354,16 @@ def test_a_nan_loss_stops_with_iteration_losses_and_images(toy_cfg, tmp_path, mo
     assert not list(tmp_path.rglob("*.pth"))
 
 
+@pytest.mark.parametrize("prompter", ["DETRPrompter", "DensePrompter"])
+def test_weights_that_are_nan_reach_the_guard_in_every_prompter(tiny_cfg, prompter):
+    """DETRPrompter's matching used to stop first, in scipy, naming neither the iteration nor the pictures."""
+    trainer = engine.Trainer(tiny_cfg("MODEL.PROMPTER.NAME", prompter, "DATALOADER.NUM_WORKERS", 0))
+    with torch.no_grad():
+        next(p for name, p in trainer.model.prompter.named_parameters() if "class_head" in name).fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=r"at iteration 0: .*with the images \['.*\.JPEG'"):
+        trainer.train()
+
+
 def test_a_failure_in_the_last_iteration_is_not_evaluated(toy_cfg, tmp_path):
     train(toy_cfg("SOLVER.MAX_ITER", 2), stop_at=1)
     assert not list(tmp_path.rglob("evaluation.json"))

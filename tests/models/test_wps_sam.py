@@ -3,6 +3,7 @@
 import itertools
 
 from wps_sam.config import add_wps_sam_config
+from wps_sam.data.weak_labels import part_point
 from wps_sam.encoders import build_sam
 from wps_sam.models.wps_sam import FOURIER_MATRIX
 from wps_sam.structures import LabelKind
@@ -13,6 +14,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
+from detectron2.structures import BoxMode, Instances
 from tiny_wps_sam import make_inputs, tiny_config
 
 
@@ -249,7 +251,8 @@ def test_labels_of_every_kind_reach_the_square():
     instances = inputs[0]["instances"]
     assert target.kinds.tolist() == [LabelKind.BOX, LabelKind.POINT, LabelKind.MASK]
     assert torch.equal(target.boxes[0], instances.gt_boxes.tensor[0] + torch.tensor([left, 0, left, 0]))
-    assert torch.equal(target.points[1], instances.gt_points[1] + torch.tensor([left, 0]))
+    # From pixel centres to the system of boxes, in which a point set at a box's middle reaches SAM as that middle.
+    assert torch.equal(target.points[1], instances.gt_points[1] + torch.tensor([left + 0.5, 0.5]))
     assert target.tags.tolist() == [3]
     # The covered share of each cell of 4 x 4 pixels, so that all cells together are the mask's area.
     assert target.masks.shape == (3, 128, 128) and not target.masks[:2].any()
@@ -277,6 +280,30 @@ def test_losses_by_kind_have_the_same_names_in_every_step(prompter_name, label, 
     # Nothing labelled at all: the same names, as several processes need them.
     empty = model(make_inputs(parts=0, label="mask" if kind == "mask" else "point" if kind == "point" else "box"))
     assert set(empty) == set(losses)
+
+
+def test_a_box_and_the_point_in_its_middle_reach_the_segmenter_in_one_system():
+    """As in the authors' code, where the point is the middle of the very box that SAM is given otherwise."""
+    annotation = {"id": 1, "category_id": 0, "bbox": [10, 20, 30, 44], "bbox_mode": BoxMode.XYWH_ABS}
+    x, y = part_point(annotation, 512, 512, "box_center", seed=0)
+    instances = Instances((512, 512), gt_classes=torch.zeros(1).long(), gt_kinds=torch.tensor([LabelKind.POINT]))
+    instances.gt_points = torch.tensor([[x, y]])
+    model = build_model(tiny_config("WEAK_LABELS.TYPE", "point"))
+    record = {"image": torch.zeros(3, 512, 512, dtype=torch.uint8), "instances": instances}
+    (target,) = model.label([record], model.preprocess_image([record])[1])
+    assert target.points.tolist() == [[25.0, 42.0]]
+    # SAM adds the same half pixel to both.
+    point = model.teach(target.points)[0, 0] - model.backbone.prompt_encoder.point_embeddings[1].weight[0]
+    corner = model.teach(torch.tensor([[25.0, 42, 99, 99]]))[0, 0]
+    torch.testing.assert_close(point, corner - model.backbone.prompt_encoder.point_embeddings[2].weight[0])
+
+
+def test_teachers_do_not_depend_on_mixed_precision():
+    model, boxes = build_model(tiny_config()), torch.tensor([[10.3, 20.7, 333.1, 400.9]])
+    plain = model.teach(boxes)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.teach(boxes)
+    assert mixed.dtype == torch.float32 and torch.equal(mixed, plain)
 
 
 def test_a_mixed_batch_equals_its_kinds_one_by_one():

@@ -1,6 +1,7 @@
 """Matching against brute force, and its properties."""
 
 import itertools
+import math
 
 from wps_sam.prompters.matcher import CenterMatcher, HungarianMatcher
 from wps_sam.structures import LabelKind, PartTargets
@@ -57,6 +58,13 @@ def test_more_parts_than_queries_is_a_clear_error():
         HungarianMatcher(class_weight=10, prompt_weight=1)(*_prediction(), [target], [taught])
 
 
+def test_hungarian_matcher_leaves_nan_to_the_losses():
+    """scipy would stop at it, with a message that names neither the iteration nor the pictures, as the trainer's does."""
+    (logits, tokens), (target, taught) = _prediction(), _targets(2)
+    ((query, part),) = HungarianMatcher(class_weight=10, prompt_weight=1)(logits * math.nan, tokens, [target], [taught])
+    assert sorted(part.tolist()) == [0, 1] and len(set(query.tolist())) == 2
+
+
 def _cells(side=4, stride=8):
     y, x = torch.meshgrid(*[(torch.arange(side) + 0.5) * stride] * 2, indexing="ij")
     return torch.stack([x, y], -1).flatten(0, 1)
@@ -85,8 +93,7 @@ def test_centre_matcher_gives_the_smallest_part_a_cell_and_survives_none():
 
 
 def test_centre_matcher_gives_a_cell_between_two_points_to_the_nearest():
-    # Points are pixel indices: their continuous place is half a pixel further.
-    ((query, part),) = CenterMatcher(min_radius=8)(_cells(), [_part([[11.5, 11.5], [18.5, 11.5]])])
+    ((query, part),) = CenterMatcher(min_radius=8)(_cells(), [_part([[12, 12], [19, 12]])])
     owner = dict(zip(query.tolist(), part.tolist()))
     assert owner[5] == 0 and owner[6] == 1
 
@@ -94,7 +101,7 @@ def test_centre_matcher_gives_a_cell_between_two_points_to_the_nearest():
 def test_centre_matcher_takes_boxes_masks_and_points_of_one_picture():
     # As above, the second box a mask's, and a point in cell 5, whose cell it takes from the large box around it.
     boxes = torch.tensor([[0.0, 0, 32, 32], [16, 16, 24, 24], [0, 0, 0, 0]])
-    points = torch.tensor([[0.0, 0], [0, 0], [11.5, 11.5]])
+    points = torch.tensor([[0.0, 0], [0, 0], [12, 12]])
     kinds = torch.tensor([LabelKind.BOX, LabelKind.MASK, LabelKind.POINT])
     target = PartTargets(torch.zeros(3, dtype=torch.int64), kinds, boxes, points)
     ((query, part),) = CenterMatcher(min_radius=4)(_cells(), [target])

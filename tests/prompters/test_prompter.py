@@ -1,7 +1,10 @@
 """Prompters: the paper's sizes, a plain re-computation of its transformer, and dense read-outs."""
 
+from functools import partial
+
 from wps_sam.config import check_config
 from wps_sam.prompters import DensePrompter, DETRPrompter
+from wps_sam.prompters.losses import box_loss, point_loss
 from wps_sam.prompters.matcher import HungarianMatcher
 from wps_sam.prompters.transformer import Transformer
 
@@ -137,7 +140,7 @@ def test_cells_of_both_strides(stride, side):
     proposals = prompter(features)
     assert proposals.logits.shape == (2, side**2, 4)
     assert proposals.tokens.shape == (2, side**2, 2, 256) and proposals.boxes.shape == (2, side**2, 4)
-    points = prompter.predict(features)[1]
+    points = prompter.within_square(prompter.predict(features)[1])
     # A point is thinned as the box of a cell around it.
     assert points.shape == (2, side**2, 2) and torch.equal(proposals.boxes[..., :2], points - stride)
     # A cell's anchor is its centre; rows first. An output of 1 is one cell.
@@ -189,10 +192,32 @@ def test_dense_prompter_reads_boxes_out_around_its_cells():
     raw = torch.zeros(1, 32 * 32, 4)
     boxes = prompter.apply_deltas(raw)
     # Cell (row 3, column 5) has its centre at (5.5 * 8, 3.5 * 8) = (44, 28); exp(0) * 256 / 8 = 32 pixels to each side,
-    # cut off at the top of the picture.
-    assert boxes[0, 3 * 32 + 5].tolist() == [12.0, 0.0, 76.0, 60.0]
-    assert boxes.min() >= 0 and boxes.max() <= 256
+    # which the segmenter is asked for only within the picture.
+    assert boxes[0, 3 * 32 + 5].tolist() == [12.0, -4.0, 76.0, 60.0]
+    assert prompter.within_square(boxes)[0, 3 * 32 + 5].tolist() == [12.0, 0.0, 76.0, 60.0]
+    proposed = prompter(torch.randn(1, 256, 16, 16)).boxes
+    assert proposed.min() >= 0 and proposed.max() <= 256
     assert prompter.apply_deltas(raw + 1e4).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "label_type, places, loss",
+    [("box", [[200.0, 100.0, 249.0, 150.0]], box_loss), ("point", [[249.0, 120.0]], partial(point_loss, stride=8))],
+)
+def test_dense_prompter_learns_back_from_beyond_the_picture(label_type, places, loss):
+    """The truth ends at 249 of 256 pixels; the cell begins beyond 256, where a limit would hold it for ever."""
+    prompter, truth = _dense(label_type), torch.tensor(places)
+    # The cell of row 15, column 30, at (244, 124): 32 pixels to the right of it, or 4 cells, is 276.
+    raw = torch.zeros(1, 32 * 32, 4) if label_type == "box" else torch.tensor([4.0, 0.0]).repeat(1, 32 * 32, 1)
+    raw.requires_grad_()
+    optimizer = torch.optim.Adam([raw], lr=0.05)
+    cell = 15 * 32 + 30
+    assert prompter.apply_deltas(raw)[0, cell, -2] == 276
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(prompter.apply_deltas(raw)[:, cell], truth).backward()
+        optimizer.step()
+    assert abs(prompter.apply_deltas(raw)[0, cell, -2].item() - 249) < 1.5
 
 
 @pytest.mark.parametrize("label_type, name, columns", [("point", "points", 2), ("box", "boxes", 4)])
@@ -209,7 +234,7 @@ def test_dense_prompter_encodes_the_prompts_that_are_asked_for_and_no_others(lab
     assert proposals.encode(1, torch.tensor([7, 3])).shape == (2, 2, 256)
     (places,) = seen
     assert list(places) == [name] and places[name].shape == (2, columns)
-    assert torch.equal(places[name], prompter.predict(features)[1][1, [7, 3]])
+    assert torch.equal(places[name], prompter.within_square(prompter.predict(features)[1])[1, [7, 3]])
 
 
 def test_dense_prompter_starts_out_saying_no_part():

@@ -123,8 +123,7 @@ class PromptableEncoder(FrozenModule, Backbone):
     def encode_prompts(self, *, boxes: Tensor | None = None, points: Tensor | None = None) -> Tensor:
         """Boxes [K, 4] xyxy, points [K, 2] xy, or both (T is then larger), one a prompt, to tokens [K, T, D].
 
-        Coordinates are pixels of the padded square; integers are pixel centres of points, corners of boxes are
-        continuous. Differentiable in the coordinates.
+        Coordinates are pixels of the padded square, in float32 whatever autocast says. Differentiable in them.
         """
 
     @abstractmethod

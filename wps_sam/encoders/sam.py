@@ -182,7 +182,9 @@ class SAMEncoder(PromptableEncoder):
             _check_columns("points", points, 2)
             positive = torch.ones(len(points), 1, dtype=torch.int64, device=points.device)
             clicks = (points[:, None], positive)
-        return self.prompt_encoder(points=clicks, boxes=boxes, masks=None)[0]
+        # Not in the trained part's mixed precision either: what is taught must not depend on who learns it.
+        with torch.autocast(self.pixel_mean.device.type, enabled=False):
+            return self.prompt_encoder(points=clicks, boxes=boxes, masks=None)[0]
 
     def decode(
         self, features: Mapping[str, Tensor], prompts: Sequence[Tensor], multimask: bool = False

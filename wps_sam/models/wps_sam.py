@@ -152,7 +152,7 @@ class WPSSAM(FrozenWeights):
     # -- training
 
     def label(self, batched_inputs: list[dict[str, Any]], frames: list[Frame]) -> list[PartTargets]:
-        """The labels of every image, their coordinates in the padded square."""
+        """The labels of every image, their coordinates continuous in the padded square: pixel 0 spans 0 to 1."""
         targets = []
         for record, frame in zip(batched_inputs, frames):
             instances = record["instances"].to(self.device)
@@ -169,7 +169,8 @@ class WPSSAM(FrozenWeights):
                     labels=labels,
                     kinds=instances.gt_kinds,
                     boxes=boxes + corner.repeat(2),
-                    points=points + corner,
+                    # Whole numbers are pixel centres there; in the square, as of boxes, they are corners of pixels.
+                    points=points + corner + 0.5,
                     masks=_covered_shares(instances.gt_masks.tensor, frame) if instances.has("gt_masks") else None,
                     tags=record["tags"].to(self.device) if "tags" in record else None,
                 )

@@ -173,7 +173,8 @@ class DensePrompter(Prompter):
         return cfg.MODEL.DENSE_PROMPTER.COMPANION_DIM > 0
 
     def predict(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Class logits [B, N, C+1], and boxes [B, N, 4] xyxy or points [B, N, 2] xy in pixels of the padded square."""
+        """Class logits [B, N, C+1], and boxes [B, N, 4] xyxy or points [B, N, 2] xy in pixels of the padded square, which
+        they may leave: a limit would have no gradient beyond it, and training could not bring them back."""
         image_embedding = features["image_embedding"]
         companion = self.companion_features(features)
         embedding = F.avg_pool2d(self.normalise(image_embedding), self.pooled)
@@ -185,6 +186,7 @@ class DensePrompter(Prompter):
 
     def propose(self, features: Features) -> Proposals:
         logits, places = self.predict(features)
+        places = self.within_square(places)
         boxes = places if self.place == "box" else _boxes_around(places, self.stride)
         return Proposals(logits, lambda image, queries: self.encode(places[image, queries]), boxes)
 
@@ -204,7 +206,7 @@ class DensePrompter(Prompter):
                 losses[name] = place_loss(KINDS_OF_PLACE[name], loss, places, labelled, targets, matches)
             elif name == "mask":
                 asked = one_query_a_mask(matches, targets, self._distances_from_middle(targets, matches))
-                prompts = [self.encode(places[i, query]) for i, (query, _) in enumerate(asked)]
+                prompts = [self.encode(self.within_square(places[i, query])) for i, (query, _) in enumerate(asked)]
                 parts = [part for _, part in asked]
                 losses[name] = decoded_mask_loss(self.decode, features, prompts, targets, parts)
             elif name == "presence":
@@ -232,13 +234,16 @@ class DensePrompter(Prompter):
     def apply_deltas(self, deltas: Tensor) -> Tensor:
         """Head outputs [B, N, 4] to boxes xyxy, or [B, N, 2] to points xy, in pixels of the padded square."""
         if self.place == "point":
-            return (self.anchors + deltas * self.stride).clamp(0, self.image_size)
+            return self.anchors + deltas * self.stride
         # Log distances from the cell's centre to the sides, in eighths of the picture, so that training starts from
         # boxes of a likely size; the limit keeps exp() finite.
         distances = deltas.clamp(max=math.log(8)).exp() * (self.image_size / 8)
         left_top, right_bottom = distances.split(2, dim=-1)
-        boxes = torch.cat([self.anchors - left_top, self.anchors + right_bottom], dim=-1)
-        return boxes.clamp(0, self.image_size)
+        return torch.cat([self.anchors - left_top, self.anchors + right_bottom], dim=-1)
+
+    def within_square(self, places: Tensor) -> Tensor:
+        """Boxes or points as the segmenter is asked with them: it knows none outside the square."""
+        return places.clamp(0, self.image_size)
 
 
 def _boxes_around(points: Tensor, radius: float) -> Tensor:

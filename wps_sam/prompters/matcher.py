@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -52,7 +53,8 @@ class HungarianMatcher:
                 student.float().flatten(1), teacher.float().flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
             )
             cost = -self.class_weight * probability + self.prompt_weight * distance
-            query, part = linear_sum_assignment(cost.cpu().numpy())
+            # scipy stops at NaN, naming nothing; so the loss becomes NaN, and the trainer says where.
+            query, part = linear_sum_assignment(np.nan_to_num(cost.cpu().numpy()))
             matches.append((torch.as_tensor(query).to(logits.device), torch.as_tensor(part).to(logits.device)))
         return matches
 
@@ -76,8 +78,7 @@ class CenterMatcher:
         for target in targets:
             is_point = target.of_kind(LabelKind.POINT)
             boxes = target.boxes
-            # Integers are pixel centres in points; anchors are continuous coordinates.
-            middle = torch.where(is_point[:, None], target.points + 0.5, (boxes[:, :2] + boxes[:, 2:]) / 2)
+            middle = torch.where(is_point[:, None], target.points, (boxes[:, :2] + boxes[:, 2:]) / 2)
             size = boxes[:, 2:] - boxes[:, :2]
             offset = (anchors[:, None] - middle[None]).abs()
             near = (offset <= (size / 4).clamp(min=self.min_radius)[None]).all(-1)
