@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "_detectron2": set(),
     "checkpointer": set(),
     "text_embeddings": {"checkpointer"},
-    "encoders": BASE,
+    "encoders": BASE | {"checkpointer"},
     "prompters": BASE | {"mask_losses", "text_embeddings"},
     "inference": BASE,
     "models": BASE | {"encoders", "prompters", "inference"},

@@ -39,6 +39,9 @@ METADATA = SimpleNamespace(label_map={0: 0, 1: 1, 2: 2}, background_label=2, ign
         ([TRIANGLE, [1, 2]], 1, 2),
         ([[*TRIANGLE, 1.0]], 0, 1),
         ([[1, 2, 3, 4, 5, float("nan")]], 0, 1),
+        ([[1, 2, 3, 4, 5, 10**400]], 0, 1),
+        (TRIANGLE, 1, 1),
+        ([1.0, 2.0], 0, 0),
     ],
 )
 def test_valid_polygons(polygons, strict, wps_sam):
@@ -46,7 +49,7 @@ def test_valid_polygons(polygons, strict, wps_sam):
     assert len(valid_polygons(polygons, rule="wps_sam")) == wps_sam
 
 
-@pytest.mark.parametrize("polygons", ["abc", 7, [1.0, 2.0], [["a"] * 6]])
+@pytest.mark.parametrize("polygons", ["abc", 7, [1.0, [2.0]], [["a"] * 6]])
 def test_malformed_polygons_are_refused(polygons):
     with pytest.raises(ValueError, match="segmentation: expected"):
         valid_polygons(polygons)

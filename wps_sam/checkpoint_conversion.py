@@ -183,7 +183,8 @@ def export_trained(source: str, path: str) -> None:
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
     checkpoint = SafeCheckpointer.read(source)
-    names = checkpoint.get("trainer", {}).get("class_names")
+    training = checkpoint.get("trainer", {})
+    names = training.get("class_names")
     if not names:
         raise ValueError(f"{source}: holds no class names; expected a checkpoint written by tools/train_net.py")
     tensors = {
@@ -192,6 +193,8 @@ def export_trained(source: str, path: str) -> None:
         for key, value in checkpoint["model"].items()
     }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    data = save(tensors, metadata={"class_names": json.dumps(names)})
+    # What PartPredictor reads of a checkpoint's "trainer".
+    metadata = {key: json.dumps(training[key]) for key in ("class_names", "exif") if training.get(key) is not None}
+    data = save(tensors, metadata=metadata)
     write_atomically(path, lambda file: file.write(data))
     logger.info("Wrote %s: %d tensors, %d part classes", path, len(tensors), len(names))

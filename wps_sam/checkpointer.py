@@ -43,6 +43,21 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
             os.close(folder)
 
 
+def what_it_is(path: str | Path) -> str | None:
+    """What a file is that was saved in a checkpoint's place, as downloads that failed are; None if nothing known."""
+    with open(path, "rb") as file:
+        beginning = file.read(1024).lstrip().lower()
+    if not beginning:
+        return "an empty file"
+    if beginning.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")):
+        return "a web page: the download was answered by a page, perhaps one to log in or to confirm; download it again"
+    if beginning.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS in place of the file: fetch it with git lfs pull"
+    if beginning.startswith((b"{", b"[")):
+        return "JSON: perhaps the error message of a server, or an index of checkpoints in several files"
+    return None
+
+
 class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, written atomically and read without unpickling code.
 
@@ -88,10 +103,10 @@ class SafeCheckpointer(DetectionCheckpointer):
                 loaded: Any = load_file(path)
             else:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
             raise ValueError(
                 f"{path}: not a readable checkpoint; expected a complete .pth of tensors and plain values, "
-                f"or a .safetensors file ({error})"
+                f"or a .safetensors file; this is {what_it_is(path) or 'neither'} ({error})"
             ) from error
         if not isinstance(loaded, dict):
             raise ValueError(f"{path}: expected a dict of weights, got {type(loaded).__name__}")

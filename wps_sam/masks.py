@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Literal
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,10 @@ Polygons = Sequence[Sequence[float]]
 Segmentation = Polygons | Mapping[str, Any]
 
 _EXIF_ORIENTATION = 0x0112
+# From here on an orientation exchanges height and width.
+EXIF_EXCHANGES_SIDES = 5
+# Depths of files of 16 bits that this process has warned of.
+_BITS_SAID: set[int] = set()
 # What Pillow raises on files that are cut off, are no image at all, or claim an absurd size.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # Modes whose numbers are label ids as stored; any other mode would need a conversion that changes them.
@@ -36,7 +42,7 @@ def valid_polygons(segmentation: Polygons, rule: Literal["strict", "wps_sam"] = 
     numbers for a box, silently, and raises on shorter ones, so they must go before it sees them.
 
     Args:
-        segmentation: a list of polygons, each [x0, y0, x1, y1, ...] in pixels.
+        segmentation: a list of polygons, each [x0, y0, x1, y1, ...] in pixels; a single one may be without its list.
         rule: "strict" keeps every polygon with an even count of at least 6 finite numbers. "wps_sam", the rule
             of the WPS-SAM authors' code, looks at the first polygon only: more than 4 numbers keeps the
             annotation with all its polygons, otherwise it is dropped whole.
@@ -48,6 +54,8 @@ def valid_polygons(segmentation: Polygons, rule: Literal["strict", "wps_sam"] = 
         raise ValueError(f"rule: expected 'strict' or 'wps_sam', got {rule!r}")
     if not isinstance(segmentation, (list, tuple)):
         raise ValueError(f"segmentation: expected a list of polygons, got {type(segmentation).__name__}")
+    if segmentation and all(isinstance(v, int | float) for v in segmentation):
+        segmentation = [segmentation]  # type: ignore[list-item]
     for polygon in segmentation:
         if not isinstance(polygon, (list, tuple, np.ndarray)):
             raise ValueError(f"segmentation: expected polygons as lists of numbers, got {polygon!r:.80}")
@@ -64,6 +72,41 @@ def _is_finite(polygon: Sequence[float]) -> bool:
         return math.isfinite(sum(polygon))
     except TypeError as error:
         raise ValueError(f"segmentation: expected numbers in a polygon, got {polygon!r:.80}") from error
+    except OverflowError:  # An integer that no float can hold.
+        return False
+
+
+def clip_far_polygons(polygons: Polygons, height: int, width: int) -> list[list[float]]:
+    """The polygons without what lies more than the picture's size outside it; nearer ones are left as they are.
+
+    pycocotools allocates by the largest coordinate, and one far outside ends the process.
+
+    Args:
+        polygons: of :func:`valid_polygons`.
+        height, width: of the picture in pixels.
+    """
+    clipped = [_clip(polygon, (-width, -height), (2 * width, 2 * height)) for polygon in polygons]
+    return [polygon for polygon in clipped if len(polygon) >= 6]
+
+
+def _clip(polygon: Sequence[float], lowest: tuple[int, int], highest: tuple[int, int]) -> list[float]:
+    """A polygon within a rectangle (Sutherland and Hodgman, 1974): cut at its four sides in turn."""
+    if all(lowest[i % 2] <= v <= highest[i % 2] for i, v in enumerate(polygon)):
+        return list(polygon)
+    points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    for axis in (0, 1):
+        for limit, sign in ((lowest[axis], 1), (highest[axis], -1)):
+            kept: list[np.ndarray] = []
+            depths = sign * (points[:, axis] - limit)
+            for before, point, depth_before, depth in zip(np.roll(points, 1, 0), points, np.roll(depths, 1), depths):
+                if (depth_before < 0) != (depth < 0):
+                    share = depth_before / (depth_before - depth)
+                    kept.append(before * (1 - share) + point * share)
+                if depth >= 0:
+                    kept.append(point)
+            points = np.asarray(kept).reshape(-1, 2)
+    # What is left of rounding; of numbers near the largest float that is much.
+    return points.clip(lowest, highest).ravel().tolist()
 
 
 def segmentation_to_mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
@@ -82,7 +125,7 @@ def segmentation_to_mask(segmentation: Segmentation, height: int, width: int) ->
     """
     if isinstance(segmentation, Mapping):
         return _rle_to_mask(segmentation, height, width)
-    polygons = valid_polygons(segmentation)
+    polygons = clip_far_polygons(valid_polygons(segmentation), height, width)
     if not polygons:
         return np.zeros((height, width), dtype=bool)
     encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
@@ -90,11 +133,22 @@ def segmentation_to_mask(segmentation: Segmentation, height: int, width: int) ->
 
 
 def _rle_to_mask(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    runs = rle_runs(rle, height, width)
+    # Column by column, outside and inside in turn, beginning outside.
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def rle_runs(rle: Mapping[str, Any], height: int, width: int) -> list[int]:
+    """The run lengths of COCO's run-length encoding {"size", "counts"}, which fill a picture of height x width.
+
+    Raises:
+        ValueError: the encoding is malformed or belongs to a picture of another size.
+    """
     if not {"size", "counts"} <= set(rle):
-        raise ValueError(f"segmentation: expected an encoding with size and counts, got the keys {sorted(rle)}")
-    size, counts = list(rle["size"]), rle["counts"]
-    if size != [height, width]:
-        raise ValueError(f"segmentation.size: expected [{height}, {width}], the picture's, got {size}")
+        raise ValueError(f"segmentation: expected an encoding with size and counts, got the keys {list(rle)!r:.80}")
+    size, counts = rle["size"], rle["counts"]
+    if not isinstance(size, list | tuple) or list(size) != [height, width]:
+        raise ValueError(f"segmentation.size: expected [{height}, {width}], the picture's, got {size!r:.80}")
     if isinstance(counts, str | bytes):
         runs = _runs(counts.encode() if isinstance(counts, str) else counts)
     elif isinstance(counts, list | tuple) and all(isinstance(run, int) for run in counts):
@@ -106,8 +160,7 @@ def _rle_to_mask(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
         raise ValueError(
             f"segmentation.counts: expected runs that add up to {height} * {width} = {height * width}, got {sum(runs)}"
         )
-    # Column by column, outside and inside in turn, beginning outside.
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    return runs
 
 
 def _runs(counts: bytes) -> list[int]:
@@ -120,6 +173,9 @@ def _runs(counts: bytes) -> list[int]:
     value, shift = 0, 0
     for byte in counts:
         bits = byte - 48
+        # 64 - 48 = 0x10 is the sign bit, 0x20 "more follow": a byte holds 6 bits, a run of any picture 7 bytes.
+        if not 0 <= bits < 64 or shift > 35:
+            raise ValueError(f"segmentation.counts: expected COCO's compressed encoding, got {counts!r:.80}")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:
@@ -327,16 +383,25 @@ def _paint_annotations(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     return part_map
 
 
-def read_rgb(file_name: str, height: int | None = None, width: int | None = None) -> np.ndarray:
+def read_picture(record: Mapping[str, Any]) -> np.ndarray:
+    """The picture of a data-set record in the pixel grid of its labels: :func:`read_rgb` with what the record says."""
+    return read_rgb(record["file_name"], *record_size(record), exif=record.get("exif"))
+
+
+def read_rgb(
+    file_name: str, height: int | None = None, width: int | None = None, exif: Literal["stored", "upright"] | None = None
+) -> np.ndarray:
     """Decodes any picture to RGB. The one decoder of the project: two would disagree on CMYK and EXIF.
 
-    Grey and CMYK files are converted; of 16-bit files the high byte is taken; transparency is dropped.
+    Grey and CMYK files are converted; transparency is dropped. Of 16 bits the upper 8 are taken that the picture uses:
+    one whose values end at 4095 has 12 bits.
 
     Args:
         file_name: the picture.
-        height, width: of the annotations. They belong to the stored pixel grid, so the picture is not turned
-            unless only the picture turned by its EXIF tag has this size. Left out, there is no annotation to
-            obey, and the picture is turned upright as its EXIF tag says.
+        height, width: of the annotations, in pixels.
+        exif: whether the annotations belong to the stored pixel grid or to the picture turned "upright" as its EXIF tag
+            says. None decides by the size: without one the picture is turned; with one, only if it has this size
+            turned and not as stored.
 
     Returns:
         uint8 [H, W, 3], RGB in 0..255.
@@ -346,15 +411,12 @@ def read_rgb(file_name: str, height: int | None = None, width: int | None = None
     """
     try:
         with Image.open(file_name) as image:
-            image.load()
+            # First, as asking a PNG for its EXIF block may decode it.
+            wide = _holds_wide_colours(image)
             orientation = _exif_orientation(image, file_name)
-            stored = (image.height, image.width)
-            if height is None or width is None:
-                turn = orientation != 1
-            else:
-                turn = _must_turn(file_name, stored, orientation, (height, width))
-            image = ImageOps.exif_transpose(image) if turn else image
-            return _to_rgb(image)
+            expected = None if height is None or width is None else (height, width)
+            turn = _must_turn(file_name, (image.height, image.width, orientation), expected, exif)
+            return _turned(_to_rgb(image, file_name, wide), orientation if turn else 1)
     except FileNotFoundError as error:
         raise ValueError(f"image {file_name}: the file does not exist") from error
     except _SizeMismatch:
@@ -363,17 +425,48 @@ def read_rgb(file_name: str, height: int | None = None, width: int | None = None
         raise ValueError(f"image {file_name}: cannot be decoded: {error}") from error
 
 
-def pil_to_rgb(image: Image.Image) -> np.ndarray:
-    """What :func:`read_rgb` makes of a file, for a picture that Pillow has opened: uint8 [H, W, 3], turned upright.
+def check_picture(record: Mapping[str, Any]) -> None:
+    """What :func:`read_picture` finds out without decoding: that there is a picture, of the size of its labels.
+
+    Raises:
+        ValueError: names the file.
+    """
+    _must_turn(record["file_name"], stored_size(record["file_name"]), record_size(record), record.get("exif"))
+
+
+def stored_size(file_name: str) -> tuple[int, int, int]:
+    """Height and width in pixels as stored, and EXIF orientation 1..8 of a picture, from its header, read once.
+
+    Raises:
+        ValueError: names the file, which is missing or no picture.
+    """
+    try:
+        return _stored_size(file_name, os.stat(file_name).st_mtime_ns)
+    except FileNotFoundError as error:
+        raise ValueError(f"image {file_name}: the file does not exist") from error
+
+
+@lru_cache(maxsize=None)
+def _stored_size(file_name: str, mtime: int) -> tuple[int, int, int]:
+    try:
+        with Image.open(file_name) as image:
+            # Not a PNG's own getexif(), which decodes the whole picture to look behind it.
+            return image.height, image.width, _exif_orientation(image, file_name, Image.Image.getexif)
+    except _DECODING_ERRORS as error:
+        raise ValueError(f"image {file_name}: cannot be decoded: {error}") from error
+
+
+def pil_to_rgb(image: Image.Image, exif: Literal["stored", "upright"] = "upright") -> np.ndarray:
+    """What :func:`read_rgb` makes of a file, for a picture that Pillow has opened: uint8 [H, W, 3].
 
     Raises:
         ValueError: the picture is damaged or empty, or holds floating point numbers.
     """
     name = str(getattr(image, "filename", "")) or "without a file name"
     try:
-        image.load()
-        turn = _exif_orientation(image, name) != 1
-        pixels = _to_rgb(ImageOps.exif_transpose(image) if turn else image)
+        wide = _holds_wide_colours(image)
+        orientation = _exif_orientation(image, name) if exif == "upright" else 1
+        pixels = _turned(_to_rgb(image, name, wide), orientation)
     except _DECODING_ERRORS as error:
         raise ValueError(f"image {name}: cannot be decoded: {error}") from error
     if not pixels.size:
@@ -385,21 +478,31 @@ class _SizeMismatch(ValueError):
     """Keeps its own message: it is no decoding error."""
 
 
-def _must_turn(file_name: str, stored: tuple[int, int], orientation: int, expected: tuple[int, int]) -> bool:
-    if stored == expected:
-        return False
-    # Orientations 5 to 8 exchange the sides.
-    if orientation >= 5 and stored[::-1] == expected:
-        return True
-    raise _SizeMismatch(
-        f"image {file_name}: height and width are {stored} (EXIF orientation {orientation}), "
-        f"but its annotation says {expected}"
-    )
+def _must_turn(
+    file_name: str,
+    stored: tuple[int, int, int],
+    expected: tuple[int, int] | None,
+    exif: Literal["stored", "upright"] | None,
+) -> bool:
+    """Whether a picture, as :func:`stored_size` describes it, is to be turned; see :func:`read_rgb`."""
+    *size, orientation = stored
+    as_stored = (size[0], size[1])
+    upright = as_stored[::-1] if orientation >= EXIF_EXCHANGES_SIDES else as_stored
+    if expected is None:
+        return exif != "stored"
+    turn = exif == "upright" or (exif is None and as_stored != expected)
+    if (upright if turn else as_stored) != expected:
+        raise _SizeMismatch(
+            f"image {file_name}: height and width are {as_stored} (EXIF orientation {orientation}), "
+            f"but its annotation says {expected}" + (f", and its data set exif: {exif}" if exif else "")
+        )
+    return turn
 
 
-def _exif_orientation(image: Image.Image, file_name: str) -> int:
+def _exif_orientation(image: Image.Image, file_name: str, getexif: Callable[..., Any] | None = None) -> int:
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        exif = getexif(image) if getexif else image.getexif()
+        orientation = exif.get(_EXIF_ORIENTATION, 1)
     except (SyntaxError, ValueError, KeyError, EOFError, OSError) as error:
         logger.warning("image %s: its EXIF block is damaged (%s); taken as upright", file_name, error)
         return 1
@@ -407,13 +510,46 @@ def _exif_orientation(image: Image.Image, file_name: str) -> int:
     return orientation if orientation in range(2, 9) else 1
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """uint8 [H, W, 3] turned and mirrored as an EXIF orientation 1..8 asks."""
+    # 5 to 8 are 1 to 4 with rows and columns exchanged.
+    if orientation > 4:
+        pixels, orientation = pixels.swapaxes(0, 1), {5: 1, 6: 2, 7: 3, 8: 4}[orientation]
+    rows = slice(None, None, -1 if orientation in (3, 4) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3) else 1)
+    return np.ascontiguousarray(pixels[rows, columns])
+
+
+def _holds_wide_colours(image: Image.Image) -> bool:
+    """Whether an opened, not yet decoded file has colours of 16 bits, which Pillow would cut to their upper 8."""
+    several = image.mode not in ("F", "L") and not image.mode.startswith("I")
+    return several and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _to_rgb(image: Image.Image, file_name: str, wide: bool) -> np.ndarray:
+    """uint8 [H, W, 3] of an opened picture as stored; ``wide``: see :func:`_holds_wide_colours`."""
+    if wide and os.path.isfile(file_name):
+        flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        values = cv2.imdecode(np.fromfile(file_name, np.uint8), flags)
+        if values is not None and values.dtype == np.uint16:
+            return _to_eight_bits(values[..., ::-1], file_name)
+    image.load()
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16 bits at 255 and would make the whole picture white.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"expected 8 or 16 bits a channel, got values {values.min()}..{values.max()}")
-        return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        return np.repeat(_to_eight_bits(values, file_name)[..., None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("expected 8 or 16 bits a channel, got floating point numbers")
     return np.array(image.convert("RGB"))
+
+
+def _to_eight_bits(values: np.ndarray, file_name: str) -> np.ndarray:
+    """0..65535 to 0..255: the upper 8 of the 8, 10, 12, 14 or 16 bits that the picture uses, as cameras have."""
+    bits = max(8, int(values.max()).bit_length())
+    bits += bits % 2
+    if bits < 16 and bits not in _BITS_SAID:
+        _BITS_SAID.add(bits)
+        logger.warning("image %s: a file of 16 bits that uses %d; such files are read by these alone", file_name, bits)
+    return (values >> (bits - 8)).astype(np.uint8)

@@ -24,7 +24,8 @@ from .checkpointer import SafeCheckpointer
 from .config import is_open_vocabulary, read_config
 from .data import mapper, part_mask_mapper
 from .data.sources.descriptions import register_descriptions
-from .masks import mask_to_rle, pil_to_rgb, read_object_map, read_part_map, read_rgb, record_size, restrict_to_object
+from .data.sources.orientation import PixelGrid
+from .masks import mask_to_rle, pil_to_rgb, read_object_map, read_part_map, read_picture, read_rgb, restrict_to_object
 from .visualization import draw_instances, side_by_side
 from .vocabulary import PartVocabulary
 
@@ -128,7 +129,8 @@ class PartPredictor:
         opts: config overrides, key, value, key, value ...
 
     The class names are read from the weights (metadata ``class_names`` of a .safetensors, a JSON list) or, where
-    they hold none, from the data set the config was trained on, whose annotations must then be there.
+    they hold none, from the data set the config was trained on, whose annotations must then be there. Pictures with an EXIF
+    orientation are turned upright, unless the labels of the training were made on pictures as stored.
 
     Raises:
         ValueError: a file, a config value or the names do not fit; the message says which and why.
@@ -166,7 +168,10 @@ class PartPredictor:
                 "names: this model knows only the parts it was trained on; train one with "
                 "MODEL.PROMPTER.CLASSIFIER text to ask for others"
             )
-        self._trained_names = _class_names(path, cfg)
+        training = _read_training(path, cfg)
+        self._trained_names = training.class_names
+        # A model sees pictures as it learned to: of a set that was labelled on its sides it saw them so.
+        self._exif: PixelGrid = training.exif or "upright"
         self.class_names = self._trained_names if names is None else tuple(names)
         cfg.MODEL.PROMPTER.NUM_CLASSES = len(self.class_names)
         cfg.freeze()
@@ -198,7 +203,7 @@ class PartPredictor:
         predictions: list[PartPrediction] = []
         batch: list[tuple[np.ndarray, str]] = []
         for image in images:
-            batch.append(_to_array(image, len(predictions) + len(batch)))
+            batch.append(_to_array(image, len(predictions) + len(batch), self._exif))
             if len(batch) == batch_size:
                 predictions += self._predict(batch)
                 batch = []
@@ -218,7 +223,7 @@ class PartPredictor:
         """
         self._take_classes_of(metadata)
         # The annotation belongs to the stored pixel grid, which may lie on its side.
-        image = read_rgb(record["file_name"], *record_size(record))
+        image = read_picture(record)
         ground_truth = read_part_map(record, metadata)
         if "category_id" in record:
             objects = read_object_map(record, metadata)
@@ -331,16 +336,25 @@ def _choose_device(asked: str | None, configured: str) -> str:
     return asked
 
 
-def _class_names(weights: str, cfg: CfgNode) -> tuple[str, ...]:
-    names: Any = None
+@dataclass(frozen=True)
+class _Training:
+    """What weights say of their training: the class names, and the pixel grid of the labels if it mattered."""
+
+    class_names: tuple[str, ...]
+    exif: PixelGrid | None
+
+
+def _read_training(weights: str, cfg: CfgNode) -> _Training:
     if weights.endswith(".safetensors"):
         try:
             with safe_open(weights, framework="pt") as file:
-                names = json.loads((file.metadata() or {}).get("class_names", "null"))
+                about = file.metadata() or {}
+            said = {key: json.loads(about[key]) for key in ("class_names", "exif") if key in about}
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
             raise ValueError(f"weights {weights}: not a readable .safetensors file: {error}") from error
     else:
-        names = SafeCheckpointer.read(weights).get("trainer", {}).get("class_names")
+        said = SafeCheckpointer.read(weights).get("trainer", {})
+    names = said.get("class_names")
     if names is None:
         if not cfg.DATASETS.TRAIN:
             raise ValueError(
@@ -355,15 +369,18 @@ def _class_names(weights: str, cfg: CfgNode) -> tuple[str, ...]:
             )
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"weights {weights}: class_names: expected a JSON list of names, got {names!r:.120}")
-    return tuple(names)
+    exif = said.get("exif")
+    if exif not in (None, "stored", "upright"):
+        raise ValueError(f"weights {weights}: exif: expected stored or upright, got {exif!r:.80}")
+    return _Training(tuple(names), exif)
 
 
-def _to_array(image: ImageLike, index: int) -> tuple[np.ndarray, str]:
+def _to_array(image: ImageLike, index: int, exif: PixelGrid) -> tuple[np.ndarray, str]:
     """uint8 [H, W, 3] RGB and the file's name."""
     if isinstance(image, (str, Path)):
-        return read_rgb(str(image)), str(image)
+        return read_rgb(str(image), exif=exif), str(image)
     if isinstance(image, Image.Image):
-        return pil_to_rgb(image), str(getattr(image, "filename", ""))
+        return pil_to_rgb(image, exif), str(getattr(image, "filename", ""))
     if isinstance(image, np.ndarray):
         if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
             return np.ascontiguousarray(image), ""

@@ -20,7 +20,7 @@ from wps_sam.data.synthetic import generate
 from wps_sam.encoders import PromptableEncoder, SAMEncoder, build_sam
 from wps_sam.encoders.frozen import hash_tensors
 from wps_sam.inference.merge import resize_mask
-from wps_sam.masks import annotation_mask, deepest_pixel, mask_to_box, read_rgb, record_size
+from wps_sam.masks import annotation_mask, deepest_pixel, mask_to_box, read_picture
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ def _read_pictures(dataset_name: str, records: Sequence[tuple[Any, Sequence[Any]
         kept = [k for k, mask in enumerate(masks) if mask.any()]
         empty, total = empty + len(masks) - len(kept), total + len(masks)
         yield LabelledPicture(
-            read_rgb(record["file_name"], *record_size(record)),
+            read_picture(record),
             [masks[k] for k in kept],
             [of_record[k]["category_id"] for k in kept],
         )

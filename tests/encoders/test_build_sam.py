@@ -111,8 +111,8 @@ def test_truncated_files_are_named(tmp_path, tiny_state, name):
 def test_missing_file_nested_file_and_wrong_shipped_arch(tmp_path, tiny_state):
     with pytest.raises(ValueError, match="nowhere.pth: no such checkpoint file"):
         build_sam("vit_tiny", str(tmp_path / "nowhere.pth"))
-    torch.save({"model": tiny_state}, tmp_path / "nested.pth")
-    with pytest.raises(ValueError, match="non-tensor values under 'model'"):
+    torch.save({"weights": tiny_state}, tmp_path / "nested.pth")
+    with pytest.raises(ValueError, match="non-tensor values under 'weights'"):
         build_sam("vit_tiny", str(tmp_path / "nested.pth"))
     with pytest.raises(ValueError, match="only vit_tiny is shipped"):
         build_sam("vit_b", "shipped")

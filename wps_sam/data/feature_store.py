@@ -149,7 +149,8 @@ class Manifest:
     """What a store was made of, see :class:`StoreSpec`, and what it holds.
 
     Args:
-        pictures: [base name, image_id, height, width, bytes, XXH3 of the content] of each.
+        pictures: [base name, image_id, height, width, bytes, XXH3 of the content] of each; before the last "upright" of
+            those that are turned as their EXIF tag says.
         mtimes: the modification time in ns of each picture's file, as it was before its content was read.
         shards: the XXH3 of each shard's header by its name.
     """
@@ -269,6 +270,8 @@ def _describe(record: Mapping[str, Any], known: list[Any] | None, known_mtime: i
     except FileNotFoundError:
         raise ValueError(f"{path}: the picture of the feature cache does not exist") from None
     row = [os.path.basename(path), record["image_id"], *record_size(record), found.st_size]
+    if record.get("exif") == "upright":
+        row.append("upright")
     # Caches of format 1 have no modification times: they trust every picture of the right size.
     if known is not None and known_mtime in (None, found.st_mtime_ns):
         return [*row, known[-1]], found.st_mtime_ns

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wps_sam.data.weak_labels import LabelType, PointRule, label_kind, part_mask, part_point, usable_box
-from wps_sam.masks import mask_to_box, read_rgb, record_size
+from wps_sam.masks import mask_to_box, read_picture, record_size
 from wps_sam.structures import LabelKind
 
 import numpy as np
@@ -145,7 +145,7 @@ class PartDatasetMapper:
         """
         height, width = record_size(dataset_dict)
         if self.pixels:
-            aug_input = T.AugInput(read_rgb(dataset_dict["file_name"], height, width))
+            aug_input = T.AugInput(read_picture(dataset_dict))
         else:
             aug_input = _UnreadInput(height, width)
         transforms = self.augmentations(aug_input)

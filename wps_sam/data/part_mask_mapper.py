@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wps_sam.data.mapper import RandomCrop, is_mirrored
-from wps_sam.masks import read_object_map, read_part_map, read_rgb, record_size, restrict_to_object
+from wps_sam.masks import read_object_map, read_part_map, read_picture, record_size, restrict_to_object
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class PartMaskMapper:
         """
         height, width = record_size(dataset_dict)
         # With the size of the annotations, the picture comes in their pixel grid, whatever its EXIF tag says.
-        aug_input = T.AugInput(read_rgb(dataset_dict["file_name"], height, width))
+        aug_input = T.AugInput(read_picture(dataset_dict))
         transforms = self.augmentations(aug_input)
         output = {
             "image": torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))),

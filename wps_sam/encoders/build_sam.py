@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
 import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +17,10 @@ from safetensors.torch import load_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
+from ..checkpointer import what_it_is
 from .frozen import hash_tensors
+
+logger = logging.getLogger(__name__)
 
 PROMPT_DIM = 256
 PATCH_SIZE = 16
@@ -23,6 +28,9 @@ SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "sam_vit_tin
 # Random weights, the Fourier matrix of the prompt encoder among them, are drawn from this seed, so that
 # two modules built apart belong together.
 RANDOM_WEIGHTS_SEED = 0
+# What trainers put around the weights, and before all of their names.
+_WRAPPINGS = ("model", "state_dict", "model_state_dict")
+_PREFIXES = ("module.", "model.", "sam.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
@@ -125,29 +133,36 @@ def build_sam(
 
 
 def read_state_dict(path: str) -> dict[str, torch.Tensor]:
-    """Reads a flat ``{name: tensor}`` from a ``.safetensors`` or a PyTorch file, never running code of it.
+    """Reads ``{name: tensor}`` from a ``.safetensors`` or a PyTorch file, never running code of it.
+
+    Fine-tuned checkpoints are taken out of what their trainers put around them: ``{"model": ...}``, ``{"state_dict":
+    ...}``, and one beginning of all names, such as DistributedDataParallel's ``module.`` or Lightning's ``model.``.
 
     Raises:
         ValueError: the file is missing, damaged, contains anything but tensors (a pickle may hold code), or
-            nests them.
+            nests them otherwise.
     """
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"{path}: no such checkpoint file")
     if file.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return _unwrapped(load_file(path), path)
         except SafetensorError as error:
-            raise ValueError(f"{path}: not a readable .safetensors file ({error})") from error
+            raise ValueError(
+                f"{path}: not a readable .safetensors file, but {what_it_is(path) or 'a damaged or another one'} ({error})"
+            ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: refused, it holds more than tensors and reading it could run code. Expected a plain "
-            f"state dict saved by torch.save. ({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable PyTorch checkpoint ({error})") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        other = what_it_is(path)
+        if other is None and isinstance(error, pickle.UnpicklingError):
+            raise ValueError(
+                f"{path}: refused, it holds more than tensors and reading it could run code. Expected a plain "
+                f"state dict saved by torch.save. ({str(error).splitlines()[0]})"
+            ) from error
+        raise ValueError(f"{path}: not a readable PyTorch checkpoint, but {other or 'damaged'} ({error})") from error
+    state = _unwrapped(state, path)
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         found = type(state).__name__
         if isinstance(state, Mapping):
@@ -156,6 +171,26 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
             )
         raise ValueError(f"{path}: expected a flat state dict of tensors, found a {found}")
     return dict(state)
+
+
+def _unwrapped(state: Any, path: str) -> Any:
+    """What is inside the wrappings that trainers put around a state dict, which are said in one line."""
+    removed = []
+    while isinstance(state, Mapping):
+        key = next((k for k in _WRAPPINGS if isinstance(state.get(k), Mapping)), None)
+        if key is None:
+            break
+        state = state[key]
+        removed.append(f'{{"{key}": ...}}')
+    while isinstance(state, Mapping) and state and all(isinstance(key, str) for key in state):
+        prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None)
+        if prefix is None:
+            break
+        state = {key[len(prefix) :]: value for key, value in state.items()}
+        removed.append(repr(prefix))
+    if removed:
+        logger.info("%s: taken out of %s", path, " and ".join(removed))
+    return state
 
 
 def check_state_dict(module: nn.Module, state: Mapping[str, torch.Tensor], source: str, arch: str) -> None:

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
+from PIL import Image
 from torch import Tensor
 
 from ..structures import Frame
@@ -49,8 +50,11 @@ class MaskPredictions(NamedTuple):
 class ResizeLongestSide(T.Augmentation):
     """Scales a picture to ``size`` pixels on its longest side, keeping its shape, as SAM does.
 
-    Unlike Detectron2's ResizeShortestEdge(size, size) it leaves a thin picture at least one pixel thick.
+    Unlike Detectron2's ResizeShortestEdge(size, size) it leaves a thin picture at least one pixel thick. Features follow
+    from the filter, too: its name is part of what a feature cache is known by.
     """
+
+    FILTER = Image.Resampling.BILINEAR
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -60,7 +64,7 @@ class ResizeLongestSide(T.Augmentation):
         height, width = image.shape[:2]
         scale = self.size / max(height, width)
         new_height, new_width = (max(1, int(side * scale + 0.5)) for side in (height, width))
-        return T.ResizeTransform(height, width, new_height, new_width)
+        return T.ResizeTransform(height, width, new_height, new_width, self.FILTER)
 
 
 class PromptableEncoder(FrozenModule, Backbone):

@@ -126,6 +126,7 @@ class SAMEncoder(PromptableEncoder):
             "MODEL.SAM.PADDING": cfg.MODEL.SAM.PADDING,
             "MODEL.PIXEL_MEAN": list(cfg.MODEL.PIXEL_MEAN),
             "MODEL.PIXEL_STD": list(cfg.MODEL.PIXEL_STD),
+            "resize": f"longest side, {ResizeLongestSide.FILTER.name.lower()}",
             "version of the code": VERSION,
         }
 

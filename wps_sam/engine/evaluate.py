@@ -6,12 +6,12 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -37,7 +37,12 @@ logger = logging.getLogger(__name__)
 Results = dict[str, dict[str, dict[str, float]]]
 
 
-def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) -> Results:
+def evaluate(
+    cfg: CfgNode,
+    model: torch.nn.Module,
+    oracles: bool | None = None,
+    trained_on: Sequence[str] | None = None,
+) -> Results:
     """Scores ``model`` on every data set of DATASETS.TEST with every protocol of TEST.PROTOCOLS.
 
     The main process prints Detectron2's lines for copying and a table for reading, and writes
@@ -48,13 +53,14 @@ def evaluate(cfg: CfgNode, model: torch.nn.Module, oracles: bool | None = None) 
         model: a WPSSAM, also inside DistributedDataParallel.
         oracles: also score the ceiling and the floor, as protocols ``oracle_box_prompt`` and
             ``oracle_filled_box``; None takes TEST.ORACLES.
+        trained_on: the classes that training showed; None takes those of DATASETS.TRAIN, if that is registered.
 
     Returns:
         On the main process {data set: {protocol: {metric: percent}}}, elsewhere {}.
     """
     results: Results = {}
     for name in cfg.DATASETS.TEST:
-        set_vocabulary(model, name, cfg)
+        set_vocabulary(model, name, training_classes(cfg) if trained_on is None else trained_on)
         loader = build_test_loader(cfg, name)
         scores = inference_on_dataset(model, loader, build_evaluator(cfg, name))
         # The oracles need annotated boxes, which sets whose labels are maps alone do not have.
@@ -103,31 +109,34 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
         SystemExit: with code 1 when one of TEST.EXPECTED_RESULTS is missed.
     """
     model = build_model(cfg)
-    if cfg.DATASETS.TRAIN:
-        set_vocabulary(model, cfg.DATASETS.TRAIN[0], cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
     has_weights = cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())
     # A model of which nothing is trained, such as CLIPSeg as downloaded, needs none.
     if not has_weights and any(p.requires_grad for p in model.parameters()):
         logger.warning("MODEL.WEIGHTS is empty: these are the scores of a model that learned nothing")
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = evaluate(cfg, model)
+    loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    # The training set need not be here: its checkpoint knows its classes.
+    results = evaluate(cfg, model, trained_on=training_classes(cfg) or loaded.get("trainer", {}).get("class_names"))
     if comm.is_main_process():
         verify(cfg, by_protocol(results))
     return results
 
 
-def set_vocabulary(model: torch.nn.Module, dataset_name: str, cfg: CfgNode) -> None:
-    """Tells the model the classes of a data set, and which of them DATASETS.TRAIN shows.
+def set_vocabulary(model: torch.nn.Module, dataset_name: str, trained_on: Sequence[str] | None) -> None:
+    """Tells the model the classes of a data set, and which of them training showed; None: nobody knows.
 
     A model of somebody else's may have no use for them.
     """
     inner = _unwrapped(model)
     if hasattr(inner, "set_vocabulary"):
         vocabulary = PartVocabulary.of(MetadataCatalog.get(dataset_name))
-        if cfg.DATASETS.TRAIN:
-            vocabulary = vocabulary.after_training_on(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
-        inner.set_vocabulary(vocabulary)
+        inner.set_vocabulary(vocabulary if trained_on is None else vocabulary.after_training_on(trained_on))
+
+
+def training_classes(cfg: CfgNode) -> list[str] | None:
+    """The classes of DATASETS.TRAIN; None where there is none, or it is not registered, as for evaluation elsewhere."""
+    registered = [name for name in cfg.DATASETS.TRAIN[:1] if name in DatasetCatalog.list()]
+    return list(MetadataCatalog.get(registered[0]).thing_classes) if registered else None
 
 
 def _family(dataset_name: str) -> str | None:

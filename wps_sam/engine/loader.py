@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from ..config import needs_pixels
 from ..data.mapper import FeatureReader, PartDatasetMapper
 from ..data.part_mask_mapper import PartMaskMapper
-from ..data.sources.coco import check_part_maps_once
+from ..data.sources.orientation import PixelGrid, pixel_grid_of
+from ..data.sources.part_map_check import check_part_maps_once
 from ..data.train_order import TrainOrder
 from ..data.weak_labels import label_kind
 from ..masks import record_size
@@ -59,11 +60,13 @@ class TrainLoader:
     """A data loader whose worker processes start with the first batch, not with the iterator.
 
     Detectron2 0.6 takes the iterator before a checkpoint is loaded, too early to enter the order elsewhere.
+    ``exif`` is the pixel grid of the labels, see :func:`wps_sam.data.sources.orientation.pixel_grid_of`.
     """
 
-    def __init__(self, loader: DataLoader, order: TrainOrder) -> None:
+    def __init__(self, loader: DataLoader, order: TrainOrder, exif: PixelGrid | None = None) -> None:
         self.loader = loader
         self.order = order
+        self.exif = exif
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         yield from self.loader
@@ -105,7 +108,7 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    return TrainLoader(loader, order)
+    return TrainLoader(loader, order, pixel_grid_of(kept))
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader
 from .. import models  # noqa: F401  (registers the meta-architectures)
 from ..checkpointer import SafeCheckpointer
 from ..data.train_order import seed_everything
-from .evaluate import build_evaluator, by_protocol, evaluate, set_vocabulary, verify
-from .loader import TrainLoader, build_test_loader, build_train_loader, open_test_features
+from .evaluate import build_evaluator, by_protocol, evaluate, set_vocabulary, training_classes, verify
+from .loader import TrainLoader, build_test_loader, build_train_loader
 from .solver import build_optimizer, build_poly_schedule
+from .check_test_sets import check_test_set
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         for name in cfg.DATASETS.TEST:
             # Its first use may be hours away.
-            open_test_features(cfg, name)
+            check_test_set(cfg, name)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
@@ -101,7 +102,7 @@ class Trainer(DefaultTrainer):
         """The model, which knows the classes it will be trained on."""
         model = super().build_model(cfg)
         if cfg.DATASETS.TRAIN:
-            set_vocabulary(model, cfg.DATASETS.TRAIN[0], cfg)
+            set_vocabulary(model, cfg.DATASETS.TRAIN[0], training_classes(cfg))
         return model
 
     @classmethod
@@ -133,7 +134,7 @@ class Trainer(DefaultTrainer):
             self._last_eval_results = by_protocol(
                 evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished)
             )
-            set_vocabulary(self.model, self.cfg.DATASETS.TRAIN[0], self.cfg)
+            set_vocabulary(self.model, self.cfg.DATASETS.TRAIN[0], training_classes(self.cfg))
             return self._last_eval_results
 
         hook = _EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate_and_keep if self.cfg.DATASETS.TEST else dict)
@@ -166,6 +167,7 @@ class Trainer(DefaultTrainer):
             **super().state_dict(),
             # With them PartPredictor needs nothing but the checkpoint: the data set may be elsewhere.
             "class_names": list(MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).thing_classes),
+            "exif": self.data_loader.exif,
             "data_order": {
                 "seed": order.seed,
                 "position": order.first_position + steps * order.batch_size,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from wps_sam.data.synthetic import generate
-from wps_sam.masks import annotation_mask, read_rgb, record_size
+from wps_sam.masks import annotation_mask, read_picture, record_size
 from wps_sam.prompt_evaluation import records_with_pieces
 
 import cv2
@@ -83,7 +83,7 @@ class DatasetSource:
             record, annotations = self.records[index]
             height, width = record_size(record)
             masks = [mask for a in annotations if (mask := annotation_mask(record, a)).any()]
-            image = read_rgb(record["file_name"], height, width)
+            image = read_picture(record)
             self._cache[index] = Pieces(image, paint_pieces(masks, height, width), np.zeros(len(masks), int))
         return self._cache[index]
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 from wps_sam.data.sources.builtin import PARTIMAGENET_SPLITS
 from wps_sam.data.sources.coco import (
-    check_part_map_ids,
     find_coco_json,
     load_coco_parts,
     load_coco_vocabulary,
@@ -18,6 +17,7 @@ from wps_sam.data.sources.coco import (
     load_vocabulary,
     register_part_dataset,
 )
+from wps_sam.data.sources.part_map_check import check_part_map_ids
 from wps_sam.masks import mask_to_rle, read_part_map
 
 import numpy as np
@@ -131,7 +131,8 @@ POLYGON = [1.0, 1.0, 9.0, 1.0, 9.0, 9.0]
         ([[1.0, 2.0, 3.0, 4.0], POLYGON], [POLYGON]),
         ([POLYGON, [1.0, 2.0]], [POLYGON]),
         ("rubbish", None),
-        ([1.0, 1.0, 9.0, 1.0, 9.0, 9.0], None),
+        ([1.0, 1.0, 9.0, 1.0, 9.0, 9.0], [POLYGON]),
+        ([1.0, 1.0, 9.0], None),
         ({"size": [1, 1], "counts": [1]}, None),
     ],
 )
@@ -292,6 +293,9 @@ def test_ids_that_start_at_one_leave_zero_for_background(tmp_path):
     # A given list sets the order, and may name a class that the json does not have.
     classes = load_coco_vocabulary(str(json_file), ("b", "C", "a"))
     assert classes.dataset_ids == (2, 3, 1)
+    assert load_coco_vocabulary(str(json_file), ("b",)).names == ("b",)
+    coco["annotations"].append({"id": 1, "image_id": 1, "category_id": 1})
+    json_file.write_text(json.dumps(coco))
     with pytest.raises(ValueError, match=r"parts\.json: categories: \['a'\] are not among the given classes"):
         load_coco_vocabulary(str(json_file), ("b",))
 
@@ -324,8 +328,8 @@ def _double(key):
     ("change", "message"),
     [
         (_set_first("annotations", "category_id", 40), r"annotations\[0\].*category_id: unknown category 40"),
-        (_set_first("annotations", "category_id", "3"), r"category_id: expected an integer, got '3'"),
-        (_set_first("annotations", "image_id", 99), r"annotations\[0\]\.image_id: 99 is the id of no image"),
+        (_set_first("annotations", "category_id", "three"), r"category_id: expected an integer, got 'three'"),
+        (_set_first("annotations", "image_id", 99), r"annotations\[0\].*\.image_id: 99 is the id of no image"),
         (_set_first("annotations", "bbox", [1, 2, 3]), r"bbox: expected \[x, y, width, height\].*got \[1, 2, 3\]"),
         (_set_first("annotations", "bbox", [1, 2, float("nan"), 3]), r"bbox: expected .*nan"),
         (_set_first("annotations", "bbox", []), r"annotations\[0\].*bbox: .*got \[\]"),

@@ -498,7 +498,7 @@ def test_sixteen_shot_list_with_duplicates_strangers_or_nothing(tmp_path, caplog
     with pytest.raises(ValueError, match=r"train_16shot\.json: none of its 1 images is among"):
         load_pascal_part_116(str(tmp_path), few_shot)
     path.write_text(json.dumps(["2008_000001.jpg"]))
-    with pytest.raises(ValueError, match=r"train_16shot\.json: expected a list of entries with file_name"):
+    with pytest.raises(ValueError, match=r"train_16shot\.json: \[0\]\.file_name: expected a text"):
         load_pascal_part_116(str(tmp_path), few_shot)
     path.unlink()
     with pytest.raises(ValueError, match=r"train_16shot\.json: the file does not exist; .*--draw-16-shot"):

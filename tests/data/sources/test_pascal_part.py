@@ -8,7 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from wps_sam.data.sources.coco import check_part_map_ids, load_partimagenet, read_vocabulary
+from wps_sam.data.sources.coco import load_partimagenet, read_vocabulary
+from wps_sam.data.sources.part_map_check import check_part_map_ids
 from wps_sam.data.sources.pascal_part import (
     SPLITS,
     UNLABELED,

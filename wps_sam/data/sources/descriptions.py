@@ -12,6 +12,8 @@ The form is explained in datasets/README.md::
     unseen: [window]                # optional: classes that zero-shot training does not see
     flip_pairs: [[left ear, right ear]]  # optional: classes that a mirrored picture exchanges
     objects: [person]               # optional: what the parts belong to, with a folder of object maps in a split
+    crowds: parts                   # optional: what iscrowd marks; else "ignore", a region of no single part
+    exif: upright                   # optional: how the pictures lay under the labels; else "auto", or "stored"
 """
 
 from __future__ import annotations
@@ -24,7 +26,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wps_sam.data.sources.coco import LAYOUTS, Layout, find_coco_json, load_coco_vocabulary, register_part_dataset
+from wps_sam.data.sources.coco import (
+    LAYOUTS,
+    Layout,
+    LoadOptions,
+    find_coco_json,
+    load_coco_vocabulary,
+    register_part_dataset,
+)
+from wps_sam.data.sources.orientation import EXIF_RULES
 from wps_sam.data.sources.ov_parts import OVSet, numbers_in_training, ov_metadata, seen_flags
 from wps_sam.vocabulary import PartVocabulary, object_of_part
 
@@ -34,7 +44,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 logger = logging.getLogger(__name__)
 
 _REQUIRED = ("name", "layout", "root", "splits")
-_OPTIONAL = ("classes", "unseen", "flip_pairs", "objects")
+_OPTIONAL = ("classes", "unseen", "flip_pairs", "objects", "crowds", "exif")
 _SPLIT_REQUIRED, _SPLIT_OPTIONAL = ("images", "annotations"), ("objects",)
 # Of a data set with unseen classes: what a part data set is measured by, and the zero-shot protocol.
 _ZERO_SHOT_PROTOCOLS = ("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "pred_all")
@@ -61,6 +71,7 @@ class Description:
     unseen: tuple[str, ...]
     flip_pairs: tuple[tuple[str, str], ...]
     objects: tuple[str, ...]
+    options: LoadOptions
 
 
 # What this process has registered: the same description may come twice, another one of that name may not.
@@ -95,8 +106,7 @@ def read_description(path: str) -> Description:
     name = _text(content, "name", where)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"{where}: name: expected letters, digits, _ and -, got {name!r}")
-    if content["layout"] not in LAYOUTS:
-        raise ValueError(f"{where}: layout: expected one of {LAYOUTS}, got {content['layout']!r}")
+    layout = _choice(content, "layout", LAYOUTS, where)
     root = _find_root(_text(content, "root", where), Path(path).resolve().parent, where)
     splits = content["splits"]
     if not isinstance(splits, dict) or not splits:
@@ -105,19 +115,25 @@ def read_description(path: str) -> Description:
     objects = _names(content, "objects", where)
     for paths in found:
         # Object-conditioned records are evaluated by their part maps, which the layout coco does not have.
-        if paths.objects is not None and (not objects or content["layout"] != "partimagenet"):
+        if paths.objects is not None and (not objects or layout != "partimagenet"):
             raise ValueError(
                 f"{where}: splits.{paths.split}: objects: needs the layout partimagenet and the names of the "
                 "objects, such as objects: [person]"
             )
     return Description(
         name=name,
-        layout=content["layout"],
+        layout=layout,
         splits=found,
         classes=_names(content, "classes", where) or None,
         unseen=_names(content, "unseen", where),
         flip_pairs=_pairs(content, where),
         objects=objects,
+        options=LoadOptions(
+            crowds=_choice(content, "crowds", ("ignore", "parts"), where),
+            exif=_choice(content, "exif", EXIF_RULES, where),
+            # Part maps are written in the ids of the json.
+            ids="same" if layout == "partimagenet" else "name",
+        ),
     )
 
 
@@ -210,7 +226,16 @@ def _register_split(description: Description, paths: SplitPaths, vocabulary: Par
     name = f"{description.name}_{paths.split}"
     layout, images, json_file = description.layout, paths.images, paths.json_file
     protocols = _ZERO_SHOT_PROTOCOLS if description.unseen else None
-    register_part_dataset(name, layout, images, json_file, vocabulary, protocols=protocols, **seen_flags(vocabulary))
+    register_part_dataset(
+        name,
+        layout,
+        images,
+        json_file,
+        vocabulary,
+        options=description.options,
+        protocols=protocols,
+        **seen_flags(vocabulary),
+    )
     if description.unseen:
         # As zero-shot training may see it.
         seen = vocabulary.only_seen()
@@ -296,6 +321,14 @@ def _check_keys(entry: Any, required: tuple[str, ...], optional: tuple[str, ...]
         )
 
 
+def _choice(content: Mapping[str, Any], key: str, choices: tuple[Any, ...], where: str) -> Any:
+    """One of ``choices``; the first where the key is left out."""
+    chosen = content.get(key, choices[0])
+    if not isinstance(chosen, str) or chosen not in choices:
+        raise ValueError(f"{where}: {key}: expected one of {choices}, got {chosen!r:.80}")
+    return chosen
+
+
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(entry[key], str) or not entry[key]:
         raise ValueError(f"{where}: {key}: expected a text, got {entry[key]!r:.80}")
@@ -340,7 +373,9 @@ def _names(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
 def _pairs(content: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
     """``flip_pairs``: lists of two names, in which no name occurs twice."""
     pairs = content.get("flip_pairs", [])
-    well_formed = isinstance(pairs, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
+    well_formed = isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs
+    )
     names = [name for pair in pairs for name in pair] if well_formed else []
     if not well_formed or len(set(names)) != len(names):
         raise ValueError(

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from wps_sam.checkpointer import write_atomically
 from wps_sam.data.sources.coco import base_name, is_litter, load_coco_parts, load_vocabulary, read_vocabulary
+from wps_sam.data.sources.fields import mapping_of, read_json, text
 from wps_sam.masks import annotation_mask, mask_to_rle, read_label_png, record_size
 from wps_sam.vocabulary import PartVocabulary, object_of_part
 
@@ -352,7 +353,7 @@ def _ade_images(folder: Path, split: str, vocabulary: PartVocabulary) -> list[Re
             obj_annotations=[a for a in record.pop("annotations") if "segmentation" in a],
         )
     path = folder / _PARTS / f"{split}_instance_label_count.json"
-    labels = _derived(path, lambda: _count_instance_labels(records, vocabulary))
+    labels = _label_counts(path, len(vocabulary), lambda: _count_instance_labels(records, vocabulary))
     for record in records:
         for instance in record["obj_annotations"]:
             instance["part_labels"] = labels[str(instance["id"])]
@@ -391,12 +392,13 @@ def _with_unseen_objects(images: Iterable[Record], vocabulary: PartVocabulary) -
 
 def _annotate(images: list[Record], folder: Path, vocabulary: PartVocabulary, ov_set: OVSet) -> None:
     """Gives all training images height, width and the annotations of the classes that ``ov_set`` shows."""
-    path = folder / _PARTS / "train_parts.json"
-    _derived(path, lambda: find_parts(images, vocabulary))
+    path = _made(folder / _PARTS / "train_parts.json", lambda: find_parts(images, vocabulary))
     image_root = os.path.dirname(images[0]["file_name"])
     found = {r["file_name"]: r for r in load_coco_parts(image_root, str(path), vocabulary)}
     class_ids = _class_ids(vocabulary, ov_set)
     for image in images:
+        if image["file_name"] not in found:
+            raise ValueError(f"{path}: has no entry of {image['file_name']}: delete it, and it is made anew")
         parts = found[image["file_name"]]
         image.update(
             height=parts["height"],
@@ -415,7 +417,7 @@ def _pascal_label_count(folder: Path, split: str, kind: Literal["part", "obj"]) 
     maps = folder / (_PARTS if kind == "part" else _OBJECTS) / split
     num_labels = len(vocabulary.names if kind == "part" else vocabulary.object_names)
     path = folder / _PARTS / f"{split}_{kind}_label_count.json"
-    return _derived(path, lambda: count_labels(maps, vocabulary.ignore_label, num_labels))
+    return _label_counts(path, num_labels, lambda: count_labels(maps, vocabulary.ignore_label, num_labels))
 
 
 def _split_by_few_shot(folder: Path, images: Iterable[Record]) -> tuple[list[Record], list[Record]]:
@@ -424,12 +426,12 @@ def _split_by_few_shot(folder: Path, images: Iterable[Record]) -> tuple[list[Rec
     The list holds paths of its makers' machine, which begin with "datasets" wherever the data lies.
     """
     path = folder / FEW_SHOT_FILE
-    try:
-        names = {base_name(entry["file_name"]) for entry in json.loads(path.read_text(encoding="utf-8"))}
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: the file does not exist; {_HOW_TO_DRAW}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: expected a list of entries with file_name: {error!r}") from error
+    if not path.is_file():
+        raise ValueError(f"{path}: the file does not exist; {_HOW_TO_DRAW}")
+    entries = read_json(path, "16-shot list")
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: expected a list of entries with file_name, got {type(entries).__name__}")
+    names = {base_name(text(entry, "file_name", f"{path}: [{i}]")) for i, entry in enumerate(entries)}
     listed: list[Record] = []
     others: list[Record] = []
     for image in images:
@@ -451,19 +453,26 @@ def _files(folder: Path, suffix: str) -> list[str]:
     return names
 
 
-def _derived(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The content of a file that is made from the data set, by ``make`` if it does not exist yet.
-
-    An entry that it lacks is an error that says what to do.
-    """
+def _made(path: Path, make: Callable[[], dict[str, Any]]) -> Path:
+    """``path``, a file that is made from the data set, by ``make`` if it does not exist yet."""
     if not path.is_file():
         logger.info("%s: made now; this is done once and may take minutes", path)
         _write_json(path, make)
+    return path
+
+
+def _label_counts(path: Path, num_labels: int, make: Callable[[], dict[str, Any]]) -> dict[str, list[int]]:
+    """A made file of labels 0..``num_labels`` - 1 by name. An entry that it lacks is an error that says what to do."""
+
+    def are_labels(value: Any) -> bool:
+        return isinstance(value, list) and all(type(label) is int and 0 <= label < num_labels for label in value)
+
+    path = _made(path, make)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no valid json ({error}); delete it, and it is made anew") from error
-    return _Derived(path, content)
+        content = read_json(path, "label count")
+        return _Derived(path, mapping_of(content, str(path), are_labels, f"a list of labels 0..{num_labels - 1}"))
+    except ValueError as error:
+        raise ValueError(f"{error}; delete the file, and it is made anew") from error
 
 
 class _Derived(dict[str, Any]):

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -29,13 +28,12 @@ from typing import Any, BinaryIO
 
 from wps_sam.checkpointer import write_atomically
 from wps_sam.data.sources.coco import load_vocabulary, read_vocabulary
+from wps_sam.data.sources.mat_file import MatReader
 from wps_sam.masks import mask_to_box, mask_to_rle
 from wps_sam.vocabulary import PartVocabulary
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +55,8 @@ _NUMBERED = re.compile(r"(.+)_(\d+)")
 _LICENSE_PLATES = ("fliplate", "bliplate")
 # Name in a vocabulary -> class in the .mat files: VLPart's spelling, and VOC's own name of what they call a table.
 _OBJECT_IN_MAT = {"potted plant": "pottedplant", "diningtable": "table"}
-# What scipy raises on a file that is cut off, of another kind, or of MATLAB 7.3.
-_MAT_ERRORS = (MatReadError, OSError, ValueError, TypeError, NotImplementedError, zlib.error)
 _PROGRESS_EVERY = 500
+_read_mat = MatReader()
 
 
 def load_pascal_vocabulary(variant: str) -> PartVocabulary:
@@ -166,12 +163,11 @@ def read_annotation(mat_file: str | Path) -> list[ObjectMask]:
         ValueError: names the file and the field, what came and what was expected: no MATLAB 5 file, another structure,
             the annotation of another picture, an unknown object or part, masks of different sizes.
     """
+    if not Path(mat_file).is_file():
+        raise ValueError(f"annotation {mat_file}: the file does not exist")
     try:
-        with open(mat_file, "rb") as file:
-            content = loadmat(file)
-    except FileNotFoundError as error:
-        raise ValueError(f"annotation {mat_file}: the file does not exist") from error
-    except _MAT_ERRORS as error:
+        content = _read_mat(mat_file)
+    except ValueError as error:
         raise ValueError(f"annotation {mat_file}: cannot be read as a MATLAB 5 file: {error}") from error
     where = f"annotation {mat_file}: anno"
     annotation = next(_structs(content.get("anno", np.empty(0)), where), None)
@@ -207,8 +203,9 @@ def _read_object(entry: Any, where: str, before: Sequence[ObjectMask]) -> Object
 
 def _structs(array: Any, where: str) -> Iterator[Any]:
     """The structs of a MATLAB struct array, whatever its shape."""
-    if array.size and array.dtype.names is None:
-        raise ValueError(f"{where}: expected MATLAB structs, got an array of {array.dtype}")
+    if not isinstance(array, np.ndarray) or (array.size and array.dtype.names is None):
+        what = "an array" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"{where}: expected MATLAB structs, got {what} of {array.dtype}")
     return iter(array.ravel())
 
 
@@ -217,7 +214,10 @@ def _field(struct: Any, name: str, where: str) -> np.ndarray:
     names = struct.dtype.names if struct is not None else ()
     if name not in names:
         raise ValueError(f"{where}: expected a field {name!r}, got {list(names)}")
-    return struct[name]
+    value = struct[name]
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{where}.{name}: expected a MATLAB array, got {type(value).__name__}")
+    return value
 
 
 def _text(struct: Any, name: str, where: str) -> str:

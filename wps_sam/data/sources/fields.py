@@ -1,0 +1,119 @@
+"""Fields of other people's json: read in every form that common tools write, refused with file and field otherwise.
+
+``where`` names the file and the entry in every message.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+# Ids are kept in 64 bits by numpy and by COCO's own tools.
+_MAX_INTEGER = 2**63 - 1
+# No picture is so wide, and sums of such numbers stay finite.
+_MAX_PIXELS = 1e9
+_DIGITS = re.compile(r"\s*[+-]?\d{1,19}\s*", re.ASCII)
+_FLAGS = {"0": False, "false": False, "": False, "1": True, "true": True}
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """The content of a json in UTF-8, -16 or -32, with a byte-order mark or without.
+
+    Raises:
+        ValueError: begins with ``what`` and the file, which is missing, cut off, or no json.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ValueError(f"{what} {path}: the file does not exist") from error
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        # ValueError is also what the decoder raises on bytes that are no text, and on numbers of 4,301 digits.
+        raise ValueError(f"{what} {path}: no valid json, perhaps cut off: {error}") from error
+
+
+def text(entry: Any, key: str, where: str) -> str:
+    """A text that is not empty."""
+    value = entry.get(key) if isinstance(entry, Mapping) else None
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{where}.{key}: expected a text, got {shown(value)}")
+    return value
+
+
+def integer(entry: Any, key: str, where: str, minimum: int | None = None) -> int:
+    """A whole number, also as ``120.0`` or "120"."""
+    value = entry.get(key) if isinstance(entry, Mapping) else None
+    number = _whole(value)
+    if number is None or (minimum is not None and number < minimum) or abs(number) > _MAX_INTEGER:
+        expected = "an integer" if minimum is None else f"an integer of at least {minimum}"
+        raise ValueError(f"{where}.{key}: expected {expected}, got {shown(value)}")
+    return number
+
+
+def identity(entry: Any, key: str, where: str) -> int | str:
+    """An id: a whole number, or any text that is none; "7" and 7 are the same."""
+    value = entry.get(key) if isinstance(entry, Mapping) else None
+    if isinstance(value, str) and value.strip() and _whole(value) is None:
+        return value
+    return integer(entry, key, where)
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        return int(value)
+    return None
+
+
+def flag(entry: Mapping[str, Any], key: str, where: str) -> bool:
+    """0 or 1 in any form: a number, true or false, a text; False where it is missing or null."""
+    value = entry.get(key)
+    if value is None:
+        return False
+    found = _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
+    if isinstance(value, int | float) and value in (0, 1):
+        found = bool(value)
+    if found is None:
+        raise ValueError(f"{where}.{key}: expected 0 or 1, got {shown(value)}")
+    return found
+
+
+def numbers(entry: Mapping[str, Any], key: str, meaning: tuple[str, ...], where: str) -> list[float] | None:
+    """As many numbers, in pixels, as ``meaning`` has words; None where the key is missing or null."""
+    value = entry.get(key)
+    if value is None:
+        return None
+    if isinstance(value, list) and len(value) == len(meaning):
+        # NaN is not below the limit either.
+        if all(isinstance(v, int | float) and abs(v) < _MAX_PIXELS for v in value):
+            return [float(v) for v in value]
+    raise ValueError(f"{where}.{key}: expected [{', '.join(meaning)}] in pixels, got {shown(value)}")
+
+
+def mapping_of(content: Any, where: str, value: Callable[[Any], bool], expected: str) -> dict[str, Any]:
+    """A json object whose values are as ``value`` asks.
+
+    Raises:
+        ValueError: names the key whose value is not ``expected``.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: expected names with {expected}, got {type(content).__name__}")
+    for key, found in content.items():
+        if not value(found):
+            raise ValueError(f"{where}: {key!r}: expected {expected}, got {shown(found)}")
+    return content
+
+
+def shown(value: Any) -> str:
+    """A value in a message, cut short: it may be a whole file."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # An integer of more digits than Python writes.
+        return "a number too large to be written"
