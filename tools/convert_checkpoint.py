@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.layout == "sam":
             arch, state = convert_sam(args.input, args.arch)
-            write_sam(state, args.output)
+            write_sam(state, args.output, [args.input])
             print(f"{args.output}: SAM {arch}; use it with MODEL.SAM.ARCH {arch} MODEL.SAM.WEIGHTS {args.output}")
         elif args.layout == "training":
             export_trained(args.input, args.output)

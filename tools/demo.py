@@ -6,7 +6,7 @@
     python tools/demo.py photo.jpg --config-file FILE --opts MODEL.DEVICE cuda
 
 Without --config-file and --weights the model that comes with the package is used. Exits with code 1 when a
-picture could not be read; the others are still done.
+picture could not be read; the others are still done. Nothing is overwritten but results of these tools.
 """
 
 from __future__ import annotations
@@ -15,35 +15,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from wps_sam.outputs import check_outputs, write_output
+from wps_sam.picture_files import find_pictures
 from wps_sam.predictor import PartPredictor
 
 from PIL import Image
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-def find_pictures(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """(picture, where its results go, without suffix): folders are searched to the bottom and keep their shape."""
-    found = []
-    for given in inputs:
-        inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in SUFFIXES) if given.is_dir() else [given]
-        # Archives packed on a Mac carry "._name.jpg" beside name.jpg, which is no picture.
-        inside = [p for p in inside if not p.name.startswith("._")]
-        if not inside:
-            raise ValueError(f"{given}: no picture in this folder; expected {', '.join(SUFFIXES)}")
-        found += [(p, p.relative_to(given) if given.is_dir() else Path(p.name)) for p in inside]
-    taken: set[Path] = set()
-    named = []
-    for picture, place in found:
-        base = place.with_suffix("") if place.with_suffix("") not in taken else place
-        number = 2
-        while base in taken:
-            base, number = place.with_suffix(f".{number}"), number + 1
-        taken.add(base)
-        named.append((picture, base))
-    return named
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides: KEY VALUE ...")
     args = parser.parse_args(argv)
 
-    pictures = find_pictures(args.inputs)
+    try:
+        pictures, skipped = find_pictures(args.inputs)
+        targets = [f"{args.output / base}{suffix}" for _, base in pictures for suffix in (".png", ".json")]
+        check_outputs(targets, inputs=[picture for picture, _ in pictures])
+    except ValueError as error:
+        parser.error(str(error))
+    for what, count in skipped.items():
+        print(f"skipped {count} pictures {what}", file=sys.stderr)
     predictor = PartPredictor(
         args.config_file, args.weights, confidence=args.confidence, names=args.names, opts=args.opts
     )
@@ -70,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(error, file=sys.stderr)
             continue
         target = args.output / base
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(parts.draw_beside()).save(f"{target}.png")
-        Path(f"{target}.json").write_text(json.dumps(parts.to_dict()), encoding="utf-8")
+        drawn = Image.fromarray(parts.draw_beside())
+        write_output(f"{target}.png", partial(drawn.save, format="PNG"))
+        write_output(f"{target}.json", json.dumps(parts.to_dict()).encode())
         print(f"{picture}: {', '.join(parts.names) or 'no part found'} -> {target}.png")
     return 1 if failed else 0
 

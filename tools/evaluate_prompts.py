@@ -19,6 +19,7 @@ from pathlib import Path
 
 from wps_sam.data import register_descriptions
 from wps_sam.data.synthetic import CLASS_NAMES
+from wps_sam.outputs import check_outputs, write_output
 from wps_sam.prompt_evaluation import dataset_pictures, load_encoder, score_prompts, synthetic_pictures, weights_hash
 
 import torch
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     synthetic = args.dataset == "synthetic"
     try:
+        check_outputs([args.output] if args.output else [])
         register_descriptions(args.description)
         if synthetic:
             limit = SYNTHETIC_PICTURES if args.limit is None else args.limit
@@ -68,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = {"arch": args.arch, "weights": args.weights, "weights_sha256": weights_hash(encoder)}
         about |= {"dataset": args.dataset, "limit": args.limit, "bf16": args.bf16, "device": args.device}
         about |= {"size": args.size} if synthetic else {}
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({**about, **scores.as_dict(names)}, indent=1) + "\n", encoding="utf-8")
+        write_output(args.output, f"{json.dumps({**about, **scores.as_dict(names)}, indent=1)}\n".encode())
     return 0
 
 

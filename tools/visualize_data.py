@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from wps_sam.config import read_config
 from wps_sam.data import register_descriptions
 from wps_sam.engine import Trainer, check_classes
+from wps_sam.outputs import write_output
 from wps_sam.structures import LabelKind
 from wps_sam.visualization import draw_weak_labels
 
@@ -38,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_classes(cfg, cfg.DATASETS.TRAIN)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
     output = args.output or Path(cfg.OUTPUT_DIR) / "data"
-    output.mkdir(parents=True, exist_ok=True)
 
     inputs = itertools.chain.from_iterable(Trainer.build_train_loader(cfg))
     for number, record in enumerate(itertools.islice(inputs, args.num_images)):
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         kinds = [LabelKind(number).name.lower() for number in numbers]
         picture = draw_weak_labels(image, classes, names, boxes=boxes, points=points, masks=masks, kinds=kinds)
         target = output / f"{number:04d}_{Path(record['file_name']).stem}.png"
-        Image.fromarray(picture).save(target)
+        write_output(target, partial(Image.fromarray(picture).save, format="PNG"))
         print(f"{record['file_name']}: {len(labels)} parts -> {target}")
 
 

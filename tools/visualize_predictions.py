@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from wps_sam.data import register_descriptions
+from wps_sam.outputs import write_output
+from wps_sam.picture_files import distinct
 from wps_sam.predictor import PartPredictor
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -36,15 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
         count = min(args.num_images, len(records))
         # Spread over the set: the first pictures of a data set are often all of one kind.
-        for index in (i * len(records) // count for i in range(count)):
-            # Of records about one object there may be several to a picture.
-            about_one = "category_id" in records[index]
-            stem = records[index]["image_id"] if about_one else Path(records[index]["file_name"]).stem
-            target = output / name / f"{stem}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            picture = predictor.compare(records[index], metadata)
-            Image.fromarray(picture).save(target)
-            print(f"{records[index]['file_name']} -> {target}")
+        chosen = [records[i * len(records) // count] for i in range(count)]
+        # Of records about one object there may be several to a picture.
+        names = [f"{r['image_id']}.png" if "category_id" in r else Path(r["file_name"]).name for r in chosen]
+        for record, base in zip(chosen, distinct(output / name / file_name for file_name in names)):
+            picture = predictor.compare(record, metadata)
+            write_output(f"{base}.png", partial(Image.fromarray(picture).save, format="PNG"))
+            print(f"{record['file_name']} -> {base}.png")
 
 
 if __name__ == "__main__":

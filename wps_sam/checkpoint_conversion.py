@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from detectron2.modeling import build_model
 from safetensors.torch import save
 from torch import Tensor
 
-from .checkpointer import SafeCheckpointer, write_atomically
+from .checkpointer import SafeCheckpointer
 from .config import add_wps_sam_config
 from .encoders.build_sam import build_sam, check_state_dict, read_state_dict, recognise_arch
+from .outputs import check_outputs, write_output
 
 logger = logging.getLogger(__name__)
 
@@ -130,17 +131,20 @@ def _count_layers(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
 
 
-def write_sam(state: Mapping[str, Tensor], path: str) -> None:
-    """Writes a state dict to ``path``, ``.safetensors`` or ``.pth``, whole or not at all."""
+def write_sam(state: Mapping[str, Tensor], path: str, inputs: Sequence[str] = ()) -> None:
+    """Writes a state dict to ``path``, ``.safetensors`` or ``.pth``, whole or not at all.
+
+    Raises:
+        ValueError: another ending, or a file that is one of the ``inputs`` or that this project did not make.
+    """
     suffix = Path(path).suffix
     if suffix not in (".safetensors", ".pth"):
         raise ValueError(f"{path}: expected a name that ends in .safetensors or .pth")
     tensors = {key: value.contiguous() for key, value in state.items()}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".pth":
-        write_atomically(path, lambda file: torch.save(tensors, file))
+        write_output(path, lambda file: torch.save(tensors, file), inputs)
     else:
-        write_atomically(path, lambda file: file.write(save(tensors)))
+        write_output(path, save(tensors), inputs)
     logger.info("Wrote %s: %d tensors of SAM", path, len(tensors))
 
 
@@ -155,6 +159,7 @@ def write_wps_sam(converted: ConvertedWPSSAM, path: str, sam_path: str) -> None:
     """
     if Path(path).suffix != ".pth":
         raise ValueError(f"{path}: expected a name that ends in .pth")
+    check_outputs([path, sam_path], [converted.source])
     write_sam(converted.sam, sam_path)
     cfg = get_cfg()
     add_wps_sam_config(cfg)
@@ -166,8 +171,7 @@ def write_wps_sam(converted: ConvertedWPSSAM, path: str, sam_path: str) -> None:
         model.prompter.load_state_dict(converted.prompter, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{converted.source}: the part that becomes our prompter is not whole: {error}") from error
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: torch.save({"model": model.state_dict()}, file))
+    write_output(path, lambda file: torch.save({"model": model.state_dict()}, file))
     options = " ".join(f"{key} {value}" for key, value in converted.options.items())
     logger.info("Wrote %s; use it with MODEL.SAM.WEIGHTS %s %s", path, sam_path, options)
 
@@ -196,5 +200,5 @@ def export_trained(source: str, path: str) -> None:
     # What PartPredictor reads of a checkpoint's "trainer".
     metadata = {key: json.dumps(training[key]) for key in ("class_names", "exif") if training.get(key) is not None}
     data = save(tensors, metadata=metadata)
-    write_atomically(path, lambda file: file.write(data))
+    write_output(path, data, [source])
     logger.info("Wrote %s: %d tensors, %d part classes", path, len(tensors), len(names))

@@ -11,8 +11,10 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal
+
+from wps_sam.picture_files import what_is_missing
 
 import cv2
 import numpy as np
@@ -55,7 +57,7 @@ def valid_polygons(segmentation: Polygons, rule: Literal["strict", "wps_sam"] = 
     if not isinstance(segmentation, (list, tuple)):
         raise ValueError(f"segmentation: expected a list of polygons, got {type(segmentation).__name__}")
     if segmentation and all(isinstance(v, int | float) for v in segmentation):
-        segmentation = [segmentation]  # type: ignore[list-item]
+        segmentation = [segmentation]
     for polygon in segmentation:
         if not isinstance(polygon, (list, tuple, np.ndarray)):
             raise ValueError(f"segmentation: expected polygons as lists of numbers, got {polygon!r:.80}")
@@ -389,7 +391,10 @@ def read_picture(record: Mapping[str, Any]) -> np.ndarray:
 
 
 def read_rgb(
-    file_name: str, height: int | None = None, width: int | None = None, exif: Literal["stored", "upright"] | None = None
+    file_name: str,
+    height: int | None = None,
+    width: int | None = None,
+    exif: Literal["stored", "upright"] | None = None,
 ) -> np.ndarray:
     """Decodes any picture to RGB. The one decoder of the project: two would disagree on CMYK and EXIF.
 
@@ -422,7 +427,7 @@ def read_rgb(
     except _SizeMismatch:
         raise
     except _DECODING_ERRORS as error:
-        raise ValueError(f"image {file_name}: cannot be decoded: {error}") from error
+        raise _undecodable(file_name, error) from error
 
 
 def check_picture(record: Mapping[str, Any]) -> None:
@@ -446,14 +451,14 @@ def stored_size(file_name: str) -> tuple[int, int, int]:
         raise ValueError(f"image {file_name}: the file does not exist") from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def _stored_size(file_name: str, mtime: int) -> tuple[int, int, int]:
     try:
         with Image.open(file_name) as image:
             # Not a PNG's own getexif(), which decodes the whole picture to look behind it.
             return image.height, image.width, _exif_orientation(image, file_name, Image.Image.getexif)
     except _DECODING_ERRORS as error:
-        raise ValueError(f"image {file_name}: cannot be decoded: {error}") from error
+        raise _undecodable(file_name, error) from error
 
 
 def pil_to_rgb(image: Image.Image, exif: Literal["stored", "upright"] = "upright") -> np.ndarray:
@@ -468,10 +473,15 @@ def pil_to_rgb(image: Image.Image, exif: Literal["stored", "upright"] = "upright
         orientation = _exif_orientation(image, name) if exif == "upright" else 1
         pixels = _turned(_to_rgb(image, name, wide), orientation)
     except _DECODING_ERRORS as error:
-        raise ValueError(f"image {name}: cannot be decoded: {error}") from error
+        raise _undecodable(name, error) from error
     if not pixels.size:
         raise ValueError(f"image {name}: expected pixels, got {image.width} x {image.height}")
     return pixels
+
+
+def _undecodable(file_name: str, error: Exception) -> ValueError:
+    hint = what_is_missing(file_name)
+    return ValueError(f"image {file_name}: cannot be decoded: {error}{f' ({hint})' if hint else ''}")
 
 
 class _SizeMismatch(ValueError):

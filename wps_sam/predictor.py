@@ -129,8 +129,8 @@ class PartPredictor:
         opts: config overrides, key, value, key, value ...
 
     The class names are read from the weights (metadata ``class_names`` of a .safetensors, a JSON list) or, where
-    they hold none, from the data set the config was trained on, whose annotations must then be there. Pictures with an EXIF
-    orientation are turned upright, unless the labels of the training were made on pictures as stored.
+    they hold none, from the data set the config was trained on, whose annotations must then be there. Pictures with
+    an EXIF orientation are turned upright, unless the labels of the training were made on pictures as stored.
 
     Raises:
         ValueError: a file, a config value or the names do not fit; the message says which and why.

@@ -65,9 +65,10 @@ class PartTargets:
 
     Of the M parts with a place: ``labels`` int64 [M]; ``kinds`` int64 [M] of :class:`LabelKind`, POINT, BOX or MASK;
     ``boxes`` float [M, 4] xyxy of boxes and masks, ``points`` float [M, 2] xy of points, in pixels of the padded
-    square, of which the first spans 0 to 1: boxes and points alike reach a segmenter in this system, as in the authors'
-    code, where a point is the centre of a box; ``masks`` float [M, S/4, S/4], the covered share of each cell, of masks. Rows of another kind hold zeros;
-    ``masks`` is None where no part has one. ``tags`` int64 [T]: classes that are in the picture, nobody says where.
+    square, of which the first spans 0 to 1: both reach a segmenter in this system, as in the authors' code, where a
+    point is the centre of a box; ``masks`` float [M, S/4, S/4], the covered share of each cell, of masks. Rows of
+    another kind hold zeros; ``masks`` is None where no part has one. ``tags`` int64 [T]: classes that are in the
+    picture, nobody says where.
     """
 
     labels: torch.Tensor

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checkpointer import write_atomically
+from .outputs import write_output
 
 # As wide as those of the usual CLIP, so that a model does not change its size when meaning takes the place of chance.
 RANDOM_DIM = 512
@@ -85,15 +85,14 @@ class TextEmbeddings:
         """Writes a .safetensors at once or not at all: tensor "embeddings" [K, E], the rest as JSON in its metadata.
 
         Raises:
-            ValueError: ``path`` does not end in .safetensors.
+            ValueError: ``path`` does not end in .safetensors, or is a file that this project did not make.
         """
         if Path(path).suffix != ".safetensors":
             raise ValueError(f"MODEL.TEXT.EMBEDDINGS {path}: expected a name that ends in .safetensors")
         about = {"names": self.names, "encoder": self.encoder, "templates": self.templates}
         # One entry: the library writes several in an order that changes from run to run.
         data = save({"embeddings": self.vectors.contiguous()}, {_METADATA_KEY: json.dumps(about)})
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(data))
+        write_output(path, data)
 
     def lookup(self, names: Sequence[str]) -> Tensor:
         """The vectors of ``names``, float32 [C, E], in their order.

@@ -59,7 +59,7 @@ def test_more_parts_than_queries_is_a_clear_error():
 
 
 def test_hungarian_matcher_leaves_nan_to_the_losses():
-    """scipy would stop at it, with a message that names neither the iteration nor the pictures, as the trainer's does."""
+    """scipy would stop at it, and name neither the iteration nor the pictures, as the trainer does."""
     (logits, tokens), (target, taught) = _prediction(), _targets(2)
     ((query, part),) = HungarianMatcher(class_weight=10, prompt_weight=1)(logits * math.nan, tokens, [target], [taught])
     assert sorted(part.tolist()) == [0, 1] and len(set(query.tolist())) == 2

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wps_sam.checkpointer import write_atomically
+from wps_sam.outputs import write_output
 
 import detectron2
 import numpy as np
@@ -163,7 +163,7 @@ def schedule(stock_live: float, live: float, cached: float) -> dict[str, Any]:
 
 def write_json(path: str, pairs: Sequence[Mapping[str, Any]]) -> None:
     """The pairs as one JSON list."""
-    write_atomically(path, lambda file: file.write(json.dumps(pairs, indent=1).encode()))
+    write_output(path, json.dumps(pairs, indent=1).encode())
 
 
 # ------------------------------------------------------------------ Markdown

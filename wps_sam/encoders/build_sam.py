@@ -150,7 +150,7 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
             return _unwrapped(load_file(path), path)
         except SafetensorError as error:
             raise ValueError(
-                f"{path}: not a readable .safetensors file, but {what_it_is(path) or 'a damaged or another one'} ({error})"
+                f"{path}: not a readable .safetensors file, but {what_it_is(path) or 'damaged, or another'} ({error})"
             ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -50,8 +50,8 @@ class MaskPredictions(NamedTuple):
 class ResizeLongestSide(T.Augmentation):
     """Scales a picture to ``size`` pixels on its longest side, keeping its shape, as SAM does.
 
-    Unlike Detectron2's ResizeShortestEdge(size, size) it leaves a thin picture at least one pixel thick. Features follow
-    from the filter, too: its name is part of what a feature cache is known by.
+    Unlike Detectron2's ResizeShortestEdge(size, size) it leaves a thin picture at least one pixel thick. Features
+    follow from the filter, too: its name is part of what a feature cache is known by.
     """
 
     FILTER = Image.Resampling.BILINEAR

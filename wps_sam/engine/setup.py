@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,9 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import is_open_vocabulary, read_config
 from ..data.sources.descriptions import register_descriptions
+
+# What a run writes over, if a folder holds it.
+_WRITTEN = ("config.yaml", "metrics.json", "evaluation.json", "last_checkpoint", "model_final.pth")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -36,6 +40,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = read_config(args.config_file, args.opts)
     check_device(cfg.MODEL.DEVICE)
+    if comm.is_main_process():
+        check_output_dir(cfg, args)
     # default_setup opens Detectron2's own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="wps_sam")
     default_setup(cfg, args)
@@ -43,6 +49,37 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_classes(cfg, cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     cfg.freeze()
     return cfg
+
+
+def check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Requires that OUTPUT_DIR is new, or that of a run, and that the run does not write over what it starts from.
+
+    Raises:
+        ValueError: names the file that would be lost.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    if args.config_file and _same_file(args.config_file, output / "config.yaml"):
+        raise ValueError(
+            f"{args.config_file}: OUTPUT_DIR is its folder, where a run writes over config.yaml: choose another"
+        )
+    weights = Path(cfg.MODEL.WEIGHTS)
+    if not args.eval_only and not args.resume and weights.name.startswith("model_") and weights.parent.is_dir():
+        if output.is_dir() and weights.parent.samefile(output):
+            raise ValueError(
+                f"{weights}: MODEL.WEIGHTS lies in OUTPUT_DIR, where training writes over it: choose another"
+            )
+    # Every run begins with log.txt, to which later ones add.
+    if not (output / "log.txt").is_file():
+        foreign = [name for name in _WRITTEN if (output / name).exists()]
+        if foreign:
+            raise ValueError(
+                f"{output / foreign[0]}: exists, but OUTPUT_DIR is no folder of a run, and this would be overwritten: "
+                "choose another"
+            )
+
+
+def _same_file(one: str, other: Path) -> bool:
+    return other.is_file() and Path(one).is_file() and other.samefile(one)
 
 
 def check_device(device: str) -> None:

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 from .. import models  # noqa: F401  (registers the meta-architectures)
 from ..checkpointer import SafeCheckpointer
 from ..data.train_order import seed_everything
+from .check_test_sets import check_test_set
 from .evaluate import build_evaluator, by_protocol, evaluate, set_vocabulary, training_classes, verify
 from .loader import TrainLoader, build_test_loader, build_train_loader
 from .solver import build_optimizer, build_poly_schedule
-from .check_test_sets import check_test_set
 
 logger = logging.getLogger(__name__)
 

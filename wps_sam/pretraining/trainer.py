@@ -6,7 +6,6 @@ import datetime
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from wps_sam.encoders import SAMEncoder
 from wps_sam.encoders.build_sam import PATCH_SIZE, build_sam
+from wps_sam.outputs import adopt_output, check_outputs, write_output
 from wps_sam.prompt_evaluation import VALIDATION_SEEDS, dataset_pictures, score_prompts, synthetic_pictures
 
 import numpy as np
@@ -237,6 +237,11 @@ class Pretrainer:
         """Where the state for an exact resume lies."""
         return self.output_dir / "checkpoint.pt"
 
+    @property
+    def export_path(self) -> Path:
+        """Where the weights go at the end."""
+        return self.output_dir / "sam.safetensors"
+
     def save(self) -> None:
         """Writes the checkpoint atomically: a killed run leaves the previous one whole."""
         state = {
@@ -246,9 +251,7 @@ class Pretrainer:
             "iteration": self.iteration,
             "seconds": self.seconds,
         }
-        partial = self.checkpoint_path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint_path)
+        write_output(self.checkpoint_path, lambda file: torch.save(state, file))
 
     def resume(self) -> None:
         """Continues from the checkpoint in ``output_dir``; ValueError where there is none."""
@@ -264,6 +267,7 @@ class Pretrainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
+        adopt_output(self.checkpoint_path)
 
     def _progress(self) -> float:
         by_time = self.seconds / (60 * self.settings.minutes) if self.settings.minutes > 0 else 0.0
@@ -392,6 +396,8 @@ class Pretrainer:
 
     def train(self) -> None:
         """Trains to the end of the schedule, then exports the averaged weights to ``output_dir``."""
+        inputs = [self.settings.weights] if self.settings.weights else []
+        check_outputs([self.checkpoint_path, self.export_path], inputs)
         batches = self._batches()
         last_checkpoint = self.seconds
         writers = [JSONWriter(str(self.output_dir / "metrics.json")), TensorboardXWriter(str(self.output_dir))]
@@ -423,7 +429,7 @@ class Pretrainer:
                     )
         for writer in writers:
             writer.close()
-        self.export(self.output_dir / "sam.safetensors", **{k: f"{v:.4f}" for k, v in figures.items()})
+        self.export(self.export_path, **{k: f"{v:.4f}" for k, v in figures.items()})
 
     def validate(self, whole: bool = False) -> dict[str, float]:
         """Mean IoU of the averaged weights for true boxes and points, on generated pictures and ``val_dataset``.
@@ -457,10 +463,7 @@ class Pretrainer:
             "date": datetime.date.today().isoformat(),
             **metadata,
         }
-        partial = path.with_suffix(".partial")
-        # save_file would make a file that only its owner can read, which must not go into a package.
-        partial.write_bytes(save(tensors, metadata={k: str(v) for k, v in about.items()}))
-        os.replace(partial, path)
+        write_output(path, save(tensors, metadata={k: str(v) for k, v in about.items()}))
         logger.info("exported %s", path)
 
 

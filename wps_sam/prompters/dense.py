@@ -173,8 +173,10 @@ class DensePrompter(Prompter):
         return cfg.MODEL.DENSE_PROMPTER.COMPANION_DIM > 0
 
     def predict(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Class logits [B, N, C+1], and boxes [B, N, 4] xyxy or points [B, N, 2] xy in pixels of the padded square, which
-        they may leave: a limit would have no gradient beyond it, and training could not bring them back."""
+        """Class logits [B, N, C+1], and boxes [B, N, 4] xyxy or points [B, N, 2] xy in pixels of the padded square.
+
+        They may leave it: a limit would have no gradient beyond it, and training could not bring them back.
+        """
         image_embedding = features["image_embedding"]
         companion = self.companion_features(features)
         embedding = F.avg_pool2d(self.normalise(image_embedding), self.pooled)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+
+from wps_sam.visualization.fonts import load_font, text_width
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 PAPER, INK, FAINT_INK = (255, 255, 255), (24, 24, 24), (120, 120, 120)
 
@@ -19,17 +20,6 @@ class LegendEntry:
     name: str
     color: tuple[int, int, int]
     remark: str = ""
-
-
-@lru_cache(maxsize=64)
-def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font with letters ``size`` pixels high."""
-    return ImageFont.load_default(size)
-
-
-def text_width(text: str, size: int) -> float:
-    """In pixels, in letters ``size`` pixels high."""
-    return load_font(size).getlength(text)
 
 
 def compose(panels: Sequence[tuple[str, np.ndarray]], entries: Sequence[LegendEntry], size: int) -> np.ndarray:
@@ -63,7 +53,7 @@ def compose(panels: Sequence[tuple[str, np.ndarray]], entries: Sequence[LegendEn
         y = margin + (0 if in_row else index * (height + bar + gap))
         if title:
             middle = (x + cell / 2, y + bar / 2)
-            draw.text(middle, title, fill=INK, font=load_font(title_size), anchor="mm")
+            draw.text(middle, title, fill=INK, font=load_font(title_size, title), anchor="mm")
         canvas.paste(Image.fromarray(picture), (x + (cell - width) // 2, y + bar))
     y = margin + body_height + gap
     for line in lines:
@@ -97,8 +87,9 @@ def _wrap(widths: Sequence[int], limit: int, gap: int) -> list[list[int]]:
 def _draw_entry(draw: ImageDraw.ImageDraw, x: int, y: int, height: int, entry: LegendEntry, size: int) -> None:
     middle, half = y + height / 2, size / 2
     draw.rounded_rectangle((x, middle - half, x + size, middle + half), radius=size // 5, fill=entry.color)
-    font, start = load_font(size), x + 1.5 * size
-    draw.text((start, middle), entry.name, fill=INK, font=font, anchor="lm")
+    start = x + 1.5 * size
+    draw.text((start, middle), entry.name, fill=INK, font=load_font(size, entry.name), anchor="lm")
     if entry.remark:
         start += text_width(entry.name, size)
-        draw.text((start, middle), " " + entry.remark, fill=FAINT_INK, font=font, anchor="lm")
+        remark = " " + entry.remark
+        draw.text((start, middle), remark, fill=FAINT_INK, font=load_font(size, remark), anchor="lm")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wps_sam.visualization.layout import INK, LegendEntry, compose, load_font, text_width
+from wps_sam.visualization.fonts import load_font, text_width
+from wps_sam.visualization.layout import INK, LegendEntry, compose
 from wps_sam.visualization.palette import ink_on, part_colors
 
 import numpy as np
@@ -233,7 +234,7 @@ class Overlay:
         """The picture with its names, without title and legend: uint8 [shown height, shown width, 3]."""
         canvas = Image.fromarray(np.ascontiguousarray(self._visualizer.output.get_image()))
         draw = ImageDraw.Draw(canvas)
-        line, font, placed = max(1, self.font_size // 9), load_font(self.font_size), self._placed_names()
+        line, placed = max(1, self.font_size // 9), self._placed_names()
         for name, (x0, y0, x1, y1) in placed:
             if name.target and not (x0 <= name.target[0] <= x1 and y0 <= name.target[1] <= y1):
                 x, y = name.target
@@ -244,6 +245,7 @@ class Overlay:
         for name, (x0, y0, x1, y1) in placed:
             draw.rounded_rectangle((x0, y0, x1 - 1, y1 - 1), radius=self.font_size // 4, fill=name.color)
             middle = ((x0 + x1) / 2, (y0 + y1) / 2)
+            font = load_font(self.font_size, name.text)
             draw.text(middle, name.text, fill=ink_on(name.color), font=font, anchor="mm")
         return np.asarray(canvas)
 

@@ -40,9 +40,14 @@ class BoxForms:
             return None
         said = f"of {self.total} boxes, {' and '.join(found)}"
         if self._shares > _NEARLY_ALL * self.total:
-            return f"{said}: they look like shares of the picture, 0 to 1, but are read as [x, y, width, height] in pixels"
+            return (
+                f"{said}: they look like shares of the picture, 0 to 1, but are read as [x, y, width, height] in pixels"
+            )
         if self.beyond > _SOME * self.total:
-            for count, form in ((self._corners, "[x0, y0, x1, y1]"), (self._centres, "[x centre, y centre, width, height]")):
+            for count, form in (
+                (self._corners, "[x0, y0, x1, y1]"),
+                (self._centres, "[x centre, y centre, width, height]"),
+            ):
                 if count > _NEARLY_ALL * self.total:
                     return f"{said}: they look like {form}, but are read as [x, y, width, height]"
         return said

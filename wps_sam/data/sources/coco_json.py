@@ -84,7 +84,9 @@ def read_coco(json_file: str) -> CocoFile:
     """
     content = _content(json_file)
     images = [_image(entry, f"{json_file}: images[{i}]") for i, entry in enumerate(content["images"])]
-    annotations = [_annotation(entry, f"{json_file}: annotations[{i}]") for i, entry in enumerate(content["annotations"])]
+    annotations = [
+        _annotation(entry, f"{json_file}: annotations[{i}]") for i, entry in enumerate(content["annotations"])
+    ]
     _require_unique([image.id for image in images], [f"{image.where}.id" for image in images])
     _require_unique([a.id for a in annotations], [f"{json_file}: annotations[{i}].id" for i in range(len(annotations))])
     return CocoFile(json_file, images, annotations, _categories(content, json_file))

@@ -1,7 +1,7 @@
 """MATLAB files read by scipy in a process of its own, which a damaged file may end.
 
-scipy believes the sizes that a file names: of 3,000 files with changed bytes 21 ended its process by a wrong address, and
-one asked for 11 GiB. This module is also that process' program, for which it imports nothing of the package.
+scipy believes the sizes that a file names: of 3,000 files with changed bytes 21 ended its process by a wrong address,
+and one asked for 11 GiB. This module is also that process' program, for which it imports nothing of the package.
 """
 
 from __future__ import annotations

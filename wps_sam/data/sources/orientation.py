@@ -69,7 +69,13 @@ def _report(num_silent: int, told: dict[PixelGrid, int], grid: PixelGrid, where:
         logger.warning("%s: %s; each is read so", where, counts)
     if num_silent and any(told.values()):
         say = logger.warning if all(told.values()) else logger.info
-        say("%s: %s; so the labels of %d more, whose size does not tell, are taken as %s", where, counts, num_silent, grid)
+        say(
+            "%s: %s; so the labels of %d more, whose size does not tell, are taken as %s",
+            where,
+            counts,
+            num_silent,
+            grid,
+        )
     elif num_silent:
         logger.warning(
             "%s: %d pictures have an EXIF orientation, and no size tells whether their labels were made on the stored "

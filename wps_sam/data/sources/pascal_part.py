@@ -24,12 +24,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from wps_sam.checkpointer import write_atomically
 from wps_sam.data.sources.coco import load_vocabulary, read_vocabulary
 from wps_sam.data.sources.mat_file import MatReader
 from wps_sam.masks import mask_to_box, mask_to_rle
+from wps_sam.outputs import write_output
 from wps_sam.vocabulary import PartVocabulary
 
 import numpy as np
@@ -349,12 +349,8 @@ def _prepare_split(
         logger.warning("%s: %d parts with an empty mask left out", split, num_empty)
     for variant, coco in cocos.items():
         path = folders[variant] / f"{split}.json"
-        write_atomically(path, partial(_write_json, content=coco))
+        write_output(path, json.dumps(coco).encode())
         logger.info("%s: %d pictures, %d part instances", path, len(names), len(coco["annotations"]))
-
-
-def _write_json(file: BinaryIO, content: dict[str, Any]) -> None:
-    file.write(json.dumps(content).encode())
 
 
 def _annotated_names(list_file: Path, annotations: Path) -> list[str]:
@@ -397,7 +393,8 @@ def _prepare_image(
     image_id = int(re.sub(r"\D", "", name))
     found = {}
     for variant, folder in folders.items():
-        Image.fromarray(part_map(objects, variant, height, width)).save(folder / f"{name}.png")
+        painted = Image.fromarray(part_map(objects, variant, height, width))
+        write_output(folder / f"{name}.png", partial(painted.save, format="PNG"), durable=False)
         found[variant] = [
             {"image_id": image_id, **_coco_annotation(class_id, mask)}
             for class_id, mask in part_instances(objects, variant)

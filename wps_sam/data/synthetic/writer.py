@@ -10,6 +10,7 @@ from typing import Any
 from wps_sam.data.synthetic.objects import CATEGORIES, SUPERCATEGORIES
 from wps_sam.data.synthetic.scene import Instance, generate
 from wps_sam.masks import mask_to_box, mask_to_rle
+from wps_sam.outputs import write_output
 
 import cv2
 import numpy as np
@@ -66,13 +67,14 @@ def _write_split(root: Path, split: str, first_seed: int, count: int, size: int,
         for instance in picture.instances:
             whole[instance.mask] = picture.objects[instance.object_id]
         _write_image(whole_dir / f"{name}.png", whole, [])
-        (label_dir / f"{name}.json").write_text(json.dumps({"imgHeight": size, "imgWidth": size}))
+        size_json = json.dumps({"imgHeight": size, "imgWidth": size}).encode()
+        write_output(label_dir / f"{name}.json", size_json, durable=False)
         images.append({"id": number + 1, "file_name": f"{name}.JPEG", "height": size, "width": size})
         for instance in picture.instances:
             annotations.append(_annotation(len(annotations) + 1, number + 1, instance))
     categories = [{"id": i, "name": f"{s} {p}", "supercategory": s} for i, (s, p) in enumerate(CATEGORIES)]
     coco = {"images": images, "annotations": annotations, "categories": categories}
-    (label_dir / f"{split}.json").write_text(json.dumps(coco, separators=(",", ":")))
+    write_output(label_dir / f"{split}.json", json.dumps(coco, separators=(",", ":")).encode())
 
 
 def _annotation(number: int, image_number: int, instance: Instance) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def _write_image(path: Path, pixels: np.ndarray, options: list[int]) -> None:
     done, data = cv2.imencode(".jpg" if path.suffix == ".JPEG" else path.suffix, pixels, options)
     if not done:
         raise ValueError(f"{path}: the picture could not be encoded, array {pixels.shape} {pixels.dtype}")
-    path.write_bytes(data.tobytes())
+    write_output(path, data.tobytes(), durable=False)
 
 
 def _segmentation(mask: np.ndarray) -> list[list[float]] | dict[str, Any]:

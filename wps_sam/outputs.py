@@ -1,0 +1,86 @@
+"""Files that tools leave behind: whole or not at all, and never in the place of anybody else's."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+from .checkpointer import write_atomically
+
+# Lines of the digest and the name of each file that tools have written into its folder.
+RECORD = ".made_by_wps_sam"
+
+
+def check_outputs(paths: Iterable[str | Path], inputs: Iterable[str | Path] = ()) -> None:
+    """Requires that each path is free, or a file as a tool of this project left it, and none of the ``inputs``.
+
+    Raises:
+        ValueError: names the file that would be lost.
+    """
+    given = {Path(path).resolve() for path in inputs}
+    for path in map(Path, paths):
+        if not os.path.lexists(path):
+            continue
+        if path.resolve() in given:
+            raise ValueError(f"{path}: is an input of this command and would be overwritten; choose another output")
+        if path.is_dir():
+            raise ValueError(f"{path}: is a folder, expected the name of a file to write")
+        if not _is_ours(path):
+            raise ValueError(
+                f"{path}: exists, and was not made by a tool of this project, or was changed since; choose another "
+                "output, or move it away"
+            )
+
+
+def write_output(
+    path: str | Path,
+    write: Callable[[BinaryIO], Any] | bytes,
+    inputs: Iterable[str | Path] = (),
+    durable: bool = True,
+) -> None:
+    """Writes what ``write`` writes into a binary file, or these bytes, to ``path``, and makes its folder.
+
+    ``durable``: wait until it is on the disk, which takes milliseconds: too many for thousands of files.
+
+    Raises:
+        ValueError: see :func:`check_outputs`.
+    """
+    path = Path(path)
+    check_outputs([path], inputs)
+    if isinstance(write, bytes):
+        content = write
+    else:
+        buffer = io.BytesIO()
+        write(buffer)
+        content = buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Before the file is there: after a kill between the two it is still known.
+    _record(path, content)
+    if durable:
+        write_atomically(path, lambda file: file.write(content))
+    else:
+        path.write_bytes(content)
+
+
+def adopt_output(path: Path) -> None:
+    """From now on a file that is there is one of ours: of a run that is continued."""
+    _record(path, path.read_bytes())
+
+
+def _record(path: Path, content: bytes) -> None:
+    # One line at once, as other processes write, too.
+    with open(path.parent / RECORD, "ab", buffering=0) as file:
+        file.write(f"{xxhash.xxh3_64_hexdigest(content)} {path.name}\n".encode())
+
+
+def _is_ours(path: Path) -> bool:
+    record = path.parent / RECORD
+    if not path.is_file() or not record.is_file():
+        return False
+    line = f"{xxhash.xxh3_64_hexdigest(path.read_bytes())} {path.name}"
+    return line in record.read_text(encoding="utf-8", errors="replace").splitlines()

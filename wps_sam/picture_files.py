@@ -1,0 +1,91 @@
+"""Picture files of all kinds: which of them Pillow can open here, and what it would need for the others."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+# Pillow's plugins by their package, and what they open.
+_PLUGINS = {
+    "pillow-heif": ("pillow_heif", (".heic", ".heif", ".hif")),
+    "pillow-avif-plugin": ("pillow_avif", (".avif",)),
+    "pillow-jxl-plugin": ("pillow_jxl", (".jxl",)),
+}
+_RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
+_PICTURES = frozenset(
+    (".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .webp .tif .tiff .gif .jp2 .j2k .jpx .ppm .pgm .pbm .pnm .tga").split()
+).union(_RAW, *(suffixes for _, suffixes in _PLUGINS.values()))
+
+
+def _openable() -> frozenset[str]:
+    for module, suffixes in _PLUGINS.values():
+        if not set(suffixes) & set(Image.registered_extensions()):
+            try:
+                plugin = importlib.import_module(module)
+            except ImportError:
+                continue
+            # The others register themselves when they are imported.
+            getattr(plugin, "register_heif_opener", lambda: None)()
+    return _PICTURES & {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+SUFFIXES = _openable()
+
+
+def what_is_missing(file_name: str | Path) -> str | None:
+    """How a kind of picture that can't be opened here could be; None for all others."""
+    suffix = Path(file_name).suffix.lower()
+    if suffix in SUFFIXES or suffix not in _PICTURES:
+        return None
+    package = next((package for package, (_, suffixes) in _PLUGINS.items() if suffix in suffixes), None)
+    return f"pip install {package}" if package else "convert it to JPEG or PNG first"
+
+
+def find_pictures(inputs: Sequence[Path]) -> tuple[list[tuple[Path, Path]], Counter[str]]:
+    """Pictures among files and folders, which are searched to the bottom.
+
+    Returns:
+        (picture, where its results go, relative and without suffix), no two to one place and folders in their shape;
+        and the number of pictures in the folders that can't be opened here, by what could be done about them.
+
+    Raises:
+        ValueError: names a folder without a picture.
+    """
+    found: list[tuple[Path, Path]] = []
+    skipped: Counter[str] = Counter()
+    for given in inputs:
+        if not given.is_dir():
+            found.append((given, Path(given.name)))
+            continue
+        # Archives packed on a Mac carry "._name.jpg" beside name.jpg, which is no picture.
+        inside = sorted(p for p in given.rglob("*") if p.is_file() and not p.name.startswith("._"))
+        pictures = [p for p in inside if p.suffix.lower() in SUFFIXES]
+        others = [(p.suffix.lower(), hint) for p in inside if (hint := what_is_missing(p))]
+        skipped.update(f"{suffix}: {hint}" for suffix, hint in others)
+        if not pictures:
+            more = (
+                f"; {len(others)} of kinds that can't be opened here ({others[0][0]}: {others[0][1]})" if others else ""
+            )
+            raise ValueError(f"{given}: no picture in this folder{more}; expected {', '.join(sorted(SUFFIXES))}")
+        found += [(p, p.relative_to(given)) for p in pictures]
+    places = distinct([place for _, place in found])
+    return [(picture, place) for (picture, _), place in zip(found, places)], skipped
+
+
+def distinct(places: Iterable[Path]) -> list[Path]:
+    """Places without their suffix; those that would meet keep it, or get a number. Case does not tell them apart."""
+    taken: set[str] = set()
+    result = []
+    for place in places:
+        base, number = place.with_suffix(""), 2
+        if str(base).lower() in taken:
+            base = place
+        while str(base).lower() in taken:
+            base, number = place.with_suffix(f".{number}"), number + 1
+        taken.add(str(base).lower())
+        result.append(base)
+    return result
