@@ -51,13 +51,15 @@ def write_output(
         ValueError: see :func:`check_outputs`.
     """
     path = Path(path)
-    check_outputs([path], inputs)
     if isinstance(write, bytes):
         content = write
     else:
         buffer = io.BytesIO()
         write(buffer)
         content = buffer.getvalue()
+    if path.is_file() and path.read_bytes() == content:
+        return
+    check_outputs([path], inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Before the file is there: after a kill between the two it is still known.
     _record(path, content)

@@ -56,10 +56,12 @@ _NUM_EXAMPLES = 5
 class LoadOptions:
     """How a description asks for its json to be read.
 
-    ``crowds``: what ``iscrowd`` means: "ignore", COCO's regions that are no single part, or "parts", as exports of
-    brush masks have it. ``exif``: see :func:`wps_sam.data.sources.orientation.settle_orientation`; None leaves it to each
-    picture's size. ``ids``: whether categories are found by their "name", or must also have the "same" ids as in the
-    class list, which label maps are written in.
+    Args:
+        crowds: what ``iscrowd`` means: "ignore", COCO's regions that are no single part, or "parts", as exports of brush
+            masks have it.
+        exif: see :func:`wps_sam.data.sources.orientation.settle_orientation`; None leaves it to each picture's size.
+        ids: whether categories are found by their "name", or must also have the "same" ids as in the class list, in
+            which label maps are written.
     """
 
     crowds: Literal["ignore", "parts"] = "ignore"
@@ -310,8 +312,8 @@ class _Report:
             only = [vocabulary.names[c] for c in sorted(crowds.keys() - single.keys())]
             logger.warning(
                 "%s: %d annotations are crowds (iscrowd 1), regions of no single part, which training leaves out%s. "
-                "Some tools, CVAT among them, export every brush mask so: if these are parts, write crowds: parts into the "
-                "data set's description",
+                "Some tools, CVAT among them, export every brush mask so: if these are parts, write crowds: parts into "
+                "the data set's description",
                 *(self.json_file, crowds.total(), f"; of the classes {only} there is nothing else" if only else ""),
             )
 
