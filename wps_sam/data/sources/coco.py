@@ -57,7 +57,7 @@ class LoadOptions:
     """How a description asks for its json to be read.
 
     Args:
-        crowds: what ``iscrowd`` means: "ignore", COCO's regions that are no single part, or "parts", as exports of brush
+        crowds: what ``iscrowd`` means: "ignore", COCO's regions of no single part, or "parts", as exports of brush
             masks have it.
         exif: see :func:`wps_sam.data.sources.orientation.settle_orientation`; None leaves it to each picture's size.
         ids: whether categories are found by their "name", or must also have the "same" ids as in the class list, in
