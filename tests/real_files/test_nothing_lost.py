@@ -295,6 +295,17 @@ def test_boxes_in_another_form_are_counted_and_named(changed, caplog, form, said
     assert re.search(said, message), message
 
 
+def test_boxes_that_fit_in_another_form_are_told_by_their_polygons(changed, caplog):
+    def corners(content):
+        for entry in content["annotations"]:
+            x, y, w, h = entry["bbox"]
+            entry["bbox"] = [x, y, x + w, y + h]
+
+    with caplog.at_level(logging.WARNING):
+        changed(corners)
+    assert "of 4 boxes, 4 of 4 lie beside their polygons: they look like [x0, y0, x1, y1]" in caplog.text
+
+
 def test_boxes_in_the_right_form_are_no_news(changed, caplog):
     with caplog.at_level(logging.WARNING):
         changed(with_boxes(lambda x, y, w, h: [x, y, w, h]))

@@ -258,7 +258,7 @@ def _load(
             raise ValueError(f"{annotation.where}.image_id: {annotation.image_id!r} is the id of no image")
         record = records[annotation.image_id]
         if annotation.bbox is not None:
-            report.boxes.add(annotation.bbox, record["height"], record["width"])
+            report.boxes.add(annotation.bbox, record["height"], record["width"], annotation.segmentation)
         _add_annotation(annotation, record, class_ids, options, report)
     report.log(list(records.values()), vocabulary)
     for record in records.values():
