@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 logger = logging.getLogger(__name__)
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
     """Calls ``write`` with a binary file that becomes ``path`` at once, or not at all.
 
-    A reader, or a run resumed after a power cut, sees the old content or the new, never a part of it.
+    A reader, or a run resumed after a power cut, sees the old content or the new, never a part of it. Without
+    ``durable`` it is not waited for the disk, and that holds of kills alone.
     """
     # Several processes may make the same file at once, each a whole one.
     temporary = f"{path}.{os.getpid()}.tmp"
@@ -28,13 +29,14 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.remove(temporary)
         raise
-    if os.name == "posix":
+    if durable and os.name == "posix":
         # The new name itself is only safe once its folder is on disk.
         folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
         try:

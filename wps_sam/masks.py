@@ -455,10 +455,26 @@ def stored_size(file_name: str) -> tuple[int, int, int]:
 def _stored_size(file_name: str, mtime: int) -> tuple[int, int, int]:
     try:
         with Image.open(file_name) as image:
-            # Not a PNG's own getexif(), which decodes the whole picture to look behind it.
+            if image.format == "PNG" and "exif" not in image.info:
+                # Pillow would decode the whole picture to look behind its pixels.
+                found = _late_exif(file_name)
+                if found:
+                    image.info["exif"] = found
             return image.height, image.width, _exif_orientation(image, file_name, Image.Image.getexif)
     except _DECODING_ERRORS as error:
         raise _undecodable(file_name, error) from error
+
+
+def _late_exif(file_name: str) -> bytes | None:
+    """The EXIF block of a PNG, wherever it stands. The format: length, name, content and checksum of every chunk."""
+    with open(file_name, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == b"eXIf":
+                return b"Exif\0\0" + file.read(length)
+            file.seek(length + 4, os.SEEK_CUR)
+    return None
 
 
 def pil_to_rgb(image: Image.Image, exif: Literal["stored", "upright"] = "upright") -> np.ndarray:
@@ -533,6 +549,8 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _holds_wide_colours(image: Image.Image) -> bool:
     """Whether an opened, not yet decoded file has colours of 16 bits, which Pillow would cut to their upper 8."""
     several = image.mode not in ("F", "L") and not image.mode.startswith("I")
+    # OpenCV, which decodes those, knows the first page of a file only.
+    several = several and image.tell() == 0
     return several and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 

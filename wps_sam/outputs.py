@@ -63,10 +63,7 @@ def write_output(
     path.parent.mkdir(parents=True, exist_ok=True)
     # Before the file is there: after a kill between the two it is still known.
     _record(path, content)
-    if durable:
-        write_atomically(path, lambda file: file.write(content))
-    else:
-        path.write_bytes(content)
+    write_atomically(path, lambda file: file.write(content), durable)
 
 
 def adopt_output(path: Path) -> None:
@@ -77,12 +74,16 @@ def adopt_output(path: Path) -> None:
 def _record(path: Path, content: bytes) -> None:
     # One line at once, as other processes write, too.
     with open(path.parent / RECORD, "ab", buffering=0) as file:
-        file.write(f"{xxhash.xxh3_64_hexdigest(content)} {path.name}\n".encode())
+        file.write(_line(path, content) + b"\n")
+
+
+def _line(path: Path, content: bytes) -> bytes:
+    # Names need not be text: those in old archives are bytes of any encoding.
+    return xxhash.xxh3_64_hexdigest(content).encode() + b" " + os.fsencode(path.name)
 
 
 def _is_ours(path: Path) -> bool:
     record = path.parent / RECORD
     if not path.is_file() or not record.is_file():
         return False
-    line = f"{xxhash.xxh3_64_hexdigest(path.read_bytes())} {path.name}"
-    return line in record.read_text(encoding="utf-8", errors="replace").splitlines()
+    return _line(path, path.read_bytes()) in record.read_bytes().split(b"\n")

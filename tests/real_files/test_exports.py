@@ -9,6 +9,8 @@ import unicodedata
 from pathlib import Path
 
 from wps_sam.data.sources.coco import load_coco_vocabulary
+from wps_sam.data.sources.descriptions import register_descriptions
+from wps_sam.data.weak_labels import part_point
 from wps_sam.encoders.build_sam import build_sam, read_state_dict
 from wps_sam.masks import mask_to_rle, segmentation_to_mask
 from wps_sam.picture_files import SUFFIXES, distinct, find_pictures
@@ -78,6 +80,19 @@ def test_roboflows_root_category_is_dropped(small, root):
             small.load()
     else:
         assert small.metadata().thing_classes == [root, "wheel", "window"]
+
+
+def test_a_class_that_looks_like_a_root_can_be_named(small):
+    content = coco()
+    for entry in content["categories"]:
+        entry["supercategory"] = "car"
+    content["categories"].insert(0, {"id": 0, "name": "car", "supercategory": "none"})
+    small.write(content)
+    assert small.metadata(classes=["car", "wheel", "window"]).thing_classes == ["car", "wheel", "window"]
+    # A supercategory that is missing is no "none".
+    del content["categories"][0]["supercategory"]
+    small.write(content)
+    assert small.metadata().thing_classes == ["car", "wheel", "window"]
 
 
 def test_an_object_above_its_parts_is_no_root(small):
@@ -165,6 +180,44 @@ def test_a_flat_polygon_and_counts_written_as_python_bytes(changed):
     first, second = changed(change)[0]["annotations"]
     assert segmentation_to_mask(first["segmentation"], 20, 30).sum() == 8 * 12
     assert np.array_equal(segmentation_to_mask(second["segmentation"], 20, 30), mask)
+
+
+def test_ids_that_only_look_alike_and_ids_of_many_bits(changed):
+    def change(content):
+        content["images"][0]["id"], content["images"][1]["id"] = "007", "7"
+        for entry in content["annotations"]:
+            entry["image_id"] = "007" if entry["image_id"] == 1 else 7
+        content["annotations"][0]["id"] = 2**63 + 5
+        content["annotations"][1]["id"] = "a-4"
+
+    first, second = changed(change)
+    assert (first["image_id"], second["image_id"]) == ("007", 7)
+    assert [len(r["annotations"]) for r in (first, second)] == [2, 2]
+    for annotation in first["annotations"]:
+        assert part_point(annotation, 20, 30, "random_pixel", seed=0) is not None
+
+
+@pytest.mark.parametrize("counts", ["b'a',b'b'", "b'", "b'\\xff'", "b'abc' + b''"])
+def test_counts_that_are_not_quite_python_bytes_cost_their_mask_alone(changed, counts):
+    def change(content):
+        content["annotations"][0]["segmentation"] = {"size": [20, 30], "counts": counts}
+
+    assert "segmentation" not in changed(change)[0]["annotations"][0]
+
+
+def test_label_maps_in_another_form_of_unicode(write_tiny_parts, tmp_path):
+    parts = write_tiny_parts(tmp_path / "forms", name="forms")
+    file = parts.coco_json("train")
+    content = json.loads(file.read_text())
+    stem = Path(content["images"][0]["file_name"]).stem
+    nfc, nfd = (unicodedata.normalize(form, f"{stem}é") for form in ("NFC", "NFD"))
+    (parts.root / "images" / "train" / f"{stem}.JPEG").rename(parts.root / "images" / "train" / f"{nfd}.JPEG")
+    (file.parent / f"{stem}.png").rename(file.parent / f"{nfc}.png")
+    content["images"][0]["file_name"] = f"{nfc}.JPEG"
+    file.write_text(json.dumps(content))
+    register_descriptions([str(parts.description)])
+    record = DatasetCatalog.get("forms_train")[0]
+    assert Path(record["file_name"]).is_file() and Path(record["sem_seg_file_name"]).is_file()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import re
 import runpy
 import subprocess
@@ -18,7 +19,7 @@ from wps_sam.encoders import SAMEncoder
 from wps_sam.encoders.promptable import ResizeLongestSide
 from wps_sam.engine.loader import build_train_loader
 from wps_sam.engine.setup import argument_parser, check_output_dir
-from wps_sam.masks import read_picture, read_rgb, segmentation_to_mask
+from wps_sam.masks import pil_to_rgb, read_picture, read_rgb, segmentation_to_mask, stored_size
 from wps_sam.outputs import RECORD, check_outputs, write_output
 from wps_sam.predictor import PartPredictor
 
@@ -108,26 +109,40 @@ def test_outputs_are_known_by_what_was_written(tmp_path):
 
 
 def test_a_run_writes_over_nothing_but_a_run(tiny_cfg, tmp_path):
-    def check(config_file="", *flags: str, **cfg: Any) -> None:
+    def check(*flags: str, **cfg: Any) -> None:
         made = tiny_cfg(*(item for pair in cfg.items() for item in pair))
-        check_output_dir(made, argument_parser().parse_args(["--config-file", str(config_file), *flags]))
+        check_output_dir(made, argument_parser().parse_args([*flags]))
 
     output = tmp_path / "output"
     check()
     output.mkdir()
-    (output / "config.yaml").write_text("mine: 1")
-    with pytest.raises(ValueError, match=r"config\.yaml: OUTPUT_DIR is its folder"):
-        check(output / "config.yaml")
-    with pytest.raises(ValueError, match=r"config\.yaml: exists, but OUTPUT_DIR is no folder of a run"):
-        check()
-    (output / "log.txt").touch()
-    check()
+    # A folder of somebody's weights: training would write over them, an evaluation does not.
     (output / "model_final.pth").touch()
     weights = {"MODEL.WEIGHTS": str(output / "model_final.pth")}
+    check("--eval-only", **weights)
+    with pytest.raises(ValueError, match=r"model_final\.pth: exists, but OUTPUT_DIR is no folder of a run"):
+        check()
+    (output / "config.yaml").write_text("mine: 1")
+    for flags in ((), ("--eval-only",), ("--resume",)):
+        with pytest.raises(ValueError, match=r"config\.yaml: exists, but OUTPUT_DIR is no folder of a run"):
+            check(*flags)
+    # A run that was copied without its log goes on.
+    (output / "last_checkpoint").write_text("model_final.pth")
+    check("--resume")
+    (output / "log.txt").touch()
+    check()
     with pytest.raises(ValueError, match=r"model_final\.pth: MODEL\.WEIGHTS lies in OUTPUT_DIR"):
         check(**weights)
     for flag in ("--eval-only", "--resume"):
-        check("", flag, **weights)
+        check(flag, **weights)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", "a\u2028b.png".encode(), "é.png".encode()])
+def test_outputs_of_any_name_are_known_again(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    write_output(path, b"one", durable=False)
+    write_output(path, b"two", durable=False)
+    assert path.read_bytes() == b"two" and not list(tmp_path.glob("*.tmp"))
 
 
 # ------------------------------------------------------------------ 2: far polygons
@@ -246,6 +261,33 @@ def test_pictures_that_disagree_are_each_read_by_their_size(small, caplog):
     )
 
 
+def test_a_picture_or_two_do_not_speak_for_a_camera():
+    records = [{"exif": "stored"}, {}, {}]
+    assert pixel_grid_of(records) is None
+    assert pixel_grid_of(records[:1]) == "stored"
+    assert pixel_grid_of([*records, {"exif": "upright"}]) == "upright"
+
+
+def test_an_orientation_behind_the_pixels_of_a_png(small):
+    """Where some tools append it."""
+    path = small.root / "images" / "a.png"
+    stored = turn(path, 6)
+    chunks, content, place = [], path.read_bytes(), 8
+    while place < len(content):
+        length = int.from_bytes(content[place : place + 4], "big") + 12
+        chunks.append(content[place : place + length])
+        place += length
+    exif = next(c for c in chunks if c[4:8] == b"eXIf")
+    chunks.remove(exif)
+    path.write_bytes(content[:8] + b"".join([*chunks[:-1], exif, chunks[-1]]))
+    assert stored_size(str(path)) == (20, 30, 6)
+    data = coco()
+    data["images"][0].update(height=30, width=20)
+    small.write(data)
+    record = small.load()[0]
+    assert record["exif"] == "upright" and np.array_equal(read_picture(record), np.rot90(stored, -1))
+
+
 @pytest.mark.parametrize("grid", ["stored", "upright"])
 def test_prediction_follows_the_training_set(tiny_model, small, tiny_cfg, tmp_path, grid):
     stored = turn(tmp_path / "photo.png", 3)
@@ -257,7 +299,6 @@ def test_prediction_follows_the_training_set(tiny_model, small, tiny_cfg, tmp_pa
     assert np.array_equal(predictor(tmp_path / "photo.png").image, expected)
     assert np.array_equal(predictor(Image.open(tmp_path / "photo.png")).image, expected)
     # What a checkpoint says comes from the training set.
-    turn(small.root / "images" / "a.png", 3)
     train, val = small.register(exif=grid)
     cfg = tiny_cfg("DATASETS.TRAIN", (train,), "DATASETS.TEST", (val,), "MODEL.PROMPTER.NUM_CLASSES", 2)
     assert build_train_loader(cfg).exif == grid
@@ -327,6 +368,14 @@ def test_files_of_16_bits_are_read_by_the_bits_they_use(tmp_path, highest, shift
     assert np.array_equal(read[..., 0], expected[..., 0])
     if kind.startswith("colour"):
         assert np.array_equal(read, expected)
+
+
+def test_a_later_page_of_16_bits_is_not_the_first(tmp_path):
+    pages = [np.full((6, 7, 3), value, np.uint16) for value in (60000, 20000)]
+    cv2.imwritemulti(str(tmp_path / "pages.tif"), pages)
+    image = Image.open(tmp_path / "pages.tif")
+    image.seek(1)
+    assert pil_to_rgb(image).mean() == pytest.approx(20000 >> 8, abs=1)
 
 
 # ------------------------------------------------------------------ 8: the feature cache

@@ -8,14 +8,19 @@ import logging
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from wps_sam import engine
 from wps_sam.config import read_config
 from wps_sam.data.sources.descriptions import read_description, register_descriptions
+from wps_sam.data.sources.mat_file import MatReader
 from wps_sam.data.sources.ov_parts import OVSet, load_ade20k_part_234, load_pascal_part_116
+from wps_sam.data.sources.part_map_check import check_part_map_ids
 from wps_sam.data.sources.pascal_part import read_annotation
 
+import cv2
+import numpy as np
 import pascal_layout
 import pytest
 import torch
@@ -314,6 +319,38 @@ def test_a_mat_file_that_ends_its_reader_is_named_and_the_next_is_read(tmp_path,
     whole.write_bytes(content.replace(sizes, (100_000).to_bytes(4, "little") * 2))
     with pytest.raises(ValueError, match=r"2008_000002\.mat: cannot be read as a MATLAB 5 file"):
         read_annotation(whole)
+
+
+def test_an_interrupt_does_not_shift_the_answers(tmp_path, monkeypatch):
+    reader = MatReader()
+    for name in "ab":
+        savemat(tmp_path / f"{name}.mat", {"name": name})
+
+    def interrupted(file):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wps_sam.data.sources.mat_file.pickle.load", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reader(tmp_path / "a.mat")
+    assert reader(tmp_path / "b.mat")["name"].item() == "b"
+
+
+def test_a_small_part_on_a_large_one_may_have_another_border(tmp_path):
+    """Maps painted with their borders: a ring around the eye's polygon lies within that of the head alone."""
+    head, eye = [[10, 10], [80, 10], [80, 80], [10, 80]], [[30, 30], [36, 30], [36, 36], [30, 36]]
+    part_map = np.full((100, 100), 2, np.uint8)
+    for value, polygon in enumerate((head, eye)):
+        cv2.fillPoly(part_map, [np.array(polygon)], value)
+    cv2.imwrite(str(tmp_path / "a.png"), part_map)
+    flat = [[float(v) for point in polygon for v in point] for polygon in (head, eye)]
+    record = {"height": 100, "width": 100, "sem_seg_file_name": str(tmp_path / "a.png")}
+    record["annotations"] = [{"category_id": c, "segmentation": [flat[c]]} for c in (0, 1)]
+    metadata = SimpleNamespace(thing_classes=["head", "eye"], label_map={0: 0, 1: 1, 2: 2})
+    check_part_map_ids([record], metadata)
+    cv2.imwrite(str(tmp_path / "a.png"), np.array([1, 0, 2], np.uint8)[part_map])
+    with pytest.raises(ValueError, match="number the parts differently"):
+        check_part_map_ids([record], metadata)
 
 
 # ------------------------------------------------------------------ 18: evaluation elsewhere

@@ -7,6 +7,7 @@ encoder adds the half pixel itself, so a picture spans -0.5..width - 0.5.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -90,8 +91,10 @@ def part_mask(annotation: Mapping[str, Any], height: int, width: int) -> np.ndar
         raise ValueError(f"annotation {annotation['id']}: {error}") from error
 
 
-def _random_pixel(mask: np.ndarray, seed: int, annotation_id: int) -> tuple[float, float]:
+def _random_pixel(mask: np.ndarray, seed: int, annotation_id: int | str) -> tuple[float, float]:
     pixels = np.flatnonzero(mask)
+    if isinstance(annotation_id, str):
+        annotation_id = int.from_bytes(hashlib.sha256(annotation_id.encode()).digest()[:8], "little")
     # SeedSequence takes no negative numbers, which some tools give as ids.
     rng = np.random.default_rng([seed, annotation_id % 2**64])
     y, x = divmod(int(pixels[rng.integers(len(pixels))]), mask.shape[1])

@@ -17,7 +17,8 @@ from ..config import is_open_vocabulary, read_config
 from ..data.sources.descriptions import register_descriptions
 
 # What a run writes over, if a folder holds it.
-_WRITTEN = ("config.yaml", "metrics.json", "evaluation.json", "last_checkpoint", "model_final.pth")
+_WRITTEN_BY_EVALUATION = ("config.yaml", "evaluation.json")
+_WRITTEN_BY_TRAINING = ("metrics.json", "last_checkpoint", "model_final.pth")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -52,34 +53,28 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Requires that OUTPUT_DIR is new, or that of a run, and that the run does not write over what it starts from.
+    """Requires that OUTPUT_DIR is new, or that of a run, and that training does not write over what it starts from.
 
     Raises:
         ValueError: names the file that would be lost.
     """
-    output = Path(cfg.OUTPUT_DIR)
-    if args.config_file and _same_file(args.config_file, output / "config.yaml"):
-        raise ValueError(
-            f"{args.config_file}: OUTPUT_DIR is its folder, where a run writes over config.yaml: choose another"
-        )
-    weights = Path(cfg.MODEL.WEIGHTS)
-    if not args.eval_only and not args.resume and weights.name.startswith("model_") and weights.parent.is_dir():
+    output, weights = Path(cfg.OUTPUT_DIR), Path(cfg.MODEL.WEIGHTS)
+    trains = not args.eval_only and not args.resume
+    if trains and weights.name.startswith("model_") and weights.parent.is_dir():
         if output.is_dir() and weights.parent.samefile(output):
             raise ValueError(
                 f"{weights}: MODEL.WEIGHTS lies in OUTPUT_DIR, where training writes over it: choose another"
             )
-    # Every run begins with log.txt, to which later ones add.
-    if not (output / "log.txt").is_file():
-        foreign = [name for name in _WRITTEN if (output / name).exists()]
-        if foreign:
-            raise ValueError(
-                f"{output / foreign[0]}: exists, but OUTPUT_DIR is no folder of a run, and this would be overwritten: "
-                "choose another"
-            )
-
-
-def _same_file(one: str, other: Path) -> bool:
-    return other.is_file() and Path(one).is_file() and other.samefile(one)
+    # Every run begins with log.txt, to which later ones add. One that is continued may have been copied without it.
+    if (output / "log.txt").is_file() or (args.resume and (output / "last_checkpoint").is_file()):
+        return
+    written = _WRITTEN_BY_EVALUATION if args.eval_only else _WRITTEN_BY_EVALUATION + _WRITTEN_BY_TRAINING
+    foreign = [name for name in written if (output / name).exists()]
+    if foreign:
+        raise ValueError(
+            f"{output / foreign[0]}: exists, but OUTPUT_DIR is no folder of a run (it has no log.txt), and this would "
+            "be overwritten: choose another"
+        )
 
 
 def check_device(device: str) -> None:

@@ -267,7 +267,9 @@ class Pretrainer:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
-        adopt_output(self.checkpoint_path)
+        for path in (self.checkpoint_path, self.export_path):
+            if path.is_file():
+                adopt_output(path)
 
     def _progress(self) -> float:
         by_time = self.seconds / (60 * self.settings.minutes) if self.settings.minutes > 0 else 0.0

@@ -107,7 +107,7 @@ def load_coco_vocabulary(json_file: str, names: Sequence[str] | None = None) -> 
     Raises:
         ValueError: names the file and what is wrong with its categories.
     """
-    categories = read_categories(json_file)
+    categories = read_categories(json_file, names or ())
     background_ids = tuple(c.id for c in categories if is_background(c.name))
     parts = sorted(c for c in categories if c.id not in background_ids)
     if names is None:
@@ -412,9 +412,12 @@ def _unquoted(counts: Any) -> Any:
     """Counts that were written as ``str(bytes)``: "b'...'"."""
     if isinstance(counts, str) and counts[:2] in ("b'", 'b"'):
         try:
-            return ast.literal_eval(counts).decode()
-        except (ValueError, SyntaxError) as error:
-            raise ValueError(f"segmentation.counts: not as Python writes bytes: {counts!r:.80}") from error
+            value = ast.literal_eval(counts)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = None
+        if not isinstance(value, bytes):
+            raise ValueError(f"segmentation.counts: not as Python writes bytes: {counts!r:.80}")
+        return value.decode()
     return counts
 
 
@@ -436,14 +439,17 @@ def _tight_box(segmentation: Any, height: int, width: int) -> list[float] | None
 def _add_label_maps(records: Sequence[dict[str, Any]], image_root: str, folder: str) -> None:
     if os.path.realpath(folder) == os.path.realpath(image_root):
         return  # Its PNGs are the pictures themselves.
-    present = {n for n in os.listdir(folder or ".") if n.lower().endswith(".png") and not is_litter(n)}
+    # Pictures and maps may have been copied by systems that spell Unicode differently.
+    names = [n for n in os.listdir(folder or ".") if n.lower().endswith(".png") and not is_litter(n)]
+    present = {unicodedata.normalize("NFC", name): name for name in names}
     if not present:
         return
     missing = []
     for record in records:
         name = os.path.splitext(os.path.basename(record["file_name"]))[0] + ".png"
-        record["sem_seg_file_name"] = os.path.join(folder, name)
-        if name not in present:
+        found = present.get(unicodedata.normalize("NFC", name))
+        record["sem_seg_file_name"] = os.path.join(folder, found or name)
+        if found is None:
             missing.append(record["sem_seg_file_name"])
     if missing:
         raise ValueError(

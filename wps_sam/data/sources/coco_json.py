@@ -92,9 +92,14 @@ def read_coco(json_file: str) -> CocoFile:
     return CocoFile(json_file, images, annotations, _categories(content, json_file))
 
 
-def read_categories(json_file: str) -> list[CocoCategory]:
-    """The categories alone, which is quicker. Errors as of :func:`read_coco`."""
-    return _categories(_content(json_file), json_file)
+def read_categories(json_file: str, names: Sequence[str] = ()) -> list[CocoCategory]:
+    """The categories alone, which is quicker. Errors as of :func:`read_coco`.
+
+    Args:
+        json_file: the COCO file.
+        names: of classes, which none of them is taken for the project's name.
+    """
+    return _categories(_content(json_file), json_file, names)
 
 
 def _require_unique(values: Sequence[Any], places: Sequence[str], example: str = "") -> None:
@@ -152,7 +157,7 @@ def _annotation(entry: Any, where: str) -> CocoAnnotation:
     )
 
 
-def _categories(content: Mapping[str, Any], json_file: str) -> list[CocoCategory]:
+def _categories(content: Mapping[str, Any], json_file: str, names: Sequence[str] = ()) -> list[CocoCategory]:
     used = {_category_of(entry) for entry in content["annotations"]}
     categories, places = [], []
     for position, entry in enumerate(content["categories"]):
@@ -163,8 +168,12 @@ def _categories(content: Mapping[str, Any], json_file: str) -> list[CocoCategory
             raise ValueError(f"{where}.supercategory: expected a text, got {shown(supercategory)}")
         categories.append(CocoCategory(category_id, name, supercategory or NO_SUPERCATEGORY, category_id in used))
         places.append(where)
-    if _begins_with_project(categories):
-        logger.info("%s: the category %r is the others' supercategory and no class", json_file, categories[0].name)
+    if _begins_with_project(categories, names):
+        logger.info(
+            "%s: the category %r is the supercategory of all others and has no annotation: taken for the project's "
+            "name, not for a class. If it is one, name it among the description's classes",
+            *(json_file, categories[0].name),
+        )
         categories, places = categories[1:], places[1:]
     _require_unique([c.id for c in categories], [f"{where}.id" for where in places])
     by_fold = {fold(c.name): c.name for c in categories}
@@ -174,16 +183,19 @@ def _categories(content: Mapping[str, Any], json_file: str) -> list[CocoCategory
     return categories
 
 
-def _begins_with_project(categories: Sequence[CocoCategory]) -> bool:
+def _begins_with_project(categories: Sequence[CocoCategory], names: Sequence[str]) -> bool:
     """Whether the first category stands for the whole project, as in Roboflow's exports.
 
-    It has no annotation, and is the supercategory of all others. It may have the name of one of them.
+    Its supercategory is the word "none", it has no annotation, and is the supercategory of all others. It may have the
+    name of one of them.
     """
     if len(categories) < 2:
         return False
     root, *others = categories
-    is_root = root.supercategory in ("none", NO_SUPERCATEGORY) and all(c.supercategory == root.name for c in others)
-    return is_root and not root.used
+    if root.used or root.supercategory != "none" or any(c.supercategory != root.name for c in others):
+        return False
+    is_double = fold(root.name) in {fold(c.name) for c in others}
+    return is_double or fold(root.name) not in {fold(name) for name in names}
 
 
 def _category_of(entry: Any) -> int | None:

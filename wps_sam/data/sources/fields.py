@@ -55,10 +55,13 @@ def integer(entry: Any, key: str, where: str, minimum: int | None = None) -> int
 
 
 def identity(entry: Any, key: str, where: str) -> int | str:
-    """An id: a whole number, or any text that is none; "7" and 7 are the same."""
+    """An id: a whole number, or any text that is none; "7" and 7 are the same, "007" is another."""
     value = entry.get(key) if isinstance(entry, Mapping) else None
-    if isinstance(value, str) and value.strip() and _whole(value) is None:
-        return value
+    if isinstance(value, str) and value.strip():
+        number = _whole(value)
+        return value if number is None or str(number) != value else number
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value  # Hashes have more bits than tools expect.
     return integer(entry, key, where)
 
 

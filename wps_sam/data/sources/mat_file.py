@@ -38,11 +38,17 @@ class MatReader:
             pickle.dump(os.path.abspath(path), process.stdin)
             process.stdin.flush()
             content, error = pickle.load(process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError) as broken:
+        except (EOFError, OSError) as broken:
             self._process = None
             status = process.wait()
             ended = signal.Signals(-status).name if status < 0 else f"exit code {status}"
             raise ValueError(f"it is damaged: reading it ended the process ({ended})") from broken
+        except BaseException:
+            # An answer that nobody waited for would be taken for the next file's.
+            self._process = None
+            process.kill()
+            process.wait()
+            raise
         if error is not None:
             raise ValueError(error)
         return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from wps_sam.masks import EXIF_EXCHANGES_SIDES, stored_size
@@ -53,13 +53,16 @@ def settle_orientation(records: Sequence[dict[str, Any]], rule: ExifRule, where:
     _report(len(silent), told, grid, where)
 
 
-def pixel_grid_of(records: Iterable[Mapping[str, Any]]) -> PixelGrid | None:
-    """The pixel grid that labels were made on, most of them: whoever learned from them should see pictures so.
+def pixel_grid_of(records: Collection[Mapping[str, Any]]) -> PixelGrid | None:
+    """The pixel grid on which most labels were made that tell: whoever learned from them should see pictures so.
 
-    None where no picture has an orientation, or it was not asked for.
+    "stored" only if most pictures have an orientation that the training did not follow: a few among many that have none
+    say nothing of a camera's pictures. None where nothing tells.
     """
-    grids = Counter(record["exif"] for record in records if "exif" in record)
-    return max(grids, key=grids.__getitem__) if grids else None
+    grids = Counter(record.get("exif") for record in records)
+    if 2 * grids["stored"] > len(records):
+        return "stored"
+    return "upright" if grids["upright"] else None
 
 
 def _report(num_silent: int, told: dict[PixelGrid, int], grid: PixelGrid, where: str) -> None:

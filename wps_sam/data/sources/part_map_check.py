@@ -58,7 +58,8 @@ def check_part_map_ids(records: Sequence[Mapping[str, Any]], metadata: Any, max_
         # Asked from the PNG's side: a part may lie under others in the map, all of it even (a bus's front under its
         # windows), but whatever the map shows of it lies within its annotations.
         found = max(range(num_classes), key=lambda c: covered[c][value])
-        if covered[found][value] > covered[class_id][value]:
+        # By far: along borders, maps and polygons differ by a pixel, which of a small part on a large one is much.
+        if covered[found][value] > 2 * covered[class_id][value]:
             share = 100 * covered[found][value] / present[value]
             name = metadata.thing_classes[found]
             wrong.append(f"{name} (class {found}): expected {value_of[found]}, found {value} ({share:.0f}%)")
