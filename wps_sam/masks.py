@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 Polygons = Sequence[Sequence[float]]
 Segmentation = Polygons | Mapping[str, Any]
+# Which way up labels lie: on the pixels as stored, or on the picture turned as its EXIF tag says.
+PixelGrid = Literal["stored", "upright"]
 
 _EXIF_ORIENTATION = 0x0112
 # From here on an orientation exchanges height and width.
@@ -394,7 +396,7 @@ def read_rgb(
     file_name: str,
     height: int | None = None,
     width: int | None = None,
-    exif: Literal["stored", "upright"] | None = None,
+    exif: PixelGrid | None = None,
 ) -> np.ndarray:
     """Decodes any picture to RGB. The one decoder of the project: two would disagree on CMYK and EXIF.
 
@@ -477,7 +479,7 @@ def _late_exif(file_name: str) -> bytes | None:
     return None
 
 
-def pil_to_rgb(image: Image.Image, exif: Literal["stored", "upright"] = "upright") -> np.ndarray:
+def pil_to_rgb(image: Image.Image, exif: PixelGrid = "upright") -> np.ndarray:
     """What :func:`read_rgb` makes of a file, for a picture that Pillow has opened: uint8 [H, W, 3].
 
     Raises:
@@ -508,7 +510,7 @@ def _must_turn(
     file_name: str,
     stored: tuple[int, int, int],
     expected: tuple[int, int] | None,
-    exif: Literal["stored", "upright"] | None,
+    exif: PixelGrid | None,
 ) -> bool:
     """Whether a picture, as :func:`stored_size` describes it, is to be turned; see :func:`read_rgb`."""
     *size, orientation = stored

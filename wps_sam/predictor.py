@@ -24,8 +24,16 @@ from .checkpointer import SafeCheckpointer
 from .config import is_open_vocabulary, read_config
 from .data import mapper, part_mask_mapper
 from .data.sources.descriptions import register_descriptions
-from .data.sources.orientation import PixelGrid
-from .masks import mask_to_rle, pil_to_rgb, read_object_map, read_part_map, read_picture, read_rgb, restrict_to_object
+from .masks import (
+    PixelGrid,
+    mask_to_rle,
+    pil_to_rgb,
+    read_object_map,
+    read_part_map,
+    read_picture,
+    read_rgb,
+    restrict_to_object,
+)
 from .visualization import draw_instances, side_by_side
 from .vocabulary import PartVocabulary
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from wps_sam.encoders import SAMEncoder
 from wps_sam.encoders.promptable import ResizeLongestSide
 from wps_sam.engine.loader import build_train_loader
 from wps_sam.engine.setup import argument_parser, check_output_dir
-from wps_sam.masks import pil_to_rgb, read_picture, read_rgb, segmentation_to_mask, stored_size
+from wps_sam.masks import clip_far_polygons, pil_to_rgb, read_picture, read_rgb, segmentation_to_mask, stored_size
 from wps_sam.outputs import RECORD, check_outputs, write_output
 from wps_sam.predictor import PartPredictor
 
@@ -166,8 +165,9 @@ def test_a_far_polygon_covers_what_it_covers_of_the_picture():
     expected[5:15, 2:] = True
     assert np.array_equal(mask, expected)
     # Nearer ones are left as they are, to the last bit.
-    near = [[-20.5, 3.25, 40.0, 3.0, 45.0, 18.0, -5.0, 30.0]]
-    assert np.array_equal(segmentation_to_mask(near, 20, 30), segmentation_to_mask(copy.deepcopy(near), 20, 30))
+    near = [-20.5, 3.25, 40.0, 3.0, 45.0, 18.0, -5.0, 30.0]
+    assert clip_far_polygons([near], 20, 30) == [near]
+    assert clip_far_polygons([[2.0, 5.0, 61.0, 5.0, 2.0, 15.0]], 20, 30) != [[2.0, 5.0, 61.0, 5.0, 2.0, 15.0]]
 
 
 def test_a_far_polygon_is_counted_with_its_annotation(changed, caplog):

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 from ..config import needs_pixels
 from ..data.mapper import FeatureReader, PartDatasetMapper
 from ..data.part_mask_mapper import PartMaskMapper
-from ..data.sources.orientation import PixelGrid, pixel_grid_of
+from ..data.sources.orientation import pixel_grid_of
 from ..data.sources.part_map_check import check_part_maps_once
 from ..data.train_order import TrainOrder
 from ..data.weak_labels import label_kind
-from ..masks import record_size
+from ..masks import PixelGrid, record_size
 from ..prompters import PROMPTER_REGISTRY
 from ..structures import LabelKind
 from .features import open_features

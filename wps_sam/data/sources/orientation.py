@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from wps_sam.masks import EXIF_EXCHANGES_SIDES, stored_size
+from wps_sam.masks import EXIF_EXCHANGES_SIDES, PixelGrid, stored_size
 
 logger = logging.getLogger(__name__)
 
-PixelGrid = Literal["stored", "upright"]
 ExifRule = Literal["auto", "stored", "upright"]
 EXIF_RULES: tuple[ExifRule, ...] = ("auto", "stored", "upright")
 

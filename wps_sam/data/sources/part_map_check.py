@@ -26,7 +26,7 @@ def check_part_map_ids(records: Sequence[Mapping[str, Any]], metadata: Any, max_
         max_images: images to look at, evenly spread; one more for every class that these leave out.
 
     Raises:
-        ValueError: lists every class that covers more of another class's PNG value than that class itself.
+        ValueError: lists every class that covers more than twice as much of another's PNG value as that one itself.
     """
     usable = [record for record in records if "sem_seg_file_name" in record and record["annotations"]]
     num_classes = len(metadata.thing_classes)
@@ -96,7 +96,7 @@ _CHECKED: set[str] = set()
 def check_part_maps_once(name: str) -> None:
     """Runs :func:`check_part_map_ids` on a registered data set, the first time in this process.
 
-    Evaluation calls it. Training does not: it must not depend on masks, however wrong they are.
+    For data sets to evaluate on alone: learning from boxes must not depend on masks, however wrong they are.
     """
     if name not in _CHECKED:
         check_part_map_ids(DatasetCatalog.get(name), MetadataCatalog.get(name))
