@@ -240,7 +240,7 @@ def test_weights_and_config_that_do_not_fit(tiny_model: Any, tmp_path: Path) -> 
     for arguments, message in [
         ({"weights": "nowhere.pth"}, "weights nowhere.pth: the file does not exist"),
         ({"config_file": "nowhere.yaml"}, "config nowhere.yaml: the file does not exist"),
-        ({"weights": broken}, "broken.safetensors: not a readable .safetensors file"),
+        ({"weights": broken}, "broken.safetensors: not a readable checkpoint"),
         ({"device": "abacus"}, "device 'abacus': torch cannot use it"),
         ({"confidence": 1.5}, "confidence: expected a number from 0 to 1, got 1.5"),
         ({"weights": None, "opts": ("OUTPUT_DIR", str(tmp_path))}, "holds no checkpoint"),

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from wps_sam.outputs import check_outputs, write_output
+from wps_sam.outputs import check_outputs, is_output, write_output
 from wps_sam.picture_files import find_pictures
 from wps_sam.predictor import PartPredictor
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     try:
-        pictures, skipped = find_pictures(args.inputs)
+        pictures, skipped = find_pictures(args.inputs, is_result=is_output)
         targets = [f"{args.output / base}{suffix}" for _, base in pictures for suffix in (".png", ".json")]
         check_outputs(targets, inputs=[picture for picture, _ in pictures])
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 logger = logging.getLogger(__name__)
@@ -95,17 +96,23 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     @staticmethod
     def read(path: str) -> dict[str, Any]:
-        """A .pth or .safetensors file as ``{"model": state dict, ...}``.
+        """A .pth or .safetensors file as ``{"model": state dict, ...}``; "trainer" says what it was trained on.
+
+        That is of ours ``class_names`` and ``exif``, the pixel grid of the labels; a .safetensors holds them as JSON in
+        its metadata.
 
         Raises:
             ValueError: names the file when it is damaged, or holds anything but tensors and plain values.
         """
         try:
             if path.endswith(".safetensors"):
-                loaded: Any = load_file(path)
+                with safe_open(path, framework="pt") as file:
+                    about = file.metadata() or {}
+                training = {key: json.loads(about[key]) for key in ("class_names", "exif") if key in about}
+                loaded: Any = {"model": load_file(path), "trainer": training}
             else:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
             raise ValueError(
                 f"{path}: not a readable checkpoint; expected a complete .pth of tensors and plain values, "
                 f"or a .safetensors file; this is {what_it_is(path) or 'neither'} ({error})"

@@ -432,15 +432,6 @@ def read_rgb(
         raise _undecodable(file_name, error) from error
 
 
-def check_picture(record: Mapping[str, Any]) -> None:
-    """What :func:`read_picture` finds out without decoding: that there is a picture, of the size of its labels.
-
-    Raises:
-        ValueError: names the file.
-    """
-    _must_turn(record["file_name"], stored_size(record["file_name"]), record_size(record), record.get("exif"))
-
-
 def stored_size(file_name: str) -> tuple[int, int, int]:
     """Height and width in pixels as stored, and EXIF orientation 1..8 of a picture, from its header, read once.
 

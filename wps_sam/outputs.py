@@ -30,7 +30,7 @@ def check_outputs(paths: Iterable[str | Path], inputs: Iterable[str | Path] = ()
             raise ValueError(f"{path}: is an input of this command and would be overwritten; choose another output")
         if path.is_dir():
             raise ValueError(f"{path}: is a folder, expected the name of a file to write")
-        if not _is_ours(path):
+        if not is_output(path):
             raise ValueError(
                 f"{path}: exists, and was not made by a tool of this project, or was changed since; choose another "
                 "output, or move it away"
@@ -82,7 +82,8 @@ def _line(path: Path, content: bytes) -> bytes:
     return xxhash.xxh3_64_hexdigest(content).encode() + b" " + os.fsencode(path.name)
 
 
-def _is_ours(path: Path) -> bool:
+def is_output(path: Path) -> bool:
+    """Whether a file is as a tool of this project left it."""
     record = path.parent / RECORD
     if not path.is_file() or not record.is_file():
         return False

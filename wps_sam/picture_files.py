@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -45,8 +45,14 @@ def what_is_missing(file_name: str | Path) -> str | None:
     return f"pip install {package}" if package else "convert it to JPEG or PNG first"
 
 
-def find_pictures(inputs: Sequence[Path]) -> tuple[list[tuple[Path, Path]], Counter[str]]:
+def find_pictures(
+    inputs: Sequence[Path], is_result: Callable[[Path], bool] = lambda path: False
+) -> tuple[list[tuple[Path, Path]], Counter[str]]:
     """Pictures among files and folders, which are searched to the bottom.
+
+    Args:
+        inputs: the files and folders.
+        is_result: of files in folders, which of them are results of an earlier search, to be skipped.
 
     Returns:
         (picture, where its results go, relative and without suffix), no two to one place and folders in their shape;
@@ -63,9 +69,12 @@ def find_pictures(inputs: Sequence[Path]) -> tuple[list[tuple[Path, Path]], Coun
             continue
         # Archives packed on a Mac carry "._name.jpg" beside name.jpg, which is no picture.
         inside = sorted(p for p in given.rglob("*") if p.is_file() and not p.name.startswith("._"))
-        pictures = [p for p in inside if p.suffix.lower() in SUFFIXES]
+        found_here = [p for p in inside if p.suffix.lower() in SUFFIXES]
+        pictures = [p for p in found_here if not is_result(p)]
+        if len(pictures) < len(found_here):
+            skipped["that these tools made"] += len(found_here) - len(pictures)
         others = [(p.suffix.lower(), hint) for p in inside if (hint := what_is_missing(p))]
-        skipped.update(f"{suffix}: {hint}" for suffix, hint in others)
+        skipped.update(f"of the kind {suffix}: {hint}" for suffix, hint in others)
         if not pictures:
             more = (
                 f"; {len(others)} of kinds that can't be opened here ({others[0][0]}: {others[0][1]})" if others else ""

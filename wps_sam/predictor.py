@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
 from . import models  # noqa: F401  (registers WPSSAM)
 from .checkpointer import SafeCheckpointer
@@ -353,15 +351,7 @@ class _Training:
 
 
 def _read_training(weights: str, cfg: CfgNode) -> _Training:
-    if weights.endswith(".safetensors"):
-        try:
-            with safe_open(weights, framework="pt") as file:
-                about = file.metadata() or {}
-            said = {key: json.loads(about[key]) for key in ("class_names", "exif") if key in about}
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"weights {weights}: not a readable .safetensors file: {error}") from error
-    else:
-        said = SafeCheckpointer.read(weights).get("trainer", {})
+    said = SafeCheckpointer.read(weights).get("trainer", {})
     names = said.get("class_names")
     if names is None:
         if not cfg.DATASETS.TRAIN:

@@ -12,7 +12,7 @@ from wps_sam.data.sources.coco import load_coco_vocabulary
 from wps_sam.data.sources.descriptions import register_descriptions
 from wps_sam.data.weak_labels import part_point
 from wps_sam.encoders.build_sam import build_sam, read_state_dict
-from wps_sam.masks import check_picture, mask_to_rle, segmentation_to_mask
+from wps_sam.masks import mask_to_rle, read_picture, segmentation_to_mask
 from wps_sam.picture_files import SUFFIXES, distinct, find_pictures
 from wps_sam.visualization import draw_instances, fonts
 
@@ -120,7 +120,7 @@ def test_a_byte_order_mark(small, encode):
 
 def everything_as_text(content):
     for entry in content["images"]:
-        entry.update(id=str(entry["id"]), height=f"{entry['height']}", width=float(entry["width"]))
+        entry.update(id=str(entry["id"]), height=f"{entry['height']}.0", width=float(entry["width"]))
     for entry in content["annotations"]:
         entry.update(id=str(entry["id"]), image_id=float(entry["image_id"]), category_id=str(entry["category_id"]))
     for entry in content["categories"]:
@@ -324,7 +324,7 @@ def test_folders_are_searched_for_all_kinds_and_the_rest_is_counted(tmp_path):
         *(("B.jpg", "B"), ("a.gif", "a"), ("b.jfif", "b.jfif")),
         *(("c.jp2", "c"), ("d.webp", "d"), ("e.PNG", "e")),
     ]
-    assert skipped == {".dng: convert it to JPEG or PNG first": 2}
+    assert skipped == {"of the kind .dng: convert it to JPEG or PNG first": 2}
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "x.dng").write_bytes(b"")
     with pytest.raises(ValueError, match=r"raw: no picture in this folder; 1 of kinds that can't be opened here"):
@@ -342,4 +342,4 @@ def test_a_heic_without_its_plugin_is_told(small, changed):
     (small.root / "images" / "a.heic").write_bytes(b"ftypheic")
     (record, _) = changed(lambda content: content["images"][0].update(file_name="a.heic"))
     with pytest.raises(ValueError, match=r"a\.heic: cannot be decoded: .*pip install pillow-heif"):
-        check_picture(record)
+        read_picture(record)

@@ -55,6 +55,13 @@ def test_demo_never_replaces_a_file_that_it_did_not_make(tiny_model, tmp_path, c
             run("demo.py", *inputs, "--output", folder, *common)
         assert stopped.value.code == 2 and message in capsys.readouterr().err
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    # A folder that holds nothing in the way may hold the results, too, which are no pictures to search.
+    (folder / "a.png").rename(folder / "a.jpg")
+    (folder / "b.json").unlink()
+    for _ in range(2):
+        assert run("demo.py", folder, "--output", folder, *common) == 0
+    assert "skipped 2 pictures that these tools made" in capsys.readouterr().err
+    assert {p.name for p in folder.glob("[!.]*")} == {"a.jpg", "b.jpg", "a.png", "a.json", "b.png", "b.json"}
     # Its own results it may make again, but not once somebody has changed them.
     out = tmp_path / "out"
     assert run("demo.py", folder, "--output", out, *common) == 0
@@ -183,6 +190,17 @@ def test_a_far_polygon_is_counted_with_its_annotation(changed, caplog):
 def all_wheels_are_crowds(content):
     for entry in content["annotations"]:
         entry["iscrowd"] = int(entry["category_id"] == 1)
+
+
+def test_a_training_set_of_crowds_alone_says_what_to_do(small, tiny_cfg):
+    content = coco()
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    small.write(content)
+    train, val = small.register()
+    cfg = tiny_cfg("DATASETS.TRAIN", (train,), "DATASETS.TEST", (val,), "MODEL.PROMPTER.NUM_CLASSES", 2)
+    with pytest.raises(ValueError, match=r"all 4 annotations are crowds .*crowds: parts"):
+        build_train_loader(cfg)
 
 
 def test_brush_masks_as_crowds_are_told_and_can_be_taken(changed, caplog):

@@ -51,6 +51,7 @@ def cut_png(path: Path) -> None:
             lambda s: Image.new("RGB", (31, 20)).save(s.root / "images" / "b.png"),
             r"b\.png: height and width are \(20, 31\)",
         ),
+        (lambda s: cut_png(s.root / "images" / "b.png"), r"b\.png: cannot be decoded"),
         (lambda s: s.write(no_place(), "val"), r"b\.png: annotation 6: expected a mask or a box"),
         (lambda s: s.write(unknown_class(), "val"), r"val\.json: categories: unknown class 'door'"),
     ],
@@ -377,6 +378,52 @@ def test_evaluation_needs_no_training_set(tiny_cfg, tiny_parts, write_tiny_parts
     assert set(results) == {"elsewhere_val"}
     assert "gone_train" not in DatasetCatalog.list() and not hasattr(MetadataCatalog.get("gone_train"), "thing_classes")
     assert torch.load(weights, weights_only=True)["trainer"]["exif"] is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (
+            ["Animal Body", "Animal Head", "Car Body"],
+            r"model_final\.pth: class 0 is 'Animal Head' in training and 'Animal Body' in data set .*write classes: \['A",
+        ),
+        (
+            ["Animal Head", "Animal Body", "Car Body", "Car Wheel"],
+            r"model_final\.pth: trained on 3 classes, .* has 4: ",
+        ),
+        (["animal head", "Animal  Body", "CAR BODY"], None),
+    ],
+)
+def test_weights_are_not_scored_on_other_classes(
+    tiny_model, tiny_parts, tiny_cfg, write_tiny_parts, tmp_path, classes, message
+):
+    """In another order they scored 0 without a word."""
+    parts = write_tiny_parts(tmp_path / "set", name=f"classes_{len(classes)}_{classes[0].replace(' ', '')}")
+    content = yaml.safe_load(parts.description.read_text())
+    parts.description.write_text(yaml.safe_dump({**content, "layout": "coco", "classes": classes}))
+    register_descriptions([str(parts.description), str(tiny_parts.description)])
+    trainer = engine.Trainer(tiny_cfg("SOLVER.MAX_ITER", 1, "OUTPUT_DIR", str(tmp_path / "run"), "DATASETS.TEST", ()))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    cfg = tiny_cfg(
+        *("MODEL.WEIGHTS", str(tmp_path / "run" / "model_final.pth"), "DATASETS.TEST", (parts.split("val"),)),
+        *("MODEL.PROMPTER.NUM_CLASSES", len(classes), "OUTPUT_DIR", str(tmp_path / "second")),
+    )
+    if message is None:
+        assert set(engine.evaluate_only(cfg)) == {parts.split("val")}
+    else:
+        with pytest.raises(ValueError, match=message):
+            engine.evaluate_only(cfg)
+
+
+def test_a_warm_up_that_never_ends_is_told(tiny_cfg, tiny_parts, caplog):
+    register_descriptions([str(tiny_parts.description)])
+    with caplog.at_level(logging.WARNING):
+        engine.Trainer(tiny_cfg("SOLVER.MAX_ITER", 40, "SOLVER.WARMUP_ITERS", 50))
+        assert "SOLVER.WARMUP_ITERS is 50 and SOLVER.MAX_ITER 40" in caplog.text
+        caplog.clear()
+        engine.Trainer(tiny_cfg("SOLVER.MAX_ITER", 40, "SOLVER.WARMUP_ITERS", 5))
+        assert "WARMUP_ITERS" not in caplog.text
 
 
 def test_the_own_data_command_of_the_readme_ends_soon():

@@ -8,9 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
+from ..data.feature_store import distinct_pictures
 from ..data.sources.part_map_check import check_part_maps_once
 from ..evaluation import GroundTruth
-from ..masks import annotation_mask, check_picture
+from ..masks import annotation_mask, read_picture
 from .evaluate import build_evaluator
 from .loader import open_test_features
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_test_set(cfg: CfgNode, dataset_name: str) -> None:
-    """Reads all that evaluation will: labels whole, pictures by their headers, stored features by their manifest.
+    """Reads all that evaluation will: labels and pictures whole, stored features by their manifest.
 
     Several processes share the records.
 
@@ -29,11 +30,15 @@ def check_test_set(cfg: CfgNode, dataset_name: str) -> None:
     logger.info("%s: checking the labels and pictures of %d records", dataset_name, len(truth.records))
     if MetadataCatalog.get(dataset_name).evaluator_type == "part_seg":
         check_part_maps_once(dataset_name)
-    for record in truth.records[comm.get_rank() :: comm.get_world_size()]:
-        check_picture(record)
+    mine = truth.records[comm.get_rank() :: comm.get_world_size()]
+    for record in distinct_pictures(mine):
+        # A file that is cut off has a header like any other.
+        read_picture(record)
         truth.part_map(record)
+    for record in mine:
         for annotation in record.get("annotations", ()):
-            if "segmentation" in annotation:
+            # Of pictures without a label map the masks were painted just now.
+            if "segmentation" in annotation and record.get("sem_seg_file_name"):
                 annotation_mask(record, annotation)
         if "obj_sem_seg_file_name" in record:
             truth.object_map(record)

@@ -19,6 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ..checkpointer import SafeCheckpointer, write_atomically
+from ..config import is_open_vocabulary
+from ..data.sources.coco_json import fold
 from ..evaluation import (
     BoxPromptOracle,
     FilledBoxOracle,
@@ -110,13 +112,18 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
     """
     model = build_model(cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
-    has_weights = cfg.MODEL.WEIGHTS or (resume and checkpointer.has_checkpoint())
-    # A model of which nothing is trained, such as CLIPSeg as downloaded, needs none.
-    if not has_weights and any(p.requires_grad for p in model.parameters()):
-        logger.warning("MODEL.WEIGHTS is empty: these are the scores of a model that learned nothing")
-    loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    resume = resume and checkpointer.has_checkpoint()
+    weights = checkpointer.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS
     # The training set need not be here: its checkpoint knows its classes.
-    results = evaluate(cfg, model, trained_on=training_classes(cfg) or loaded.get("trainer", {}).get("class_names"))
+    trained_on = training_classes(cfg)
+    if os.path.isfile(weights):
+        trained_on = SafeCheckpointer.read(weights).get("trainer", {}).get("class_names", trained_on)
+    check_trained_classes(cfg, trained_on, weights)
+    # A model of which nothing is trained, such as CLIPSeg as downloaded, needs none.
+    if not weights and any(p.requires_grad for p in model.parameters()):
+        logger.warning("MODEL.WEIGHTS is empty: these are the scores of a model that learned nothing")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = evaluate(cfg, model, trained_on=trained_on)
     if comm.is_main_process():
         verify(cfg, by_protocol(results))
     return results
@@ -131,6 +138,31 @@ def set_vocabulary(model: torch.nn.Module, dataset_name: str, trained_on: Sequen
     if hasattr(inner, "set_vocabulary"):
         vocabulary = PartVocabulary.of(MetadataCatalog.get(dataset_name))
         inner.set_vocabulary(vocabulary if trained_on is None else vocabulary.after_training_on(trained_on))
+
+
+def check_trained_classes(cfg: CfgNode, trained_on: Sequence[str] | None, weights: str) -> None:
+    """Requires that the data sets of DATASETS.TEST number the classes as the training did, if that is known.
+
+    A model that takes its classes by name may be asked for others.
+
+    Raises:
+        ValueError: names the weights, the data set, and the first class that differs.
+    """
+    if trained_on is None or is_open_vocabulary(cfg):
+        return
+    for name in cfg.DATASETS.TEST:
+        own = MetadataCatalog.get(name).thing_classes
+        if len(own) != len(trained_on):
+            raise ValueError(
+                f"{weights}: trained on {len(trained_on)} classes, {list(trained_on)}, but data set {name} has "
+                f"{len(own)}: {list(own)}"
+            )
+        for i, (learned, asked) in enumerate(zip(trained_on, own)):
+            if fold(learned) != fold(asked):
+                raise ValueError(
+                    f"{weights}: class {i} is {learned!r} in training and {asked!r} in data set {name}: "
+                    f"write classes: {list(trained_on)} into its description"
+                )
 
 
 def training_classes(cfg: CfgNode) -> list[str] | None:

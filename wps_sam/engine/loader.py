@@ -88,6 +88,12 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         "%s: %d images, of which %d without annotations are left out of training",
         *(", ".join(cfg.DATASETS.TRAIN), len(records), len(records) - len(kept)),
     )
+    num_crowds = sum(len(r["annotations"]) - num_parts(r) for r in records if "annotations" in r)
+    if not kept and num_crowds:
+        raise ValueError(
+            f"{', '.join(cfg.DATASETS.TRAIN)}: all {num_crowds} annotations are crowds (iscrowd 1), which training "
+            "leaves out; if they are parts, write crowds: parts into the data set's description"
+        )
     if cfg.INPUT.DATASET_MAPPER_NAME == "weak_labels" and kept:
         check_labels(cfg, kept)
     order = TrainOrder(

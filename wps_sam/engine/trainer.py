@@ -112,6 +112,12 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
         """Detectron2's schedules, and WarmupPolyLR."""
+        if cfg.SOLVER.WARMUP_ITERS >= cfg.SOLVER.MAX_ITER:
+            logger.warning(
+                "SOLVER.WARMUP_ITERS is %d and SOLVER.MAX_ITER %d: the learning rate is that of a schedule's end from "
+                "the first step on, and next to nothing will be learned; set SOLVER.WARMUP_ITERS %d",
+                *(cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER, cfg.SOLVER.MAX_ITER // 20),
+            )
         if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR":
             return build_poly_schedule(cfg, optimizer)
         return super().build_lr_scheduler(cfg, optimizer)

@@ -59,7 +59,12 @@ class BoxForms:
             return None
         said = f"of {self.total} boxes, {' and '.join(found)}"
         form = self._likely_form()
-        return f"{said}: they look like {form}, but are read as {_EXPECTED} in pixels" if form else said
+        if form is None:
+            return said
+        return (
+            f"{said}: they look like {form}, but are read as {_EXPECTED} in pixels. Convert them, or leave bbox out "
+            "where there are masks, whose boxes are then taken"
+        )
 
     def _likely_form(self) -> str | None:
         if self._shares > _NEARLY_ALL * self.total:

@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -289,18 +289,15 @@ class _Report:
     def log(self, records: Sequence[Mapping[str, Any]], vocabulary: PartVocabulary) -> None:
         num_annotations = sum(len(record["annotations"]) for record in records)
         num_empty = sum(not record["annotations"] for record in records)
-        logger.info(
-            "%s: %d images, %d annotations; %d images have none",
-            *(self.json_file, len(records), num_annotations, num_empty),
-        )
+        self._say(logging.INFO, f"{len(records)} images, {num_annotations} annotations; {num_empty} images have none")
         for what, count in self.count.items():
             if count:
                 examples = self.examples.get(what, [])
                 hint = f" (annotation ids {', '.join(map(str, examples))}{' ...' * (count > len(examples))})"
-                logger.warning("%s: %d %s%s", self.json_file, count, what, hint if examples else "")
+                self._say(logging.WARNING, f"{count} {what}{hint if examples else ''}")
         odd_boxes = self.boxes.warning()
         if odd_boxes:
-            logger.warning("%s: %s", self.json_file, odd_boxes)
+            self._say(logging.WARNING, odd_boxes)
         self._log_crowds(records, vocabulary)
 
     def _log_crowds(self, records: Sequence[Mapping[str, Any]], vocabulary: PartVocabulary) -> None:
@@ -310,12 +307,22 @@ class _Report:
         single, crowds = counts
         if crowds:
             only = [vocabulary.names[c] for c in sorted(crowds.keys() - single.keys())]
-            logger.warning(
-                "%s: %d annotations are crowds (iscrowd 1), regions of no single part, which training leaves out%s. "
-                "Some tools, CVAT among them, export every brush mask so: if these are parts, write crowds: parts into "
-                "the data set's description",
-                *(self.json_file, crowds.total(), f"; of the classes {only} there is nothing else" if only else ""),
+            lost = f"; of the classes {only} there is nothing else" if only else ""
+            self._say(
+                logging.WARNING,
+                f"{crowds.total()} annotations are crowds (iscrowd 1), regions of no single part, which training "
+                f"leaves out{lost}. Some tools, CVAT among them, export every brush mask so: if these are parts, write "
+                "crowds: parts into the data set's description",
             )
+
+    def _say(self, level: int, message: str) -> None:
+        _say_once(level, f"{self.json_file}: {message}")
+
+
+@cache
+def _say_once(level: int, message: str) -> None:
+    """Loaders run several times in a process, and what they say again hides what is new."""
+    logger.log(level, message)
 
 
 def _image_tags(image: CocoImage, vocabulary: PartVocabulary) -> set[int]:
@@ -473,7 +480,7 @@ def _match_categories(coco: CocoFile, vocabulary: PartVocabulary, options: LoadO
             # A label map could show it.
             if category.used or options.ids == "same":
                 raise ValueError(f"{where}: {unknown}")
-            logger.info("%s: %s. It has no annotation, and is left out", where, unknown)
+            _say_once(logging.INFO, f"{where}: {unknown}. It has no annotation, and is left out")
             continue
         if category.id != vocabulary.dataset_ids[class_id]:
             if options.ids == "same":
@@ -484,9 +491,10 @@ def _match_categories(coco: CocoFile, vocabulary: PartVocabulary, options: LoadO
             renumbered.append(category)
         class_ids[category.id] = class_id
     if renumbered:
-        logger.info(
-            "%s: %d categories, such as %r, have other ids than in the class list and are found by their names",
-            *(coco.path, len(renumbered), renumbered[0].name),
+        _say_once(
+            logging.INFO,
+            f"{coco.path}: {len(renumbered)} categories, such as {renumbered[0].name!r}, have other ids than in the "
+            "class list and are found by their names",
         )
     return class_ids
 

@@ -89,7 +89,8 @@ def read_coco(json_file: str) -> CocoFile:
     ]
     _require_unique([image.id for image in images], [f"{image.where}.id" for image in images])
     _require_unique([a.id for a in annotations], [f"{json_file}: annotations[{i}].id" for i in range(len(annotations))])
-    return CocoFile(json_file, images, annotations, _categories(content, json_file))
+    categories, _ = _categories(content, json_file)
+    return CocoFile(json_file, images, annotations, categories)
 
 
 def read_categories(json_file: str, names: Sequence[str] = ()) -> list[CocoCategory]:
@@ -99,7 +100,14 @@ def read_categories(json_file: str, names: Sequence[str] = ()) -> list[CocoCateg
         json_file: the COCO file.
         names: of classes, which none of them is taken for the project's name.
     """
-    return _categories(_content(json_file), json_file, names)
+    categories, project = _categories(_content(json_file), json_file, names)
+    if project is not None:
+        logger.info(
+            "%s: the category %r is the supercategory of all others and has no annotation: taken for the project's "
+            "name, not for a class. If it is one, name it among the description's classes",
+            *(json_file, project),
+        )
+    return categories
 
 
 def _require_unique(values: Sequence[Any], places: Sequence[str], example: str = "") -> None:
@@ -157,7 +165,10 @@ def _annotation(entry: Any, where: str) -> CocoAnnotation:
     )
 
 
-def _categories(content: Mapping[str, Any], json_file: str, names: Sequence[str] = ()) -> list[CocoCategory]:
+def _categories(
+    content: Mapping[str, Any], json_file: str, names: Sequence[str] = ()
+) -> tuple[list[CocoCategory], str | None]:
+    """The categories without the one that only names the project, and its name."""
     used = {_category_of(entry) for entry in content["annotations"]}
     categories, places = [], []
     for position, entry in enumerate(content["categories"]):
@@ -168,19 +179,16 @@ def _categories(content: Mapping[str, Any], json_file: str, names: Sequence[str]
             raise ValueError(f"{where}.supercategory: expected a text, got {shown(supercategory)}")
         categories.append(CocoCategory(category_id, name, supercategory or NO_SUPERCATEGORY, category_id in used))
         places.append(where)
+    project = None
     if _begins_with_project(categories, names):
-        logger.info(
-            "%s: the category %r is the supercategory of all others and has no annotation: taken for the project's "
-            "name, not for a class. If it is one, name it among the description's classes",
-            *(json_file, categories[0].name),
-        )
+        project = categories[0].name
         categories, places = categories[1:], places[1:]
     _require_unique([c.id for c in categories], [f"{where}.id" for where in places])
     by_fold = {fold(c.name): c.name for c in categories}
     _require_unique(
         [by_fold[fold(c.name)] for c in categories], [f"{where}.name" for where in places], ", such as 'Dog Head'"
     )
-    return categories
+    return categories, project
 
 
 def _begins_with_project(categories: Sequence[CocoCategory], names: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 _MAX_INTEGER = 2**63 - 1
 # No picture is so wide, and sums of such numbers stay finite.
 _MAX_PIXELS = 1e9
-_DIGITS = re.compile(r"\s*[+-]?\d{1,19}\s*", re.ASCII)
+_DIGITS = re.compile(r"\s*([+-]?\d{1,19})(\.0*)?\s*", re.ASCII)
 _FLAGS = {"0": False, "false": False, "": False, "1": True, "true": True}
 
 
@@ -45,7 +45,7 @@ def text(entry: Any, key: str, where: str) -> str:
 
 
 def integer(entry: Any, key: str, where: str, minimum: int | None = None) -> int:
-    """A whole number, also as ``120.0`` or "120"."""
+    """A whole number, also as ``120.0``, "120" or "120.0"."""
     value = entry.get(key) if isinstance(entry, Mapping) else None
     number = _whole(value)
     if number is None or (minimum is not None and number < minimum) or abs(number) > _MAX_INTEGER:
@@ -70,9 +70,8 @@ def _whole(value: Any) -> int | None:
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and _DIGITS.fullmatch(value):
-        return int(value)
-    return None
+    match = _DIGITS.fullmatch(value) if isinstance(value, str) else None
+    return int(match[1]) if match else None
 
 
 def flag(entry: Mapping[str, Any], key: str, where: str) -> bool:
