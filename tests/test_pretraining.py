@@ -414,7 +414,7 @@ def test_rounds_ask_every_kind_and_then_correct_with_the_last_mask(
 ) -> None:
     settings = replace(TOY, batch_size=4, prompts_per_image=6, prompt_shares=(1, 1, 1), correction_rounds=2)
     pretrainer = Pretrainer(settings, str(tmp_path))
-    batch = next(pretrainer._batches())
+    batch = next(pretrainer.batches())
     firsts = first_questions(batch)
     assert torch.cat([q.rows for q in firsts]).sort().values.tolist() == list(range(len(batch.kinds)))
     asked = []
@@ -437,7 +437,7 @@ def test_rounds_ask_every_kind_and_then_correct_with_the_last_mask(
 
 def test_prompts_of_a_view_are_asked_at_their_place_in_the_square(tmp_path: Path) -> None:
     pretrainer = Pretrainer(TOY, str(tmp_path))
-    question = first_questions(next(pretrainer._batches()))[0]
+    question = first_questions(next(pretrainer.batches()))[0]
     origins = torch.tensor([[64, 32]]).expand(len(question.rows), -1)
     assert question.boxes is not None
     sparse, _ = pretrainer._embed(question, origins)
@@ -451,7 +451,7 @@ def test_prompts_of_a_view_are_asked_at_their_place_in_the_square(tmp_path: Path
 
 def test_a_few_steps_on_one_batch_reduce_the_loss(tmp_path: Path) -> None:
     pretrainer = Pretrainer(replace(TOY, iterations=100, correction_rounds=0), str(tmp_path))
-    batch = next(pretrainer._batches())
+    batch = next(pretrainer.batches())
     losses = [pretrainer.step(batch)["loss"] for _ in range(12)]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -461,7 +461,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(whole, "validate", lambda whole=False: {"synthetic/box": 0.0})
     whole.train()
     first = Pretrainer(TOY, str(tmp_path / "cut"))
-    for batch, _ in zip(first._batches(), range(2)):
+    for batch, _ in zip(first.batches(), range(2)):
         first.step(batch)
     first.save()
     second = Pretrainer(replace(TOY), str(tmp_path / "cut"))
@@ -479,7 +479,7 @@ def test_the_average_is_exponential_and_forgets_the_start(tmp_path: Path) -> Non
     pretrainer = Pretrainer(replace(TOY, ema=0.2), str(tmp_path))
     weight, average = pretrainer.sam.mask_decoder.iou_token.weight, pretrainer.average
     expected = weight.detach().clone()
-    for batch, step in zip(pretrainer._batches(), (1, 2)):
+    for batch, step in zip(pretrainer.batches(), (1, 2)):
         pretrainer.step(batch)
         keep = min(0.2, (1 + step) / (10 + step))
         expected = expected + (weight.detach() - expected) * (1 - keep)
@@ -551,7 +551,9 @@ def test_a_view_larger_than_the_square_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_are_read_in_their_types() -> None:
-    read = read_settings({"sources": {"synthetic": 1}, "learning_rate": "4e-4", "minutes": 3, "scale_range": [1, 2]})
+    read = read_settings(
+        PretrainSettings, {"sources": {"synthetic": 1}, "learning_rate": "4e-4", "minutes": 3, "scale_range": [1, 2]}
+    )
     assert read.sources == (("synthetic", 1.0),) and read.learning_rate == 4e-4
     assert read.minutes == 3.0 and read.scale_range == (1.0, 2.0)
 
@@ -569,7 +571,7 @@ def test_settings_are_read_in_their_types() -> None:
 )
 def test_wrong_settings_are_named(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_settings(values)
+        read_settings(PretrainSettings, values)
 
 
 def test_the_export_is_a_sam_in_half_precision_that_tells_its_origin(tmp_path: Path) -> None:

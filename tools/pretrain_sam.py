@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wps_sam.data import register_descriptions
-from wps_sam.pretraining import Pretrainer, read_settings
+from wps_sam.pretraining import Pretrainer, PretrainSettings, read_settings, read_values
 
 import torch
-import yaml
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,23 +37,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_values(path: Path | None, assignments: Sequence[str]) -> dict:
-    """The settings of a YAML file, some of them replaced."""
-    values: dict = {}
-    if path is not None:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: expected a mapping of settings, got a {type(values).__name__}")
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"expected NAME=VALUE, got {assignment!r}")
-        values[name] = yaml.safe_load(value)
-    return values
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -63,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     try:
         register_descriptions(args.description)
-        settings = read_settings(read_values(args.config_file, args.settings))
+        settings = read_settings(PretrainSettings, read_values(args.config_file, args.settings))
         pretrainer = Pretrainer(settings, args.output_dir, command)
         if args.resume:
             pretrainer.resume()

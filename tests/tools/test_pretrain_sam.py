@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wps_sam.encoders.build_sam import build_sam
-from wps_sam.pretraining import Pretrainer, read_settings
+from wps_sam.pretraining import Pretrainer, PretrainSettings, read_settings
 
 import pytest
 import yaml
@@ -73,7 +73,7 @@ def test_pretrain_sam_says_what_is_wrong(
 
 @pytest.mark.parametrize("file", CONFIG_FILES, ids=lambda path: path.stem)
 def test_every_configuration_is_read_and_builds_its_sam(file: Path, tmp_path: Path) -> None:
-    settings = read_settings(yaml.safe_load(file.read_text()))
+    settings = read_settings(PretrainSettings, yaml.safe_load(file.read_text()))
     Pretrainer(replace(settings, weights=""), str(tmp_path))
 
 

@@ -1,4 +1,6 @@
-"""Trains a promptable SAM from scratch: image encoder, prompt encoder and mask decoder together.
+"""Trains the small frozen networks that ship: a promptable SAM, and a semantic network taught by a larger one.
+
+The SAM is trained from scratch: image encoder, prompt encoder and mask decoder together.
 
 Follows SAM (Kirillov et al., ICCV 2023, section 5 and appendix A) at a small scale: masks from boxes, points and both,
 then from corrections; three masks for points, which are ambiguous, with the loss on the best. Targets know no class: a
@@ -8,6 +10,8 @@ Axes: B views of pictures, P prompts of all of them, S side of a view, E side of
 square the loss is computed on.
 """
 
-from .trainer import Pretrainer, PretrainSettings, read_settings
+from .distillation import Distiller, DistillSettings
+from .loop import read_settings, read_values
+from .trainer import Pretrainer, PretrainSettings
 
-__all__ = ["PretrainSettings", "Pretrainer", "read_settings"]
+__all__ = ["DistillSettings", "Distiller", "PretrainSettings", "Pretrainer", "read_settings", "read_values"]

@@ -1,31 +1,26 @@
-"""The training loop: settings, prompts in rounds, schedule, checkpoints, validation and export."""
+"""The training of a SAM: settings, prompts in rounds, validation and export."""
 
 from __future__ import annotations
 
-import datetime
-import json
+import functools
 import logging
-import math
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wps_sam.encoders import SAMEncoder
 from wps_sam.encoders.build_sam import PATCH_SIZE, build_sam
-from wps_sam.outputs import adopt_output, check_outputs, write_output
+from wps_sam.outputs import write_output
 from wps_sam.prompt_evaluation import VALIDATION_SEEDS, dataset_pictures, score_prompts, synthetic_pictures
 
 import numpy as np
 import torch
-from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from safetensors.torch import save
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from .loop import LoopSettings, TimedTraining, endless_batches
 from .losses import prompt_losses
 from .pictures import CollageSource, DatasetSource, Source, SyntheticSource
 from .promptable import decode_masks, encode_views, init_weights, load_weights, window_of
@@ -38,10 +33,10 @@ VALIDATION_KINDS = ("filled_box", "box", "point_best_of_3")
 
 
 @dataclass(frozen=True)
-class PretrainSettings:
-    """What defines a training. ``minutes`` and ``iterations`` (0: no limit) set its length; the learning rate follows a
-    cosine over whichever is nearer its end, so that a run on a busy machine finishes its schedule."""
+class PretrainSettings(LoopSettings):
+    """What defines the training of a SAM."""
 
+    batch_size: int = 8
     arch: str = "vit_tiny"
     # Weights to start from, of the same layers and any input size; "": random ones.
     weights: str = ""
@@ -54,7 +49,6 @@ class PretrainSettings:
     crop_size: int = 0
     # How much larger than the square a picture's longer side is made, drawn on a log scale.
     scale_range: tuple[float, float] = (0.5, 1.35)
-    batch_size: int = 8
     prompts_per_image: int = 7
     # Shares of prompts by a box, a point, and both.
     prompt_shares: tuple[float, float, float] = (0.6, 0.3, 0.1)
@@ -63,28 +57,11 @@ class PretrainSettings:
     correction_share: float = 0.3
     # Side of the square the losses are computed on.
     loss_size: int = 128
-    iterations: int = 0
-    minutes: float = 45.0
-    learning_rate: float = 6e-4
-    warmup_iterations: int = 150
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
-    ema: float = 0.998
-    bf16: bool = False
-    seed: int = 0
-    workers: int = 0
-    checkpoint_minutes: float = 5.0
     val_dataset: str = ""
-    val_pictures: int = 40
-    log_every: int = 20
 
     def __post_init__(self) -> None:
-        def require(condition: bool, names: str, expected: str) -> None:
-            if not condition:
-                values = ", ".join(repr(getattr(self, name)) for name in names.split(" and "))
-                raise ValueError(f"{names}: expected {expected}, got {values}")
-
-        require(self.iterations > 0 or self.minutes > 0, "iterations and minutes", "one to be positive")
+        super().__post_init__()
+        require = self.require
         weighted = bool(self.sources) and all(weight > 0 for _, weight in self.sources)
         require(weighted, "sources", "at least one, with positive weights")
         names = {name for name, _ in self.sources}
@@ -97,35 +74,6 @@ class PretrainSettings:
         low, high = self.scale_range
         require(0 < low <= high, "scale_range", "0 < low <= high")
         require(self.crop_size >= 0 and self.crop_size % PATCH_SIZE == 0, "crop_size", f"a multiple of {PATCH_SIZE}")
-
-
-def read_settings(values: Mapping[str, Any]) -> PretrainSettings:
-    """Settings from a mapping as a YAML file gives it; ValueError names an unknown key or a value of another type."""
-    defaults = asdict(PretrainSettings())
-    unknown = sorted(values.keys() - defaults.keys())
-    if unknown:
-        raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(defaults)}")
-    read = {name: _convert(name, value, defaults[name]) for name, value in values.items()}
-    return PretrainSettings(**read)
-
-
-def _convert(name: str, value: Any, default: Any) -> Any:
-    """``value`` in the type of ``default``."""
-    try:
-        if name == "sources":
-            return tuple((str(key), float(weight)) for key, weight in value.items())
-        if isinstance(default, tuple):
-            return tuple(type(default[0])(v) for v in value)
-        if isinstance(default, float) and not isinstance(value, bool):
-            # YAML reads 4e-4, without a point, as a text.
-            return float(value)
-    except (AttributeError, TypeError, ValueError):
-        pass
-    else:
-        if type(value) is type(default):
-            return value
-    kind = "mapping of names to weights" if name == "sources" else type(default).__name__
-    raise ValueError(f"{name}: expected a {kind}, got {value!r}")
 
 
 class _TrainingViews(Dataset):
@@ -206,14 +154,10 @@ def next_clicks(logits: Tensor, targets: Tensor, view_size: int, generator: torc
     return points, wanted.gather(1, cell[:, None])[:, 0].float()
 
 
-class Pretrainer:
-    """The training loop with its checkpoints. Everything random follows from the seed and the iteration."""
+class Pretrainer(TimedTraining):
+    """Trains a SAM. Everything random follows from the seed and the iteration."""
 
     def __init__(self, settings: PretrainSettings, output_dir: str, command: str = "") -> None:
-        self.settings, self.command = settings, command
-        self.output_dir = Path(output_dir)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.sam = build_sam(settings.arch)
         self.size = int(self.sam.image_encoder.img_size)
         if settings.crop_size > self.size:
@@ -222,104 +166,26 @@ class Pretrainer:
             load_weights(self.sam, settings.weights, settings.arch)
         else:
             init_weights(self.sam, settings.seed)
-        self.sam.train().to(self.device)
-        self.average = AveragedModel(self.sam, avg_fn=self._average)
-        # The start counts as the first of the averaged models.
-        self.average.update_parameters(self.sam)
-        self.optimizer = _build_optimizer(self.sam, settings)
-        self.iteration = 0
-        self.seconds = 0.0
-
-    # -- state
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """Where the state for an exact resume lies."""
-        return self.output_dir / "checkpoint.pt"
+        super().__init__(settings, self.sam, output_dir, command)
+        self.settings: PretrainSettings = settings
+        self.inputs = [settings.weights] if settings.weights else []
 
     @property
     def export_path(self) -> Path:
-        """Where the weights go at the end."""
         return self.output_dir / "sam.safetensors"
 
-    def save(self) -> None:
-        """Writes the checkpoint atomically: a killed run leaves the previous one whole."""
-        state = {
-            "sam": self.sam.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "iteration": self.iteration,
-            "seconds": self.seconds,
-        }
-        write_output(self.checkpoint_path, lambda file: torch.save(state, file))
+    def undecayed(self, name: str, parameter: nn.Parameter) -> bool:
+        """Norms, biases and embeddings of positions, as usual for transformers."""
+        embeddings = ("pos_embed", "rel_pos", "_token", "_embed.weight", "point_embeddings")
+        return parameter.ndim < 2 or any(part in name for part in embeddings)
 
-    def resume(self) -> None:
-        """Continues from the checkpoint in ``output_dir``; ValueError where there is none."""
-        if not self.checkpoint_path.is_file():
-            raise ValueError(f"{self.checkpoint_path}: no checkpoint to resume from")
-        state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
-        if "n_averaged" not in state["average"]:
-            raise ValueError(
-                f"{self.checkpoint_path}: written by an earlier version, whose average was kept otherwise; start a new "
-                f"run from its exported weights: weights={self.output_dir / 'sam.safetensors'}"
-            )
-        self.sam.load_state_dict(state["sam"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.iteration, self.seconds = state["iteration"], state["seconds"]
-        for path in (self.checkpoint_path, self.export_path):
-            if path.is_file():
-                adopt_output(path)
-
-    def _progress(self) -> float:
-        by_time = self.seconds / (60 * self.settings.minutes) if self.settings.minutes > 0 else 0.0
-        by_count = self.iteration / self.settings.iterations if self.settings.iterations > 0 else 0.0
-        return max(by_time, by_count)
-
-    def _learning_rate(self) -> float:
-        warmup = min(1.0, (self.iteration + 1) / max(1, self.settings.warmup_iterations))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self._progress())))
-        return self.settings.learning_rate * warmup * cosine
-
-    # -- loop
-
-    def _batches(self) -> Iterator[Batch]:
-        count = self.settings.batch_size
-        first = self.iteration
-        endless = ([i * count + k for k in range(count)] for i in iter(range(first, 1 << 60)))
-        loader: DataLoader = DataLoader(
-            _TrainingViews(self.settings, self.size),
-            batch_sampler=endless,
-            num_workers=self.settings.workers,
-            collate_fn=lambda examples: collate(examples, self.settings.loss_size),
-        )
-        return iter(loader)
-
-    def step(self, batch: Batch) -> dict[str, float]:
-        """One update; returns the parts of the loss."""
-        rate = self._learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss, stats = self.loss(Batch(*(t.to(self.device) for t in batch)))
-        if not math.isfinite(stats["loss"]):
-            raise FloatingPointError(
-                f"iteration {self.iteration}: the loss is {stats['loss']}; lower learning_rate or disable bf16"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.sam.parameters(), self.settings.clip_norm)
-        self.optimizer.step()
-        self.iteration += 1
-        self.average.update_parameters(self.sam)
-        return {**stats, "grad_norm": float(norm), "lr": rate}
-
-    def _average(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        """An exponential average over ``count`` models; a young one must not remember the random start."""
-        keep = min(self.settings.ema, (1 + int(count)) / (10 + int(count)))
-        return average.lerp(current, 1 - keep)
+    def batches(self) -> Iterator[Batch]:
+        collated = functools.partial(collate, loss_size=self.settings.loss_size)
+        return endless_batches(_TrainingViews(self.settings, self.size), self.settings, self.iteration, collated)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The mean over all questions of their losses: the batch's prompts, then rounds of corrections of some."""
+        batch = Batch(*(t.to(self.device) for t in batch))
         settings, sam = self.settings, self.sam
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.iteration)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16)
@@ -396,43 +262,6 @@ class Pretrainer:
             masks,
         )
 
-    def train(self) -> None:
-        """Trains to the end of the schedule, then exports the averaged weights to ``output_dir``."""
-        inputs = [self.settings.weights] if self.settings.weights else []
-        check_outputs([self.checkpoint_path, self.export_path], inputs)
-        batches = self._batches()
-        last_checkpoint = self.seconds
-        writers = [JSONWriter(str(self.output_dir / "metrics.json")), TensorboardXWriter(str(self.output_dir))]
-        figures: dict[str, float] = {}
-        mark = time.perf_counter()
-        with EventStorage(self.iteration) as storage:
-            while self._progress() < 1:
-                stats = self.step(next(batches))
-                now = time.perf_counter()
-                self.seconds, mark = self.seconds + now - mark, now
-                storage.iter = self.iteration
-                storage.put_scalars(**stats, minutes=self.seconds / 60)
-                last = self._progress() >= 1
-                due = last or self.seconds - last_checkpoint >= 60 * self.settings.checkpoint_minutes
-                if due:
-                    last_checkpoint = self.seconds
-                    self.save()
-                    figures = self.validate(whole=last)
-                    # A figure of the last validation is no noise to be smoothed.
-                    storage.put_scalars(**figures, smoothing_hint=False)
-                if due or self.iteration % self.settings.log_every == 0:
-                    for writer in writers:
-                        writer.write()
-                    recent = storage.latest_with_smoothing_hint(self.settings.log_every)
-                    logger.info(
-                        "iteration %d  %s",
-                        self.iteration,
-                        "  ".join(f"{name} {value:.4g}" for name, (value, _) in recent.items()),
-                    )
-        for writer in writers:
-            writer.close()
-        self.export(self.export_path, **{k: f"{v:.4f}" for k, v in figures.items()})
-
     def validate(self, whole: bool = False) -> dict[str, float]:
         """Mean IoU of the averaged weights for true boxes and points, on generated pictures and ``val_dataset``.
 
@@ -451,31 +280,14 @@ class Pretrainer:
             figures |= {f"{name}/{kind}": iou for kind, iou in scores.mean().items()}
         return figures
 
-    def export(self, path: Path, **metadata: str) -> None:
+    def export(self, **figures: str) -> None:
         """Writes the averaged weights in half precision, under the key names of ``segment_anything``'s Sam."""
         tensors = {k: v.detach().cpu().half().contiguous() for k, v in self.average.module.state_dict().items()}
-        about: dict[str, Any] = {
+        about = {
+            **self.about(),
             "arch": self.settings.arch,
-            "command": self.command,
-            "settings": json.dumps(asdict(self.settings)),
             "data": ", ".join(f"{name} ({weight:g})" for name, weight in self.settings.sources),
-            "seed": self.settings.seed,
-            "iterations": self.iteration,
-            "minutes": f"{self.seconds / 60:.1f}",
-            "date": datetime.date.today().isoformat(),
-            **metadata,
+            **figures,
         }
-        write_output(path, save(tensors, metadata={k: str(v) for k, v in about.items()}))
-        logger.info("exported %s", path)
-
-
-def _build_optimizer(sam: Sam, settings: PretrainSettings) -> torch.optim.Optimizer:
-    """AdamW; norms, biases and embeddings of positions are not decayed, as usual for transformers."""
-    embeddings = ("pos_embed", "rel_pos", "_token", "_embed.weight", "point_embeddings")
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in sam.named_parameters():
-        plain = parameter.ndim < 2 or any(part in name for part in embeddings)
-        (others if plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+        write_output(self.export_path, save(tensors, metadata={k: str(v) for k, v in about.items()}))
+        logger.info("exported %s", self.export_path)
