@@ -24,22 +24,27 @@ PROMPTER_SOURCES = {
     "MODEL.DETR_PROMPTER": ROOT / "wps_sam" / "prompters" / "detr.py",
     "MODEL.DENSE_PROMPTER": ROOT / "wps_sam" / "prompters" / "dense.py",
 }
-# Those of tools/pretrain_sam.py have settings of their own: tests/tools/test_pretrain_sam.py.
-CONFIG_FILES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name != "pretrain_sam")
+# Those of frozen networks have settings of their own: tests/tools/test_pretrain_sam.py, tests/test_distillation.py.
+OTHERS = ("pretrain_sam", "distill_semantic")
+CONFIG_FILES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in OTHERS)
 
 # The public configuration. A change here is a change users see: it belongs into CHANGELOG.md.
 OUR_KEYS = {
     "DATASETS.DESCRIPTIONS",
     "INPUT.DATASET_MAPPER_NAME",
+    "INPUT.RANDOM_VIEWS",
     "MODEL.CLIPSEG.ARCH",
     "MODEL.CLIPSEG.BACKGROUND_WEIGHT",
     "MODEL.CLIPSEG.TRAIN",
     "MODEL.CLIPSEG.WEIGHTS",
+    "MODEL.DENSE_PROMPTER.CLASS_BALANCE",
     "MODEL.DENSE_PROMPTER.CLASS_WEIGHT",
     "MODEL.DENSE_PROMPTER.COMPANION_DIM",
     "MODEL.DENSE_PROMPTER.CONV_DIM",
     "MODEL.DENSE_PROMPTER.MASK_WEIGHT",
     "MODEL.DENSE_PROMPTER.NUM_CONVS",
+    "MODEL.DENSE_PROMPTER.PART_BALANCE",
+    "MODEL.DENSE_PROMPTER.PART_WEIGHT",
     "MODEL.DENSE_PROMPTER.PRESENCE_WEIGHT",
     "MODEL.DENSE_PROMPTER.PROMPT_WEIGHT",
     "MODEL.DENSE_PROMPTER.STRIDE",
@@ -57,6 +62,7 @@ OUR_KEYS = {
     "MODEL.DETR_PROMPTER.PROMPT_WEIGHT",
     "MODEL.INFERENCE.MAX_PARTS",
     "MODEL.INFERENCE.MERGE",
+    "MODEL.INFERENCE.NAMING",
     "MODEL.INFERENCE.NMS_THRESHOLD",
     "MODEL.INFERENCE.SCORE_THRESHOLD",
     "MODEL.INFERENCE.UNSEEN_BIAS",
@@ -70,6 +76,9 @@ OUR_KEYS = {
     "MODEL.SAM.PADDING",
     "MODEL.SAM.PRECISION",
     "MODEL.SAM.WEIGHTS",
+    "MODEL.SEMANTIC.IMAGE_SIZE",
+    "MODEL.SEMANTIC.NAME",
+    "MODEL.SEMANTIC.WEIGHTS",
     "MODEL.TEXT.EMBEDDINGS",
     "MODEL.TEXT.ENCODER",
     "MODEL.TEXT.TEMPLATES",

@@ -3,6 +3,7 @@
 python tools/convert_checkpoint.py --from sam sam_vit_b_01ec64.pth sam_vit_b.safetensors
 python tools/convert_checkpoint.py --from wps-sam best.pth wps_sam.pth --sam-output sam_vit_b.safetensors
 python tools/convert_checkpoint.py --from training output/my_parts/model_final.pth my_parts.safetensors
+python tools/convert_checkpoint.py --from folded-mobilenet-v2 mobilenet_v2.safetensors output/mobilenet_v2
 """
 
 from __future__ import annotations
@@ -12,17 +13,32 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from wps_sam.checkpoint_conversion import convert_sam, convert_wps_sam, export_trained, write_sam, write_wps_sam
+from wps_sam.checkpoint_conversion import (
+    FOLDED_MOBILENET_V2,
+    convert_folded_mobilenet_v2,
+    convert_sam,
+    convert_wps_sam,
+    export_trained,
+    write_sam,
+    write_timm,
+    write_wps_sam,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--from", dest="layout", choices=["sam", "wps-sam", "training"], required=True, help="what INPUT is"
+        "--from",
+        dest="layout",
+        choices=["sam", "wps-sam", "training", "folded-mobilenet-v2"],
+        required=True,
+        help="what INPUT is",
     )
     parser.add_argument("input", metavar="INPUT", help="a PyTorch state dict or a .safetensors file")
     parser.add_argument(
-        "output", metavar="OUTPUT", help="sam: .safetensors or .pth; wps-sam: .pth; training: .safetensors"
+        "output",
+        metavar="OUTPUT",
+        help="sam: .safetensors or .pth; wps-sam: .pth; training: .safetensors; folded-mobilenet-v2: a folder",
     )
     parser.add_argument("--arch", help="sam: vit_b, vit_l, vit_h or vit_tiny; recognised when left out")
     parser.add_argument("--sam-output", help="wps-sam: where the SAM inside goes, .safetensors or .pth")
@@ -46,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{args.output}: SAM {arch}; use it with MODEL.SAM.ARCH {arch} MODEL.SAM.WEIGHTS {args.output}")
         elif args.layout == "training":
             export_trained(args.input, args.output)
+        elif args.layout == "folded-mobilenet-v2":
+            state = convert_folded_mobilenet_v2(args.input)
+            write_timm(state, args.output, "mobilenetv2_100", FOLDED_MOBILENET_V2)
+            print(f"{args.output}: use it with MODEL.SEMANTIC.NAME timm MODEL.SEMANTIC.WEIGHTS {args.output}")
         else:
             write_wps_sam(convert_wps_sam(args.input), args.output, args.sam_output)
     except ValueError as error:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from .checkpointer import SafeCheckpointer
 from .config import add_wps_sam_config
@@ -202,3 +203,69 @@ def export_trained(source: str, path: str) -> None:
     data = save(tensors, metadata=metadata)
     write_output(path, data, [source])
     logger.info("Wrote %s: %d tensors, %d part classes", path, len(tensors), len(names))
+
+
+# ------------------------------------------------------------------ semantic networks
+
+
+# How timm has to build it: TensorFlow's padding, and pictures in -1..1.
+FOLDED_MOBILENET_V2: dict[str, Any] = {
+    "num_classes": 1001,
+    "model_args": {"pad_type": "same"},
+    "pretrained_cfg": {
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "input_size": [3, 224, 224],
+        "num_classes": 1001,
+    },
+}
+
+
+def convert_folded_mobilenet_v2(source: str) -> dict[str, Tensor]:
+    """A MobileNetV2 1.0 of TensorFlow whose normalisations are folded into its convolutions, as a state dict of timm's.
+
+    Args:
+        source: a ``.safetensors`` with ``convs.{0..51}.{weight, bias}`` in the order of computation, and
+            ``classifier``.
+
+    Raises:
+        ValueError: names the file and the first tensor that is missing or of another shape.
+    """
+    tensors = read_state_dict(source)
+    network: Any = timm.create_model("mobilenetv2_100", num_classes=1001)
+    state, modules = network.state_dict(), list(network.named_modules())
+    found = [(name, module) for name, module in modules if isinstance(module, nn.Conv2d)]
+    # timm normalises after every convolution: so that nothing is left to do but to add the bias.
+    after = [name for name, module in modules if isinstance(module, nn.BatchNorm2d)]
+    for k, ((name, convolution), norm) in enumerate(zip(found, after)):
+        state[f"{name}.weight"] = _float(tensors, f"convs.{k}.weight", convolution.weight.shape, source)
+        state[f"{norm}.bias"] = _float(tensors, f"convs.{k}.bias", state[f"{norm}.bias"].shape, source)
+        state[f"{norm}.weight"] = torch.full_like(state[f"{norm}.bias"], (1 + network.get_submodule(norm).eps) ** 0.5)
+    classifier = tuple(network.classifier.weight.shape)
+    state["classifier.weight"] = _float(tensors, "classifier.weight", (*classifier, 1, 1), source)[:, :, 0, 0]
+    state["classifier.bias"] = _float(tensors, "classifier.bias", classifier[:1], source)
+    return state
+
+
+def _float(tensors: Mapping[str, Tensor], name: str, shape: Sequence[int], source: str) -> Tensor:
+    found = tuple(tensors[name].shape) if name in tensors else None
+    if found != tuple(shape):
+        raise ValueError(f"{source}: {name}: expected a tensor {tuple(shape)}, got {found or 'none'}")
+    return tensors[name].float()
+
+
+def write_timm(state: Mapping[str, Tensor], folder: str, architecture: str, about: Mapping[str, Any]) -> None:
+    """A folder for ``MODEL.SEMANTIC.NAME timm``, as the hub of Hugging Face has them: config.json, model.safetensors.
+
+    Args:
+        state: of the whole network.
+        folder: is made.
+        architecture: timm's name.
+        about: more of config.json, such as "model_args" and "pretrained_cfg".
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    files = [path / "config.json", path / "model.safetensors"]
+    check_outputs(files)
+    write_output(files[0], json.dumps({"architecture": architecture, **about}, indent=1).encode())
+    write_output(files[1], save({key: value.contiguous() for key, value in state.items()}))

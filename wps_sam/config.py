@@ -100,6 +100,18 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.SAM.FEATURES = "live"
     cfg.MODEL.SAM.CACHE_DIR = "output/features"
 
+    # A frozen network that knows what things are, beside the promptable one, which knows where they end. Its features
+    # are cached with SAM's. timm | timm/ARCHITECTURE | dinov2 | dinov3 | clip | siglip2 | tipsv2 | radio. Empty: none.
+    cfg.MODEL.SEMANTIC = CN()
+    cfg.MODEL.SEMANTIC.NAME = ""
+    # A folder with config.json and model.safetensors, as on the hub of Hugging Face, or its name there; of
+    # timm/ARCHITECTURE a file; "shipped", for timm, the small one that comes with this package. Empty: random weights
+    # from a fixed seed, for tests.
+    cfg.MODEL.SEMANTIC.WEIGHTS = ""
+    # The side in pixels at which it sees the square. 0: S, or of a vision transformer that at which it has a cell for
+    # each of SAM's.
+    cfg.MODEL.SEMANTIC.IMAGE_SIZE = 0
+
     # The trained part: features to class scores and prompts.
     cfg.MODEL.PROMPTER = CN()
     # DETRPrompter: the paper's transformer, which regresses tokens.
@@ -151,6 +163,10 @@ def add_wps_sam_config(cfg: CN) -> None:
     # mask probabilities, cut at 0.5; where several classes pass, the largest sum wins the part map.
     cfg.MODEL.INFERENCE.MERGE = "semantic"
 
+    # With a prompter that has a dense head: how much what lies inside a mask has to say about its class, against the
+    # proposal that the mask is of; 0 nothing, 1 all.
+    cfg.MODEL.INFERENCE.NAMING = 0.5
+
     # Added to the scores of names that training did not show (calibrated stacking, arXiv 1605.04253): a model trained
     # on some names finds the others too unlikely. For CLASSIFIER text; in units of its scores, cosine times scale.
     cfg.MODEL.INFERENCE.UNSEEN_BIAS = 0.0
@@ -170,6 +186,9 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Augmentation. The paper uses none.
     # Detectron2's INPUT.RANDOM_FLIP (none | horizontal) and INPUT.CROP also apply.
     cfg.INPUT.RANDOM_FLIP = "none"
+    # With INPUT.CROP: how many crops a picture has, which are always the same ones and so can be cached; the whole
+    # picture is seen as often as each of them. 0: every crop is drawn anew, and no picture is seen whole.
+    cfg.INPUT.RANDOM_VIEWS = 0
 
     # YAML descriptions of data sets in a known layout, registered before training; see datasets/README.md.
     cfg.DATASETS.DESCRIPTIONS = []
@@ -243,6 +262,10 @@ def check_config(cfg: CN) -> None:
         )
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ValueError(f"SOLVER.AMP.ENABLED needs MODEL.DEVICE cuda, not {cfg.MODEL.DEVICE!r}")
+    if cfg.INPUT.RANDOM_VIEWS < 0 or (cfg.INPUT.RANDOM_VIEWS and not cfg.INPUT.CROP.ENABLED):
+        raise ValueError(
+            f"INPUT.RANDOM_VIEWS is {cfg.INPUT.RANDOM_VIEWS}; expected 0, or with INPUT.CROP.ENABLED a number of crops"
+        )
     if cfg.MODEL.SAM.FEATURES == "cache":
         check_cacheable(cfg)
     for expected in cfg.TEST.EXPECTED_RESULTS:
@@ -314,10 +337,10 @@ def check_cacheable(cfg: CN) -> None:
             f"INPUT.DATASET_MAPPER_NAME is {cfg.INPUT.DATASET_MAPPER_NAME!r}: only inputs of 'weak_labels' have "
             "features of SAM that could be cached"
         )
-    if cfg.INPUT.CROP.ENABLED:
+    if cfg.INPUT.CROP.ENABLED and not cfg.INPUT.RANDOM_VIEWS:
         raise ValueError(
-            "INPUT.CROP.ENABLED is True: every crop is another picture, so its features can't be cached; "
-            "set INPUT.CROP.ENABLED False, or MODEL.SAM.FEATURES live"
+            "INPUT.CROP.ENABLED is True: every crop is another picture, so its features can't be cached; set "
+            "INPUT.RANDOM_VIEWS, the number of crops of a picture, INPUT.CROP.ENABLED False, or MODEL.SAM.FEATURES live"
         )
 
 
@@ -329,6 +352,12 @@ def encoder_class(cfg: CN) -> type[PromptableEncoder]:
 def needs_pixels(cfg: CN) -> bool:
     """Whether a part of the model beside the encoder looks at the pictures."""
     return PROMPTER_REGISTRY.get(cfg.MODEL.PROMPTER.NAME).needs_image(cfg)
+
+
+def needs_part_maps(cfg: CN) -> bool:
+    """Whether the model learns what each pixel is, from the masks that the segmenter draws for the labels."""
+    chosen = PROMPTER_REGISTRY.get(cfg.MODEL.PROMPTER.NAME)
+    return cfg.MODEL.META_ARCHITECTURE == "WPSSAM" and chosen.needs_part_maps(cfg)
 
 
 def is_open_vocabulary(cfg: CN) -> bool:

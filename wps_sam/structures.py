@@ -50,6 +50,10 @@ def input_size(model_input: Mapping[str, Any]) -> tuple[int, int]:
     return height, width
 
 
+# In a part map: nobody knows what a pixel shows.
+UNKNOWN = 65535
+
+
 class LabelKind(IntEnum):
     """What is known of one labelled part, the least first."""
 
@@ -68,7 +72,8 @@ class PartTargets:
     square, of which the first spans 0 to 1: both reach a segmenter in this system, as in the authors' code, where a
     point is the centre of a box; ``masks`` float [M, S/4, S/4], the covered share of each cell, of masks. Rows of
     another kind hold zeros; ``masks`` is None where no part has one. ``tags`` int64 [T]: classes that are in the
-    picture, nobody says where.
+    picture, nobody says where. ``part_map`` int64 [S, S]: the class of each pixel, C for background, UNKNOWN, also
+    beside the picture; None where the model learns none.
     """
 
     labels: torch.Tensor
@@ -77,6 +82,7 @@ class PartTargets:
     points: torch.Tensor
     masks: torch.Tensor | None = None
     tags: torch.Tensor | None = None
+    part_map: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,12 +113,14 @@ class Proposals:
 
     ``logits`` float [B, N, C+1], last = no part; ``boxes`` float [B, N, 4] xyxy in pixels of the padded square, by
     which proposals can be thinned, None where the prompter says no place; ``encode`` (image, queries int64 [K]) to
-    prompt tokens [K, T, D], for those alone that are to be decoded.
+    prompt tokens [K, T, D], for those alone that are to be decoded; ``part_map`` float [B, C+1, h, w], the logits of
+    every cell of the square, background last, where the prompter also says what each pixel is.
     """
 
     logits: torch.Tensor
     encode: Callable[[int, torch.Tensor], torch.Tensor]
     boxes: torch.Tensor | None = None
+    part_map: torch.Tensor | None = None
 
     @property
     def tokens(self) -> torch.Tensor:

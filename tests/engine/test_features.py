@@ -106,6 +106,55 @@ def test_the_losses_are_those_of_live_training(cfg, cached, prompter):
     assert any(not torch.equal(x["image_embedding"], last[x["file_name"]]) for x in given)
 
 
+SEMANTIC = ("MODEL.SEMANTIC.NAME", "timm/mobilenetv2_035")
+CROPS = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "relative_range", "INPUT.CROP.SIZE", [0.5, 0.5])
+
+
+@pytest.mark.parametrize("prompter", [(), DENSE], ids=["DETRPrompter", "DensePrompter"])
+def test_semantic_features_and_crops_are_those_of_live_training(cfg, tmp_path, prompter):
+    opts = (*prompter, *NO_TEST, *SEMANTIC, *CROPS, "INPUT.RANDOM_VIEWS", 2, "SOLVER.MAX_ITER", 5)
+    cached = ("MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(tmp_path))
+    expected, seen, model = train(cfg(*opts))
+    cache_features(cfg(*opts), tmp_path, "fp32")
+    losses, given, from_cache = train(cfg(*opts, *cached))
+    assert_same_losses(losses, expected)
+    assert model.semantic is not None and from_cache.semantic is None
+    assert {"semantic_8", "semantic_16", "semantic_32", "image_embedding"} <= given[0].keys()
+    # Labels move with the crops, of which there are others than the whole picture.
+    sizes = set()
+    for ours, theirs in zip(given, seen):
+        sizes.add(ours["instances"].image_size)
+        assert ours["instances"].image_size == theirs["instances"].image_size
+        assert torch.equal(ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor)
+    assert len(sizes) > 1
+    # Evaluation sees whole pictures, which the cache of a run without crops holds as well.
+    assert features.views_of(cfg(*opts), is_train=False) == ["original"]
+    for other, message in (
+        (("MODEL.SEMANTIC.IMAGE_SIZE", 256), r"made with MODEL\.SEMANTIC 'timm/mobilenetv2_035, sha256:.*asked for"),
+        (("MODEL.SEMANTIC.NAME", ""), r"made with MODEL\.SEMANTIC 'timm.*, and None is asked for"),
+        (("INPUT.CROP.SIZE", [0.9, 0.9]), r"made with INPUT\.CROP .*\[0\.5, 0\.5\].*\[0\.9, 0\.9\].*asked for"),
+        (("INPUT.RANDOM_VIEWS", 3), r"holds the views .*random_1.* asks for 'random_2'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine.Trainer.build_train_loader(cfg(*opts, *cached, *other))
+
+
+def test_a_crop_that_is_another_one_shows_in_the_losses(cfg, tmp_path, monkeypatch):
+    opts = (*NO_TEST, *CROPS, "INPUT.RANDOM_VIEWS", 2, "SOLVER.MAX_ITER", 4)
+    cached = ("MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(tmp_path))
+    cache_features(cfg(*opts), tmp_path, "fp32")
+    expected, _, _ = train(cfg(*opts, *cached))
+    monkeypatch.setattr("wps_sam.data.mapper.random_view", lambda number: f"random_{1 - number}")
+    losses, _, _ = train(cfg(*opts, *cached))
+    assert max(abs(a["loss_class"] - b["loss_class"]) for a, b in zip(losses, expected)) > 1e-3
+
+
+@pytest.mark.parametrize("opts", [("INPUT.RANDOM_VIEWS", 2), (*CROPS, "INPUT.RANDOM_VIEWS", -1)])
+def test_a_number_of_crops_that_makes_no_sense_is_refused(cfg, opts):
+    with pytest.raises(ValueError, match=r"INPUT\.RANDOM_VIEWS is -?\d; expected 0, or with INPUT\.CROP\.ENABLED"):
+        check_config(cfg(*opts))
+
+
 def test_a_flip_that_is_missed_shows_in_the_losses(cfg, cached, monkeypatch):
     opts = (*NO_TEST, "SOLVER.MAX_ITER", 6, *cached("fp32"))
     expected, _, _ = train(cfg(*opts))
@@ -286,6 +335,7 @@ class SlowEncoder:
 
     # As it would else be the writing that takes the time.
     FEATURES: ClassVar = {"image_embedding": [16, 32, 32]}
+    feature_names = tuple(FEATURES)
     backbone = SimpleNamespace(spec=SimpleNamespace(features=FEATURES))
 
     def __init__(self, cfg):

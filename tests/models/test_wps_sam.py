@@ -425,3 +425,57 @@ def test_infinite_and_nan_scores_find_nothing(prompter_name):
         output = model(make_inputs()[:1])[0]
         assert len(output["instances"]) == 0
         assert output["sem_seg"].shape == (5, 256, 170) and (output["sem_seg"].argmax(0) == 4).all()
+
+
+# ------------------------------------------------------------------ a semantic network beside SAM
+
+
+SEMANTIC = ("MODEL.SEMANTIC.NAME", "timm/mobilenetv2_035")
+
+
+def test_a_semantic_network_is_frozen_seen_and_left_out_of_checkpoints(prompter_name):
+    cfg = tiny_config("MODEL.PROMPTER.NAME", prompter_name, *SEMANTIC)
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    inputs = make_inputs()
+    losses = model(inputs)
+    sum(losses.values()).backward()
+    assert model.prompter.semantic.project["semantic_32"].weight.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in model.semantic.parameters()) and not model.semantic.training
+    # What it sees matters.
+    with torch.no_grad():
+        model.semantic.mean += 1
+        assert float(sum(model(inputs).values())) != pytest.approx(float(sum(losses.values()).detach()), abs=1e-4)
+        model.semantic.mean -= 1
+    state = model.state_dict()
+    assert not any(key.startswith("semantic.") for key in state)
+    build_model(cfg).load_state_dict(state)
+    for other in (("MODEL.SEMANTIC.NAME", "timm/mobilenetv3_small_050"), ("MODEL.SEMANTIC.IMAGE_SIZE", 256)):
+        with pytest.raises(ValueError, match=r"trained on another SAM or semantic network"):
+            build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name, *SEMANTIC, *other)).load_state_dict(state)
+
+
+def test_the_semantic_network_sees_the_picture_where_sam_sees_it():
+    model = build_model(tiny_config(*SEMANTIC, "MODEL.SAM.PADDING", "center")).eval()
+    record = make_inputs(sizes=((200, 512),))[0]
+    frame = model.embed([record])[1][0]
+    square = model._square(record, frame)
+    assert torch.equal(frame.crop(square), record["image"].float())
+    assert float(square[:, 0].mean()) == float(square[:, -1].mean()) == 127.5
+
+
+def test_masks_are_named_by_what_is_inside_them(monkeypatch):
+    head = ("MODEL.PROMPTER.NAME", "DensePrompter", "MODEL.DENSE_PROMPTER.PART_WEIGHT", 1.0)
+    torch.manual_seed(0)
+    inputs = make_inputs(sizes=((512, 340),))
+    found = {}
+    for share in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = build_model(tiny_config(*head, "MODEL.INFERENCE.NAMING", share)).eval()
+        # Every cell is class 2, whatever the proposals say.
+        with torch.no_grad():
+            model.prompter.part_head.weight.zero_()
+            model.prompter.part_head.bias.copy_(torch.tensor([0.0, 0, 9, 0, 0]))
+            model.prompter.class_head.bias[-1] = -9
+        found[share] = model(inputs)[0]["instances"].pred_classes
+    assert len(found[0.0]) and (found[1.0] == 2).all() and not (found[0.0] == 2).all()

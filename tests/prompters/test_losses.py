@@ -5,6 +5,7 @@ from functools import partial
 
 from wps_sam.prompters.losses import (
     KINDS_OF_PLACE,
+    balanced,
     box_loss,
     class_loss,
     cross_entropy,
@@ -142,3 +143,21 @@ def test_mask_loss_is_sams_and_zero_for_the_right_mask():
     # dice = 1 - (2 * 0.5 + 1) / (2 + 1 + 1) = 0.5.
     focal = (0.25 + 3 * 0.75) / 4 * 0.25 * math.log(2)
     assert mask_loss([0 * sure], [truth]).item() == pytest.approx(20 * focal + 0.5, rel=1e-5)
+
+
+def test_parts_of_few_cells_may_be_favoured():
+    """Part 0 has four cells and part 1 one: at balance 1/2 they count 2 to 1, at 1 alike, and 5 together as before."""
+    part = torch.tensor([0, 0, 1, 0, 0])
+    for share, expected in ((0.0, [1, 1, 1, 1, 1]), (0.5, [5 / 6, 5 / 6, 10 / 6]), (1.0, [5 / 8, 5 / 8, 5 / 2])):
+        assert balanced(part, share)[: len(expected)].tolist() == pytest.approx(expected)
+    logits = torch.randn(1, 7, 3, generator=torch.Generator().manual_seed(0))
+    target = PartTargets.of_boxes(torch.tensor([0, 1]), torch.rand(2, 4))
+    matches = [(torch.arange(5), part)]
+    log_p = logits[0].log_softmax(-1)
+    weights = [*balanced(part, 0.5).tolist(), 1, 1]
+    expected = sum(
+        -w * (1 - log_p[q, c].exp()) ** 2 * log_p[q, c] for q, (w, c) in enumerate(zip(weights, [0, 0, 1, 0, 0, 2, 2]))
+    )
+    found = class_loss(focal_cross_entropy, logits, [target], matches, 0.5)
+    assert found.item() == pytest.approx(float(expected) / 5, rel=1e-5)
+    assert found.item() != pytest.approx(class_loss(focal_cross_entropy, logits, [target], matches).item(), rel=1e-2)

@@ -24,7 +24,7 @@ class CornerPrompter(Prompter):
     CHOICES: ClassVar = {"SIDE": (32, 64)}
     PROPOSES_BOXES = True
 
-    def __init__(self, cfg, encoder):
+    def __init__(self, cfg, encoder, semantic):
         super().__init__()
         self.side, self.encoder = cfg.MODEL.CORNER_PROMPTER.SIDE, [encoder]
         channels = encoder.spec.features["image_embedding"][0]

@@ -140,7 +140,7 @@ def test_cells_of_both_strides(stride, side):
     proposals = prompter(features)
     assert proposals.logits.shape == (2, side**2, 4)
     assert proposals.tokens.shape == (2, side**2, 2, 256) and proposals.boxes.shape == (2, side**2, 4)
-    points = prompter.within_square(prompter.predict(features)[1])
+    points = prompter.within_square(prompter.predict(prompter.remember(features))[1])
     # A point is thinned as the box of a cell around it.
     assert points.shape == (2, side**2, 2) and torch.equal(proposals.boxes[..., :2], points - stride)
     # A cell's anchor is its centre; rows first. An output of 1 is one cell.
@@ -234,7 +234,9 @@ def test_dense_prompter_encodes_the_prompts_that_are_asked_for_and_no_others(lab
     assert proposals.encode(1, torch.tensor([7, 3])).shape == (2, 2, 256)
     (places,) = seen
     assert list(places) == [name] and places[name].shape == (2, columns)
-    assert torch.equal(places[name], prompter.within_square(prompter.predict(features)[1])[1, [7, 3]])
+    assert torch.equal(
+        places[name], prompter.within_square(prompter.predict(prompter.remember(features))[1])[1, [7, 3]]
+    )
 
 
 def test_dense_prompter_starts_out_saying_no_part():

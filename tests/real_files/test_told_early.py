@@ -385,7 +385,7 @@ def test_evaluation_needs_no_training_set(tiny_cfg, tiny_parts, write_tiny_parts
     [
         (
             ["Animal Body", "Animal Head", "Car Body"],
-            r"model_final\.pth: class 0 is 'Animal Head' in training and 'Animal Body' in data set .*write classes: \['A",
+            r"model_final\.pth: class 0 is 'Animal Head' in training and 'Animal Body' in data set .*write classes: \[",
         ),
         (
             ["Animal Head", "Animal Body", "Car Body", "Car Wheel"],

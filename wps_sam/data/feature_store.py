@@ -371,8 +371,8 @@ class FeatureStoreReader(_Store):
         missing = [view for view in views if view not in self.manifest.views]
         if missing:
             raise ValueError(
-                f"{folder}: this feature cache holds the views {self.manifest.views}, but INPUT.RANDOM_FLIP asks for "
-                f"{missing[0]!r} too; run tools/cache_features.py with this config, which adds it"
+                f"{folder}: this feature cache holds the views {self.manifest.views}, but INPUT.RANDOM_FLIP or "
+                f"RANDOM_VIEWS asks for {missing[0]!r} too; run tools/cache_features.py with this config, which adds it"
             )
         self._positions = {record["file_name"]: i for i, record in enumerate(spec.pictures)}
         self._headers: dict[str, _Header] = {}

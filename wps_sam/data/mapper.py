@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wps_sam.data.weak_labels import LabelType, PointRule, label_kind, part_mask, part_point, usable_box
 from wps_sam.masks import mask_to_box, read_picture, record_size
-from wps_sam.structures import LabelKind
+from wps_sam.structures import UNKNOWN, LabelKind
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -40,16 +42,51 @@ class RandomCrop(T.RandomCrop):
         return max(1, height), max(1, width)
 
 
+def random_view(number: int) -> str:
+    """Name of one of the fixed crops of a picture, INPUT.RANDOM_VIEWS."""
+    return f"random_{number}"
+
+
+@dataclass(frozen=True)
+class RandomViews:
+    """A fixed number of crops of every picture: the same ones whoever asks, so that their features can be stored.
+
+    Args:
+        augmentations: which draw from numpy's random numbers, the resize last.
+        count: crops of a picture.
+        only: the number of the one that is always taken; None: any, and as often as each of them none.
+    """
+
+    augmentations: Sequence[T.Augmentation]
+    count: int
+    only: int | None = None
+
+    def draw(self) -> int | None:
+        """The number of a crop, or None for the whole picture."""
+        number = np.random.randint(self.count + 1) if self.only is None else self.only
+        return number if number < self.count else None
+
+    def apply(self, number: int, record: Mapping[str, Any], aug_input: T.AugInput) -> T.TransformList:
+        """Takes crop ``number`` of the record's picture."""
+        digest = hashlib.sha256(f"{record['image_id']}/{number}".encode()).digest()
+        state = np.random.get_state()
+        np.random.seed(int.from_bytes(digest[:4], "little"))
+        try:
+            return T.AugmentationList(self.augmentations)(aug_input)
+        finally:
+            np.random.set_state(state)
+
+
 def is_mirrored(transforms: T.TransformList) -> bool:
     """Whether left and right have changed places."""
     return sum(isinstance(t, T.HFlipTransform) for t in transforms.transforms) % 2 == 1
 
 
-def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+def build_augmentations(cfg: CfgNode, is_train: bool, crop: bool = True) -> list[T.Augmentation]:
     """What ``cfg`` does to a picture: in training INPUT.CROP and INPUT.RANDOM_FLIP, then the encoder's resize."""
     augmentations: list[T.Augmentation] = []
     if is_train:
-        if cfg.INPUT.CROP.ENABLED:
+        if cfg.INPUT.CROP.ENABLED and crop:
             augmentations.append(RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if cfg.INPUT.RANDOM_FLIP == "horizontal":
             augmentations.append(T.RandomFlip())
@@ -65,6 +102,8 @@ class _UnreadInput(T.AugInput):
     def transform(self, tfm: T.Transform) -> None:
         if isinstance(tfm, T.ResizeTransform):
             self.image = np.broadcast_to(np.uint8(0), (tfm.new_h, tfm.new_w, 3))
+        elif isinstance(tfm, T.CropTransform):
+            self.image = np.broadcast_to(np.uint8(0), (tfm.h, tfm.w, 3))
 
 
 @dataclass(frozen=True)
@@ -88,8 +127,8 @@ class PartDatasetMapper:
         point_rule, seed: how a point is chosen, see :func:`wps_sam.data.weak_labels.part_point`.
         flip_map: class to class in a mirrored picture, int [C], where classes are sided ("dog's left ear").
         features: where features are read; None if the model is to make them. Then ``augmentations`` are no more than
-        a flip
-            and the resize.
+            a flip and the resize.
+        random_views: crops that are taken, too.
         pixels: whether pictures are read although there are ``features``.
     """
 
@@ -104,6 +143,7 @@ class PartDatasetMapper:
         seed: int = 0,
         flip_map: Sequence[int] | None = None,
         features: FeatureReader | None = None,
+        random_views: RandomViews | None = None,
         pixels: bool = True,
     ) -> None:
         self.is_train = is_train
@@ -113,13 +153,19 @@ class PartDatasetMapper:
         self.seed = seed
         self.flip_map = flip_map
         self.features = features
+        self.random_views = random_views
         self.pixels = pixels or features is None
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True, dataset_name: str | None = None) -> dict[str, Any]:
         return {
             "is_train": is_train,
-            "augmentations": build_augmentations(cfg, is_train),
+            "augmentations": build_augmentations(cfg, is_train, crop=not cfg.INPUT.RANDOM_VIEWS),
+            "random_views": (
+                RandomViews(build_augmentations(cfg, is_train), cfg.INPUT.RANDOM_VIEWS)
+                if is_train and cfg.INPUT.RANDOM_VIEWS
+                else None
+            ),
             "label_type": cfg.WEAK_LABELS.TYPE,
             "point_rule": cfg.WEAK_LABELS.POINT,
             "seed": cfg.WEAK_LABELS.SEED,
@@ -136,7 +182,8 @@ class PartDatasetMapper:
             instances: Instances of size (h, w) with gt_classes int64 [M], gt_kinds int64 [M] and, if a label of their
             kind is possible, gt_boxes Boxes [M, 4], xyxy, gt_points float32 [M, 2], xy, pixel centres at integers,
             gt_masks BitMasks [M, h, w]; rows of another kind are zeros. tags: int64 [T], classes that the record says
-            are there (with label type "as_annotated"). Parts without a usable label, outside the crop, or marked as
+            are there (with label type "as_annotated"). part_map: int64 [h, w], of
+            records with a "teacher_map", which is a PNG. Parts without a usable label, outside the crop, or marked as
             crowd are left out; M may be 0.
 
         Raises:
@@ -148,7 +195,12 @@ class PartDatasetMapper:
             aug_input = T.AugInput(read_picture(dataset_dict))
         else:
             aug_input = _UnreadInput(height, width)
-        transforms = self.augmentations(aug_input)
+        number = None if self.random_views is None else self.random_views.draw()
+        if self.random_views is None or number is None:
+            transforms = self.augmentations(aug_input)
+            view = VIEW_OF[is_mirrored(transforms)]
+        else:
+            transforms, view = self.random_views.apply(number, dataset_dict, aug_input), random_view(number)
         size: tuple[int, int] = aug_input.image.shape[:2]
         output = {
             **{key: dataset_dict[key] for key in _PASSED_ON if key in dataset_dict},
@@ -159,7 +211,7 @@ class PartDatasetMapper:
         else:
             output["image_size"] = size
         if self.features is not None:
-            output.update(self.features.read(dataset_dict, VIEW_OF[is_mirrored(transforms)]))
+            output.update(self.features.read(dataset_dict, view))
         if self.is_train:
             # Crowd regions are no single part, so no label of theirs stands for one.
             parts = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
@@ -171,6 +223,8 @@ class PartDatasetMapper:
             if self.label_type == "as_annotated":
                 tags = [self._mirrored(c, transforms) for c in dataset_dict.get("tags", ())]
                 output["tags"] = torch.tensor(tags, dtype=torch.int64)
+            if "teacher_map" in dataset_dict:
+                output["part_map"] = self._part_map(dataset_dict["teacher_map"], transforms)
         return output
 
     def _mirrored(self, category_id: int, transforms: T.TransformList) -> int:
@@ -178,6 +232,16 @@ class PartDatasetMapper:
         if self.flip_map is not None and is_mirrored(transforms):
             return self.flip_map[category_id]
         return category_id
+
+    def _part_map(self, png: np.ndarray, transforms: T.TransformList) -> torch.Tensor:
+        part_map: Any = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+        if self.flip_map is not None and is_mirrored(transforms):
+            swap = np.arange(UNKNOWN + 1, dtype=np.uint16)
+            swap[: len(self.flip_map)] = self.flip_map
+            part_map = swap[part_map]
+        # Byte by byte: only those are resized by the nearest pixel's centre.
+        low, high = (transforms.apply_segmentation(np.uint8(plane)) for plane in (part_map & 255, part_map >> 8))
+        return torch.from_numpy(low.astype(np.int64) + 256 * high.astype(np.int64))
 
     def _moved(
         self, annotation: Mapping[str, Any], height: int, width: int, transforms: T.TransformList, size: tuple[int, int]

@@ -1,7 +1,18 @@
-"""Frozen networks that see pictures: promptable segmenters behind one interface."""
+"""Frozen networks that see pictures: promptable segmenters behind one interface, and semantic networks beside them."""
 
 from .build_sam import build_sam
 from .promptable import EncoderSpec, MaskPredictions, PromptableEncoder, ResizeLongestSide
 from .sam import SAMEncoder
+from .semantic import SemanticEncoder, build_semantic, semantic_spec
 
-__all__ = ["EncoderSpec", "MaskPredictions", "PromptableEncoder", "ResizeLongestSide", "SAMEncoder", "build_sam"]
+__all__ = [
+    "EncoderSpec",
+    "MaskPredictions",
+    "PromptableEncoder",
+    "ResizeLongestSide",
+    "SAMEncoder",
+    "SemanticEncoder",
+    "build_sam",
+    "build_semantic",
+    "semantic_spec",
+]

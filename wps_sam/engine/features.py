@@ -32,7 +32,8 @@ from ..data.feature_store import (
     pack,
 )
 from ..data.feature_store_v1 import FeatureStoreReaderV1
-from ..data.mapper import VIEW_OF, PartDatasetMapper, build_augmentations
+from ..data.mapper import VIEW_OF, PartDatasetMapper, RandomViews, build_augmentations, random_view
+from ..encoders import semantic_spec
 from ..encoders.build_sam import image_encoder_hash
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,10 @@ Job = tuple[FeatureStoreWriter, Shard]
 
 def views_of(cfg: CfgNode, is_train: bool) -> list[str]:
     """The views of a picture that training, or evaluation, sees."""
-    flips = is_train and cfg.INPUT.RANDOM_FLIP == "horizontal"
-    return [VIEW_OF[False], VIEW_OF[True]] if flips else [VIEW_OF[False]]
+    if not is_train:
+        return [VIEW_OF[False]]
+    flipped = [VIEW_OF[True]] if cfg.INPUT.RANDOM_FLIP == "horizontal" else []
+    return [VIEW_OF[False], *flipped, *map(random_view, range(cfg.INPUT.RANDOM_VIEWS))]
 
 
 def settings_v1(cfg: CfgNode) -> dict[str, Any]:
@@ -62,8 +65,14 @@ def settings_v1(cfg: CfgNode) -> dict[str, Any]:
 def spec_of(cfg: CfgNode, data_set: str, pictures: Records, dtype: str) -> StoreSpec:
     """The store that ``cfg`` asks for; ``pictures`` from :func:`distinct_pictures`."""
     encoder = encoder_class(cfg)
-    features = {name: list(shape) for name, shape in encoder.spec_of(cfg).features.items()}
-    return StoreSpec(data_set, encoder.feature_settings(cfg), pictures, features, dtype)
+    spec, settings = encoder.spec_of(cfg), encoder.feature_settings(cfg)
+    semantic = semantic_spec(cfg, spec.image_size)
+    if semantic.features:
+        settings["MODEL.SEMANTIC"] = f"{cfg.MODEL.SEMANTIC.NAME}, sha256:{semantic.fingerprint}"
+    if cfg.INPUT.RANDOM_VIEWS and data_set in cfg.DATASETS.TRAIN:
+        settings["INPUT.CROP"] = [cfg.INPUT.CROP.TYPE, list(cfg.INPUT.CROP.SIZE), cfg.INPUT.RANDOM_FLIP]
+    features = {name: list(shape) for name, shape in {**spec.features, **semantic.features}.items()}
+    return StoreSpec(data_set, settings, pictures, features, dtype)
 
 
 def open_features(cfg: CfgNode, dataset_name: str, records: Records, is_train: bool) -> FeatureStoreReader:
@@ -204,6 +213,11 @@ class _Views(Dataset):
         # The flip comes first, as in training, where the resize then sees the same pixels.
         augmentations = {VIEW_OF[False]: resize, VIEW_OF[True]: [T.RandomFlip(prob=1.0), *resize]}
         self.mappers = {view: PartDatasetMapper(is_train=False, augmentations=a) for view, a in augmentations.items()}
+        for number in range(cfg.INPUT.RANDOM_VIEWS):
+            crops = RandomViews(build_augmentations(cfg, is_train=True), cfg.INPUT.RANDOM_VIEWS)
+            self.mappers[random_view(number)] = PartDatasetMapper(
+                is_train=False, augmentations=resize, random_views=replace(crops, only=number)
+            )
 
     def __getitem__(self, key: tuple[Mapping[str, Any], str]) -> dict[str, Any]:
         record, view = key
@@ -238,5 +252,5 @@ def _features(cfg: CfgNode, jobs: Sequence[Job], batch_size: int) -> Iterator[di
 def _encode(model: Any, batch: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
     """The encoder's features of each picture of a batch by name, on the CPU."""
     features = model.embed(batch)[0]
-    of_batch = {name: features[name].cpu() for name in model.backbone.spec.features}
+    of_batch = {name: features[name].cpu() for name in model.feature_names}
     return [{name: values[i] for name, values in of_batch.items()} for i in range(len(batch))]

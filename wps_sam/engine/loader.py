@@ -17,7 +17,7 @@ from detectron2.data import (
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
-from ..config import needs_pixels
+from ..config import needs_part_maps, needs_pixels
 from ..data.mapper import FeatureReader, PartDatasetMapper
 from ..data.part_mask_mapper import PartMaskMapper
 from ..data.sources.orientation import pixel_grid_of
@@ -28,6 +28,7 @@ from ..masks import PixelGrid, record_size
 from ..prompters import PROMPTER_REGISTRY
 from ..structures import LabelKind
 from .features import open_features
+from .teacher_maps import teacher_maps
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +97,15 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         )
     if cfg.INPUT.DATASET_MAPPER_NAME == "weak_labels" and kept:
         check_labels(cfg, kept)
+    stored = {name: open_stored(cfg, name, of_set, is_train=True) for name, of_set in by_name.items()}
+    if needs_part_maps(cfg):
+        for name, features in stored.items():
+            of_set = [record for record in kept if record["dataset_name"] == name]
+            for record, part_map in zip(of_set, teacher_maps(cfg, name, of_set, features)):
+                record["teacher_map"] = part_map
     order = TrainOrder(
         kept,
-        MapperOfEachSet(
-            {
-                name: build_mapper(cfg, name, is_train=True, features=open_stored(cfg, name, of_set, is_train=True))
-                for name, of_set in by_name.items()
-            }
-        ),
+        MapperOfEachSet({name: build_mapper(cfg, name, is_train=True, features=f) for name, f in stored.items()}),
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
     )

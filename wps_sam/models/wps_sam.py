@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,11 +13,12 @@ from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..encoders import PromptableEncoder
+from ..encoders import PromptableEncoder, SemanticEncoder, build_semantic, semantic_spec
 from ..inference.merge import MASK_THRESHOLD, MERGES, WithinObjectMerge, resize_mask, resize_masks
+from ..inference.naming import name_masks
 from ..inference.select import Selection, select_for_object, select_parts
 from ..prompters import PROMPTER_REGISTRY, Prompter
-from ..structures import Features, Frame, PartTargets, Proposals, input_size
+from ..structures import UNKNOWN, Features, Frame, PartTargets, Proposals, input_size
 from ..vocabulary import PartVocabulary
 from .frozen import FrozenWeights, hash_of
 
@@ -35,16 +38,22 @@ class WPSSAM(FrozenWeights):
 
     Args:
         backbone: the frozen promptable encoder.
+        semantic: a frozen semantic network beside it; None if there is none, or its features come from a cache.
+        semantic_features, semantic_fingerprint: what there is of it, see :class:`wps_sam.encoders.SemanticEncoder`.
         prompter: the trained part.
         num_classes: C.
         score_threshold, nms_threshold, max_parts: which proposals become parts, see MODEL.INFERENCE.
         merge: a key of ``MERGES``.
+        naming: see MODEL.INFERENCE.NAMING.
         unseen_bias: see MODEL.INFERENCE.UNSEEN_BIAS.
     """
 
     HASH_KEY = "encoder_sha256"
-    FROZEN_NAME = "SAM, or on one that sees pictures otherwise"
-    FROZEN_KEYS = "MODEL.BACKBONE.NAME, MODEL.SAM.ARCH, MODEL.SAM.WEIGHTS, MODEL.SAM.PADDING and MODEL.PIXEL_MEAN, _STD"
+    FROZEN_NAME = "SAM or semantic network, or on one that sees pictures otherwise"
+    FROZEN_KEYS = (
+        "MODEL.BACKBONE.NAME, MODEL.SAM.ARCH, MODEL.SAM.WEIGHTS, MODEL.SAM.PADDING, MODEL.PIXEL_MEAN, _STD and "
+        "MODEL.SEMANTIC"
+    )
 
     backbone: PromptableEncoder
     prompter: Prompter
@@ -56,14 +65,21 @@ class WPSSAM(FrozenWeights):
         backbone: PromptableEncoder,
         prompter: Prompter,
         num_classes: int,
+        semantic: SemanticEncoder | None = None,
+        semantic_features: Iterable[str] = (),
+        semantic_fingerprint: str = "",
         score_threshold: float = 0.0,
         nms_threshold: float = 1.0,
         max_parts: int = 100,
         merge: str = "semantic",
+        naming: float = 0.0,
         unseen_bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.semantic = semantic
+        self.semantic_fingerprint = semantic_fingerprint
+        self.feature_names = (*backbone.spec.features, *semantic_features)
         self.prompter = prompter
         self.num_classes = num_classes
         self.unseen_bias = unseen_bias
@@ -74,19 +90,25 @@ class WPSSAM(FrozenWeights):
             "max_parts": max_parts,
         }
         self.merge = MERGES[merge]
+        self.naming = naming
         self.watch_checkpoints()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         backbone = build_backbone(cfg)
+        semantic = semantic_spec(cfg, backbone.image_size)
         return {
             "backbone": backbone,
-            "prompter": PROMPTER_REGISTRY.get(cfg.MODEL.PROMPTER.NAME)(cfg, backbone),
+            "semantic": build_semantic(cfg, backbone.image_size) if cfg.MODEL.SAM.FEATURES == "live" else None,
+            "semantic_features": semantic.features,
+            "semantic_fingerprint": semantic.fingerprint,
+            "prompter": PROMPTER_REGISTRY.get(cfg.MODEL.PROMPTER.NAME)(cfg, backbone, semantic.features),
             "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
             "score_threshold": cfg.MODEL.INFERENCE.SCORE_THRESHOLD,
             "nms_threshold": cfg.MODEL.INFERENCE.NMS_THRESHOLD,
             "max_parts": cfg.MODEL.INFERENCE.MAX_PARTS,
             "merge": cfg.MODEL.INFERENCE.MERGE,
+            "naming": cfg.MODEL.INFERENCE.NAMING,
             "unseen_bias": cfg.MODEL.INFERENCE.UNSEEN_BIAS,
         }
 
@@ -128,13 +150,15 @@ class WPSSAM(FrozenWeights):
             features["image"], frames = self.preprocess_image(batched_inputs)
         else:
             frames = [self._frame(record) for record in batched_inputs]
-        stored = [name for name in self.backbone.spec.features if name in batched_inputs[0]]
+        stored = [name for name in self.feature_names if name in batched_inputs[0]]
         if stored:
             for name in stored:
                 features[name] = torch.stack([record[name].to(self.device) for record in batched_inputs]).float()
         else:
             # Without pictures the encoder says what is missing.
             features |= self.backbone(features.get("image"))
+            if self.semantic is not None:
+                features |= self.semantic(torch.stack([self._square(r, f) for r, f in zip(batched_inputs, frames)]))
         return features, frames
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, list[Frame]]:
@@ -142,6 +166,12 @@ class WPSSAM(FrozenWeights):
         frames = [self._frame(record) for record in batched_inputs]
         squares = [self.backbone.preprocess(record["image"].to(self.device))[0] for record in batched_inputs]
         return torch.stack(squares), frames
+
+    def _square(self, record: dict[str, Any], frame: Frame) -> Tensor:
+        """The picture in its square, RGB in 0..255, float [3, S, S], grey around it."""
+        square = torch.full((3, frame.size, frame.size), 127.5, device=self.device)
+        frame.crop(square)[:] = record["image"].to(self.device)
+        return square
 
     def _frame(self, record: dict[str, Any]) -> Frame:
         try:
@@ -173,6 +203,7 @@ class WPSSAM(FrozenWeights):
                     points=points + corner + 0.5,
                     masks=_covered_shares(instances.gt_masks.tensor, frame) if instances.has("gt_masks") else None,
                     tags=record["tags"].to(self.device) if "tags" in record else None,
+                    part_map=_in_square(record["part_map"].to(self.device), frame) if "part_map" in record else None,
                 )
             )
         return targets
@@ -197,9 +228,14 @@ class WPSSAM(FrozenWeights):
         prompts = [proposals.encode(i, of_image.queries) for i, of_image in enumerate(selected)]
         masks = self.backbone.decode(features, prompts)
         results = []
-        for record, frame, of_image, predicted in zip(batched_inputs, frames, selected, masks):
+        for i, (record, frame, of_image, predicted) in enumerate(zip(batched_inputs, frames, selected, masks)):
             inference = self.object_inference if "category_id" in record else self.part_inference
-            results.append(inference(of_image, predicted.logits[:, 0], frame, *_output_size(record)))
+            mask_logits = predicted.logits[:, 0]
+            if proposals.part_map is not None and self.naming:
+                of_image, mask_logits = name_masks(
+                    of_image, mask_logits, proposals.logits[i], proposals.part_map[i], self.naming
+                )
+            results.append(inference(of_image, mask_logits, frame, *_output_size(record)))
         return results
 
     def select(self, proposals: Proposals, index: int, object_id: int | None) -> Selection:
@@ -286,11 +322,16 @@ class WPSSAM(FrozenWeights):
     # -- checkpoints
 
     def compute_frozen_hash(self) -> str:
-        return self.backbone.fingerprint()
+        backbone = self.backbone.fingerprint()
+        if not self.semantic_fingerprint:
+            return backbone
+        return hashlib.sha256(f"{backbone} {self.semantic_fingerprint}".encode()).hexdigest()
 
     def frozen_state(self) -> dict[str, Tensor]:
         state = {f"backbone.{key}": value for key, value in self.backbone.state_dict().items()}
         state.pop(FOURIER_MATRIX, None)
+        if self.semantic is not None:
+            state |= {f"semantic.{key}": value for key, value in self.semantic.state_dict().items()}
         return state
 
     def check_frozen(self, state_dict: dict[str, Any], prefix: str) -> None:
@@ -307,6 +348,13 @@ class WPSSAM(FrozenWeights):
 def _output_size(record: dict[str, Any]) -> tuple[int, int]:
     height, width = input_size(record)
     return record.get("height", height), record.get("width", width)
+
+
+def _in_square(part_map: Tensor, frame: Frame) -> Tensor:
+    """A part map int64 [h, w] of a picture to that of its square [S, S], UNKNOWN around the picture."""
+    square = torch.full((frame.size, frame.size), UNKNOWN, device=part_map.device)
+    frame.crop(square)[:] = part_map
+    return square
 
 
 def _covered_shares(masks: Tensor, frame: Frame) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -29,7 +29,9 @@ from .losses import (
     weighted,
 )
 from .matcher import CenterMatcher
+from .part_head import part_map_loss
 from .prompter import PROMPTER_REGISTRY, Decode, EncodePrompts, Prompter, decoded_mask_loss, one_query_a_mask
+from .semantic_input import SemanticInput, Shape
 from .text_classifier import TextClassifier, build_text_classifier
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,8 @@ class DensePrompter(Prompter):
         label_type: WEAK_LABELS.TYPE. With "point" cells propose points, otherwise boxes; a point among boxes teaches a
             class and where its cells are, and leaves boxes alone.
         image_size, embedding_size: S in pixels, and the side of the image embedding in cells; ``dim`` its channels.
-        stride, conv_dim, num_convs, companion_dim: see :meth:`add_config`.
+        semantic: shapes (D, h, w) by name of the features of a semantic network.
+        stride, conv_dim, num_convs, companion_dim, part_weight, part_balance, class_balance: see :meth:`add_config`.
         class_weight, prompt_weight, mask_weight, presence_weight: of the losses.
         encode_prompts, decode: of the encoder.
     """
@@ -71,6 +74,7 @@ class DensePrompter(Prompter):
         label_type: str,
         image_size: int,
         embedding_size: int,
+        semantic: Mapping[str, Shape] = {},
         dim: int = 256,
         stride: int,
         conv_dim: int,
@@ -80,6 +84,9 @@ class DensePrompter(Prompter):
         prompt_weight: float = 1.0,
         mask_weight: float = 1.0,
         presence_weight: float = 1.0,
+        part_weight: float = 0.0,
+        part_balance: float = 0.5,
+        class_balance: float = 0.0,
         encode_prompts: EncodePrompts,
         decode: Decode,
     ) -> None:
@@ -96,23 +103,31 @@ class DensePrompter(Prompter):
             self.place: prompt_weight,
             "mask": mask_weight,
             "presence": presence_weight,
+            "part": part_weight,
         }
+        self.part_balance = part_balance
+        self.class_balance = class_balance
         # Context is gathered on a grid twice as coarse as the memory: cells of the embedding along a side of one of it.
         self.pooled = 2 * stride * embedding_size // image_size
         self.companion = Companion(companion_dim, stride) if companion_dim else None
+        self.semantic = SemanticInput(semantic, conv_dim) if semantic else None
+        beside = companion_dim + (conv_dim if semantic else 0)
         # SAM's embedding is mostly a constant per channel: what tells places apart is a small ripple on it.
         self.normalise = nn.InstanceNorm2d(dim)
         self.context = nn.Sequential(
-            nn.Conv2d(dim + companion_dim, conv_dim, 1), *(ContextBlock(conv_dim) for _ in range(num_convs))
+            nn.Conv2d(dim + beside, conv_dim, 1), *(ContextBlock(conv_dim) for _ in range(num_convs))
         )
         self.upsample = nn.Sequential(nn.ConvTranspose2d(conv_dim, conv_dim, 2, 2), LayerNorm2d(conv_dim), nn.GELU())
         self.companion_dim = companion_dim
-        self.fuse = nn.Conv2d(conv_dim + companion_dim, conv_dim, 1)
+        self.fuse = nn.Conv2d(conv_dim + beside, conv_dim, 1)
         self.class_tower = self._tower(conv_dim)
         self.prompt_tower = self._tower(conv_dim)
         self.class_head = nn.Conv2d(conv_dim, text_classifier.dim if text_classifier else num_classes + 1, 1)
         self.classifier = text_classifier or nn.Identity()
         self.prompt_head = nn.Conv2d(conv_dim, 4 if self.place == "box" else 2, 1)
+        if part_weight:
+            self.part_tower = self._tower(conv_dim)
+            self.part_head = nn.Conv2d(conv_dim, text_classifier.dim if text_classifier else num_classes + 1, 1)
         # Nearly every cell is "no part": start there, or the first steps are spent on it (RetinaNet, section 4.1).
         if text_classifier is None:
             start = torch.zeros(num_classes + 1)
@@ -140,12 +155,19 @@ class DensePrompter(Prompter):
         # Weights of the losses: classes; boxes or points.
         node.CLASS_WEIGHT = 1.0
         node.PROMPT_WEIGHT = 1.0
+        # How far parts of few cells are favoured in the loss of classes: 0 every cell counts alike, 1 every part.
+        node.CLASS_BALANCE = 0.0
         # Of labels that are masks: SAM's mask for the prompt against the label. Of tags: the surest cell of the class.
         node.MASK_WEIGHT = 1.0
         node.PRESENCE_WEIGHT = 1.0
+        # Of the dense head, which says what each cell is, learned from the masks that SAM draws for the labels; with it
+        # MODEL.INFERENCE.NAMING can name parts by what is inside them. 0: no such head.
+        node.PART_WEIGHT = 0.0
+        # How far its rare classes are favoured: 0 every pixel counts alike, 1 every class.
+        node.PART_BALANCE = 0.5
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, encoder: Any) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, encoder: Any, semantic: Mapping[str, Shape]) -> dict[str, Any]:
         node = cfg.MODEL.DENSE_PROMPTER
         by_name = cfg.MODEL.PROMPTER.CLASSIFIER == "text"
         channels, embedding_size, _ = encoder.spec.features["image_embedding"]
@@ -155,6 +177,7 @@ class DensePrompter(Prompter):
             "label_type": cfg.WEAK_LABELS.TYPE,
             "image_size": encoder.spec.image_size,
             "embedding_size": embedding_size,
+            "semantic": semantic,
             "dim": channels,
             "stride": node.STRIDE,
             "conv_dim": node.CONV_DIM,
@@ -164,6 +187,9 @@ class DensePrompter(Prompter):
             "prompt_weight": node.PROMPT_WEIGHT,
             "mask_weight": node.MASK_WEIGHT,
             "presence_weight": node.PRESENCE_WEIGHT,
+            "part_weight": node.PART_WEIGHT,
+            "part_balance": node.PART_BALANCE,
+            "class_balance": node.CLASS_BALANCE,
             "encode_prompts": encoder.encode_prompts,
             "decode": encoder.decode,
         }
@@ -172,35 +198,51 @@ class DensePrompter(Prompter):
     def needs_image(cls, cfg: CfgNode) -> bool:
         return cfg.MODEL.DENSE_PROMPTER.COMPANION_DIM > 0
 
-    def predict(self, features: Features) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def needs_part_maps(cls, cfg: CfgNode) -> bool:
+        return cfg.MODEL.DENSE_PROMPTER.PART_WEIGHT > 0
+
+    def remember(self, features: Features) -> Tensor:
+        """The memory [B, conv_dim, S/stride, S/stride]: all that is seen, with its context."""
+        embedding = F.avg_pool2d(self.normalise(features["image_embedding"]), self.pooled)
+        beside = self.companion_features(features)
+        if self.semantic is not None:
+            beside = [*beside, self.semantic(features, 2 * embedding.shape[-1])]
+        coarse = torch.cat([embedding, *(F.avg_pool2d(fine, 2) for fine in beside)], dim=1)
+        return self.fuse(torch.cat([self.upsample(self.context(coarse)), *beside], dim=1))
+
+    def predict(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits [B, N, C+1], and boxes [B, N, 4] xyxy or points [B, N, 2] xy in pixels of the padded square.
 
         They may leave it: a limit would have no gradient beyond it, and training could not bring them back.
         """
-        image_embedding = features["image_embedding"]
-        companion = self.companion_features(features)
-        embedding = F.avg_pool2d(self.normalise(image_embedding), self.pooled)
-        coarse = torch.cat([embedding, *(F.avg_pool2d(fine, 2) for fine in companion)], dim=1)
-        memory = self.fuse(torch.cat([self.upsample(self.context(coarse)), *companion], dim=1))
         logits = self.classifier(self.class_head(self.class_tower(memory)).flatten(2).transpose(1, 2))
         deltas = self.prompt_head(self.prompt_tower(memory)).flatten(2).transpose(1, 2)
         return logits, self.apply_deltas(deltas)
 
+    def part_map(self, memory: Tensor) -> Tensor:
+        """What each cell is: logits [B, C+1, S/stride, S/stride], background last."""
+        by_cell = self.part_head(self.part_tower(memory))
+        return self.classifier(by_cell.movedim(1, -1)).movedim(-1, 1)
+
     def propose(self, features: Features) -> Proposals:
-        logits, places = self.predict(features)
+        memory = self.remember(features)
+        logits, places = self.predict(memory)
         places = self.within_square(places)
         boxes = places if self.place == "box" else _boxes_around(places, self.stride)
-        return Proposals(logits, lambda image, queries: self.encode(places[image, queries]), boxes)
+        part_map = self.part_map(memory) if self.weights["part"] else None
+        return Proposals(logits, lambda image, queries: self.encode(places[image, queries]), boxes, part_map)
 
     def encode(self, places: Tensor) -> Tensor:
         """Boxes [K, 4] or points [K, 2] to prompt tokens [K, T, D]."""
         return self.encode_prompts(**{"boxes" if self.place == "box" else "points": places})
 
     def losses(self, features: Features, targets: Sequence[PartTargets]) -> dict[str, Tensor]:
-        """Classes (softmax focal loss) and places; with masks and tags also theirs."""
-        logits, places = self.predict(features)
+        """Classes (softmax focal loss) and places; with masks, tags and a dense head also theirs."""
+        memory = self.remember(features)
+        logits, places = self.predict(memory)
         matches = self.matcher(self.anchors, targets)
-        losses = {"class": class_loss(focal_cross_entropy, logits, targets, matches)}
+        losses = {"class": class_loss(focal_cross_entropy, logits, targets, matches, self.class_balance)}
         for name in LOSSES[self.label_type]:
             if name == self.place:
                 labelled = [target.boxes if name == "box" else target.points for target in targets]
@@ -213,6 +255,8 @@ class DensePrompter(Prompter):
                 losses[name] = decoded_mask_loss(self.decode, features, prompts, targets, parts)
             elif name == "presence":
                 losses[name] = presence_loss(logits, targets)
+        if self.weights["part"]:
+            losses["part"] = part_map_loss(self.part_map(memory), targets, self.part_balance)
         return weighted(losses, self.weights)
 
     def _distances_from_middle(

@@ -14,6 +14,7 @@ from ..structures import Features, LabelKind, PartTargets, Proposals
 from .losses import KINDS_OF_PLACE, LOSSES, class_loss, cross_entropy, place_loss, presence_loss, token_loss, weighted
 from .matcher import HungarianMatcher
 from .prompter import PROMPTER_REGISTRY, Decode, EncodePrompts, Prompter, decoded_mask_loss, one_query_a_mask
+from .semantic_input import SemanticInput, Shape
 from .text_classifier import TextClassifier, build_text_classifier
 from .transformer import Transformer
 
@@ -29,6 +30,7 @@ class DETRPrompter(Prompter):
         label_type: WEAK_LABELS.TYPE.
         num_queries, neck_strides, num_heads, ffn_dim, num_encoder_layers, num_decoder_layers: see :meth:`add_config`.
         embedding_size: side of the image embedding in cells; ``channels`` of it.
+        semantic: shapes (D, h, w) by name of the features of a semantic network, which the neck sees beside it.
         dim: D, of the transformer and of a prompt token; ``tokens_per_prompt`` T.
         matcher: assigns queries to parts.
         class_weight, prompt_weight, mask_weight, presence_weight: of the losses.
@@ -46,6 +48,7 @@ class DETRPrompter(Prompter):
         label_type: str = "box",
         num_queries: int,
         embedding_size: int,
+        semantic: Mapping[str, Shape] = {},
         channels: int = 256,
         dim: int = 256,
         tokens_per_prompt: int = 2,
@@ -74,6 +77,8 @@ class DETRPrompter(Prompter):
             "presence": presence_weight,
         }
         self.encode_prompts, self.decode = encode_prompts, decode
+        self.semantic = SemanticInput(semantic, channels) if semantic else None
+        channels *= 2 if semantic else 1
         neck: list[nn.Module] = []
         size = embedding_size
         for stride in neck_strides:
@@ -116,7 +121,7 @@ class DETRPrompter(Prompter):
         node.PRESENCE_WEIGHT = 1.0
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, encoder: Any) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, encoder: Any, semantic: Mapping[str, Shape]) -> dict[str, Any]:
         node = cfg.MODEL.DETR_PROMPTER
         channels, embedding_size, _ = encoder.spec.features["image_embedding"]
         return {
@@ -125,6 +130,7 @@ class DETRPrompter(Prompter):
             "label_type": cfg.WEAK_LABELS.TYPE,
             "num_queries": node.NUM_QUERIES,
             "embedding_size": embedding_size,
+            "semantic": semantic,
             "channels": channels,
             "dim": encoder.spec.prompt_dim,
             "tokens_per_prompt": encoder.spec.tokens_per_prompt,
@@ -157,7 +163,10 @@ class DETRPrompter(Prompter):
 
     def predict(self, features: Features) -> tuple[Tensor, Tensor]:
         """Class logits [B, N, C+1] and prompt tokens [B, N, T, D]."""
-        memory = self.neck(features["image_embedding"]).flatten(2).transpose(1, 2)
+        seen = features["image_embedding"]
+        if self.semantic is not None:
+            seen = torch.cat([seen, self.semantic(features, seen.shape[-1])], dim=1)
+        memory = self.neck(seen).flatten(2).transpose(1, 2)
         position = self.position.flatten(2).transpose(1, 2)
         hidden = self.transformer(memory, position, self.queries.weight)
         logits = self.classifier(self.class_head(hidden))

@@ -16,8 +16,9 @@ from ..mask_losses import dice_loss, focal_loss
 from ..structures import LabelKind, PartTargets
 from .matcher import Matches
 
-# (logits [N, C+1], labels int64 [N], classes int64 [T] that some unmatched query may be) of one image to a scalar.
-ClassLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# (logits [N, C+1], labels int64 [N], classes int64 [T] that some unmatched query may be, weights [N]) of one image to a
+# scalar.
+ClassLoss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 # (students [K, ...], teachers [K, ...]) of matched queries to a scalar, a mean over them; K > 0.
 PlaceLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,18 +33,40 @@ LOSSES = {
 KINDS_OF_PLACE = {"box": (LabelKind.BOX, LabelKind.MASK), "point": (LabelKind.POINT,)}
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, possible: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, possible: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """Mean over all queries of one image, "no part" among the classes, no re-weighting (the paper's)."""
-    if possible is None:
+    if possible is None and weight is None:
         return F.cross_entropy(logits, labels)
-    return -log_probability(logits, labels, possible).mean()
+    return _weigh(-log_probability(logits, labels, possible), weight).mean()
 
 
-def focal_cross_entropy(logits: Tensor, labels: Tensor, possible: Tensor | None = None, gamma: float = 2.0) -> Tensor:
+def focal_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    possible: Tensor | None = None,
+    weight: Tensor | None = None,
+    gamma: float = 2.0,
+) -> Tensor:
     """Softmax focal loss (arXiv 1708.02002) of one image: sum over queries, divided by the matched ones."""
     log_p = log_probability(logits, labels, possible)
     num_parts = (labels != logits.shape[1] - 1).sum().clamp(min=1)
-    return (-((1 - log_p.exp()) ** gamma) * log_p).sum() / num_parts
+    return _weigh(-((1 - log_p.exp()) ** gamma) * log_p, weight).sum() / num_parts
+
+
+def _weigh(losses: Tensor, weight: Tensor | None) -> Tensor:
+    return losses if weight is None else losses * weight
+
+
+def balanced(part: Tensor, balance: float) -> Tensor:
+    """Weights [K] of matched queries, mean 1, such that the n queries of a part together count n^(1 - balance).
+
+    ``part`` int64 [K]: which part each answers for.
+    """
+    queries = part.bincount()[part].float()
+    weight = queries**-balance
+    return weight * (len(part) / weight.sum())
 
 
 def log_probability(logits: Tensor, labels: Tensor, possible: Tensor | None = None) -> Tensor:
@@ -77,13 +100,22 @@ def point_loss(points: Tensor, teachers: Tensor, *, stride: int) -> Tensor:
     return (points - teachers).abs().sum(-1).mean() / stride
 
 
-def class_loss(loss: ClassLoss, logits: Tensor, targets: Sequence[PartTargets], matches: Matches) -> Tensor:
-    """``loss`` of every image of logits [B, N, C+1]; unmatched queries are "no part"."""
+def class_loss(
+    loss: ClassLoss, logits: Tensor, targets: Sequence[PartTargets], matches: Matches, balance: float = 0.0
+) -> Tensor:
+    """``loss`` of every image of logits [B, N, C+1]; unmatched queries are "no part".
+
+    ``balance``: how far parts that few queries answer for are favoured, see :func:`balanced`.
+    """
     losses = []
     for of_image, target, (query, part) in zip(logits, targets, matches):
         labels = torch.full((len(of_image),), of_image.shape[1] - 1, device=of_image.device)
         labels[query] = target.labels[part]
-        losses.append(loss(of_image, labels, unplaced_tags(target)))
+        weight = None
+        if balance and len(part):
+            weight = torch.ones_like(of_image[:, 0])
+            weight[query] = balanced(part, balance)
+        losses.append(loss(of_image, labels, unplaced_tags(target), weight))
     return torch.stack(losses).mean()
 
 

@@ -18,9 +18,9 @@ from .text_classifier import TextClassifier
 
 PROMPTER_REGISTRY = Registry("PROMPTER")
 PROMPTER_REGISTRY.__doc__ = """
-Prompters, chosen by ``MODEL.PROMPTER.NAME`` and called as ``prompter_class(cfg, encoder)`` with the frozen
-:class:`wps_sam.encoders.PromptableEncoder`. One registered by somebody else before the configuration is made works like
-ours.
+Prompters, chosen by ``MODEL.PROMPTER.NAME`` and called as ``prompter_class(cfg, encoder, semantic)`` with the frozen
+:class:`wps_sam.encoders.PromptableEncoder` and the shapes (D, h, w) by name of a semantic network's features, which may
+be none. One registered by somebody else before the configuration is made works like ours.
 """
 
 # Of PromptableEncoder.
@@ -50,6 +50,11 @@ class Prompter(nn.Module):
     @classmethod
     def needs_image(cls, cfg: CfgNode) -> bool:
         """Whether it looks at the normalised picture itself ("image" of the features) beside what the encoder saw."""
+        return False
+
+    @classmethod
+    def needs_part_maps(cls, cfg: CfgNode) -> bool:
+        """Whether its losses ask for the ``part_map`` of its targets."""
         return False
 
     @classmethod

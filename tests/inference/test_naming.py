@@ -1,0 +1,76 @@
+"""Parts are named by what lies inside their masks."""
+
+import math
+
+from wps_sam.inference.naming import class_inside, name_masks
+from wps_sam.inference.select import Selection
+
+import pytest
+import torch
+
+SURE = 20.0
+
+
+def halves(left, right):
+    """Logits [C+1, 4, 4] of a map whose left and right half have these probabilities."""
+    columns = [torch.tensor(p).log().view(-1, 1, 1).expand(-1, 4, 2) for p in (left, right)]
+    return torch.cat(columns, dim=2)
+
+
+def mask(*columns):
+    logits = torch.full((4, 4), -SURE)
+    logits[:, list(columns)] = SURE
+    return logits
+
+
+PART_MAP = halves([0.7, 0.2, 0.1], [0.1, 0.1, 0.8])
+
+
+def test_the_mean_probability_within_a_mask():
+    found = class_inside(torch.stack([mask(0, 1), mask(3), mask(1, 2)]), PART_MAP)
+    assert torch.allclose(found[0], torch.tensor([0.7, 0.2, 0.1]), atol=1e-4)
+    assert torch.allclose(found[1], torch.tensor([0.1, 0.1, 0.8]), atol=1e-4)
+    assert torch.allclose(found[2], torch.tensor([0.4, 0.15, 0.45]), atol=1e-4)
+    # Of a mask that covers nothing its likeliest pixels count: here the left ones.
+    empty = torch.where(mask(0, 1) > 0, -1.0, -SURE)
+    assert torch.allclose(class_inside(empty[None], PART_MAP)[0], torch.tensor([0.7, 0.2, 0.1]), atol=1e-4)
+
+
+def test_coarse_cells_are_interpolated_to_the_mask():
+    part_map = torch.tensor([[[0.0, 4.0]], [[0.0, 0.0]]])
+    logits = torch.full((1, 1, 4), SURE)
+    # Bilinear: 0, 1, 3 and 4 of the first class.
+    expected = sum(1 / (1 + math.exp(-x)) for x in (0, 1, 3, 4)) / 4
+    assert float(class_inside(logits, part_map)[0, 0]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_proposal_and_inside_agree_by_their_geometric_mean():
+    # Query 2 says class 1, its mask lies where class 0 is; query 0 lies on background.
+    logits = torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.0, 1.0], [0.3, 0.6, 0.1]]).log()
+    selected = Selection(torch.tensor([2, 0]), torch.tensor([0.6, 0.5]), torch.tensor([1, 1]))
+    masks = torch.stack([mask(0, 1), mask(3)])
+    found, kept = name_masks(selected, masks, logits, PART_MAP, 0.5)
+    # sqrt(.3 * .7) = .458 of class 0 against sqrt(.6 * .2) = .346; of query 0 "no part", sqrt(.3 * .8), wins.
+    assert found.queries.tolist() == [2] and found.classes.tolist() == [0]
+    assert float(found.scores) == pytest.approx(math.sqrt(0.21), abs=1e-4)
+    assert torch.equal(kept, masks[:1])
+    # Nothing of the insides: the proposals as they were.
+    unchanged, kept = name_masks(selected, masks, logits, PART_MAP, 0.0)
+    assert unchanged.queries.tolist() == [2, 0] and unchanged.classes.tolist() == [1, 1] and len(kept) == 2
+    # Nothing but the insides.
+    assert name_masks(selected, masks, logits, PART_MAP, 1.0)[0].scores.tolist() == pytest.approx([0.7], abs=1e-4)
+
+
+def test_the_surest_comes_first_with_its_mask():
+    logits = torch.tensor([[0.5, 0.1, 0.4], [0.9, 0.05, 0.05]]).log()
+    selected = Selection(torch.tensor([0, 1]), torch.tensor([0.5, 0.9]), torch.tensor([0, 0]))
+    masks = torch.stack([mask(0), mask(1)])
+    found, kept = name_masks(selected, masks, logits, PART_MAP, 0.5)
+    assert found.queries.tolist() == [1, 0] and torch.equal(kept, masks[[1, 0]])
+
+
+def test_of_one_object_every_proposal_still_speaks_for_each_part():
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log()
+    selected = Selection(torch.tensor([0]), torch.tensor([[0.5]]), torch.tensor([1]))
+    found, _ = name_masks(selected, mask(3)[None], logits, PART_MAP, 0.5)
+    assert found.scores.shape == (1, 1) and float(found.scores) == pytest.approx(math.sqrt(0.05), abs=1e-4)

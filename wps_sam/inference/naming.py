@@ -1,0 +1,52 @@
+"""What a mask shows, by what lies inside it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .select import Selection
+
+
+def class_inside(mask_logits: Tensor, part_map: Tensor) -> Tensor:
+    """The mean probability [K, C+1] of each class within each mask; that of a mask's peak where it covers nothing.
+
+    Args:
+        mask_logits: [K, h, w], of a square.
+        part_map: logits [C+1, H, W] of the same square's cells, background last.
+    """
+    size = mask_logits.shape[-2:]
+    fine = F.interpolate(part_map[None].float(), size, mode="bilinear", align_corners=False)[0]
+    of_cell = fine.softmax(0).flatten(1)
+    # Sure pixels count more than those of the border; the small number keeps empty masks from dividing by nothing.
+    covered = mask_logits.float().sigmoid().flatten(1)
+    weight = (covered - 0.5).clamp(min=0) + 1e-6 * covered
+    return weight @ of_cell.T / weight.sum(1, keepdim=True)
+
+
+def name_masks(
+    selected: Selection, mask_logits: Tensor, logits: Tensor, part_map: Tensor, share: float
+) -> tuple[Selection, Tensor]:
+    """The parts of one image with the classes that proposals and the insides of their masks agree on, the surest first.
+
+    Of both probabilities the geometric mean counts. Parts for which it favours "no part" are left out, unless every
+    proposal has to speak for the parts of an object.
+
+    Args:
+        selected: K proposals, or those for one object.
+        mask_logits: [K, h, w] of the square.
+        logits: [N, C+1] of all proposals, last = no part.
+        part_map: [C+1, H, W], logits of the square's cells, background last.
+        share: of the insides, 0..1.
+
+    Returns:
+        The selection, and the mask logits in its order.
+    """
+    proposed = logits[selected.queries].float().softmax(-1)
+    both = proposed ** (1 - share) * class_inside(mask_logits, part_map) ** share
+    if selected.scores.dim() == 2:
+        return selected._replace(scores=both[:, selected.classes]), mask_logits
+    scores, classes = both.max(-1)
+    kept = (classes != logits.shape[1] - 1).nonzero().squeeze(1)
+    kept = kept[scores[kept].argsort(descending=True, stable=True)]
+    return Selection(selected.queries[kept], scores[kept], classes[kept]), mask_logits[kept]
