@@ -380,12 +380,15 @@ def test_evaluation_json_holds_all_data_sets_protocols_and_oracles(toy_cfg, tiny
     written = json.loads((Path(cfg.OUTPUT_DIR) / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert tuple(written) == tuple(results) == names
     for name in names:
-        assert list(written[name]) == [*FITTING, "oracle_box_prompt", "oracle_filled_box"]
+        oracles = ("oracle_box_prompt", "oracle_filled_box", "oracle_true_names", "oracle_true_boxes")
+        assert list(written[name]) == [*FITTING, *oracles]
         assert written[name]["d2_semseg"]["mIoU"] == 0
         assert written[name]["wps_authors"]["mIoU"] is None
         floor, half = written[name]["oracle_filled_box"]["mIoU"], written[name]["oracle_box_prompt"]["mIoU"]
         assert 80 < floor < 100
         assert 0 < half < floor
+        # A model that finds nothing names nothing.
+        assert written[name]["oracle_true_names"]["mIoU"] == written[name]["oracle_true_boxes"]["mIoU"] == 0
         assert f"Results on {name}:\nAll numbers in percent" in log.text
     assert list(engine.evaluate(cfg, ToyParts(cfg), oracles=False)[names[0]]) == FITTING
 

@@ -21,6 +21,13 @@ PRED = np.array([[0, 0, 1, 1], [2, 2, 2, 0]])
 MATRIX = np.array([[2, 0, 1], [1, 1, 0], [0, 1, 2]])  # rows: predicted 0, 1, 2
 
 
+def test_the_share_of_a_prediction_outside_the_truth() -> None:
+    """Of the pixels called 0, 1 and 2 one of 3, 2 and 3 is wrong. What is never predicted is unknown."""
+    assert metrics.pooled_outside(MATRIX).tolist() == pytest.approx([1 / 3, 1 / 2, 1 / 3])
+    never = np.array([[2, 1], [0, 0]])
+    assert metrics.pooled_outside(never)[0] == pytest.approx(1 / 3) and math.isnan(metrics.pooled_outside(never)[1])
+
+
 def disc(x: float, y: float, radius: float, side: int = 1024) -> np.ndarray:
     rows, columns = np.mgrid[:side, :side] + 0.5
     return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2

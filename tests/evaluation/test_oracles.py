@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from wps_sam.evaluation import BoxPromptOracle, FilledBoxOracle, GroundTruth, build_evaluators, oracle_scores
+from wps_sam.evaluation import (
+    BoxPromptOracle,
+    FilledBoxOracle,
+    GroundTruth,
+    PointPromptOracle,
+    TrueBoxesOracle,
+    TrueNamesOracle,
+    build_evaluators,
+    oracle_scores,
+)
 
 import numpy as np
 import pytest
@@ -125,3 +134,53 @@ def test_pictures_of_another_data_set_are_refused(scene: Scene) -> None:
     scene.register()
     with pytest.raises(ValueError, match=r"strange.JPEG: image_id 5 is not in the data set"):
         FilledBoxOracle(GroundTruth(scene.name))([{"file_name": "strange.JPEG", "image_id": 5}])
+
+
+def test_points_are_asked_for_where_there_are_some(scene: Scene) -> None:
+    first = scene.add(
+        [annotation(0, block(0, 0, 8, 8)), annotation(2, block(4, 4, 12, 12)), annotation(1, block(0, 12, 4, 16))]
+    )
+    scene.register()
+    asked: list[Any] = []
+
+    def prompt_masks(inputs: Any, points: list[torch.Tensor]) -> list[torch.Tensor]:
+        asked.extend(points[0].tolist())
+        return [torch.full((2, 16, 16), 1.0)]
+
+    def point(part: Any, height: int, width: int) -> tuple[float, float] | None:
+        assert (height, width) == (16, 16)
+        return None if part["category_id"] == 2 else (part["bbox"][0] + 1.0, part["bbox"][1] + 2.0)
+
+    (output,) = PointPromptOracle(GroundTruth(scene.name), prompt_masks, point)([first])
+    assert asked == [[1, 2], [1, 14]] and output["instances"].pred_classes.tolist() == [0, 1]
+
+
+def test_masks_get_the_name_of_what_they_cover(scene: Scene) -> None:
+    """The left mask is called 1 and lies on 0; the right one covers more background than part, and is none."""
+    record = scene.add([annotation(0, block(0, 0, 8, 8)), annotation(2, block(10, 0, 12, 4))])
+    scene.register()
+    own = scene.output(
+        record, [(1, block(1, 0, 8, 9)), (2, block(10, 0, 16, 4)), (0, block(0, 0, 2, 2))], scores=[0.5, 0.9, 0.4]
+    )
+    (output,) = TrueNamesOracle(GroundTruth(scene.name), lambda inputs: [own])([record])
+    assert output["instances"].pred_classes.tolist() == [0, 0]
+    expected = np.full((16, 16), 3)
+    expected[block(1, 0, 8, 9)] = expected[block(0, 0, 2, 2)] = 0
+    assert (part_map(output) == expected).all()
+    # The model's own output stays as it was.
+    assert own["instances"].pred_classes.tolist() == [1, 2, 0]
+
+
+def test_true_boxes_get_the_models_names(scene: Scene) -> None:
+    left, right, far = block(0, 0, 8, 8), block(10, 0, 14, 4), block(0, 12, 4, 16)
+    record = scene.add([annotation(0, left), annotation(2, right), annotation(1, far)])
+    scene.register()
+    own = scene.output(record, [(1, block(0, 0, 4, 3)), (0, block(7, 0, 16, 2))], scores=[0.5, 0.9])
+    masks = torch.stack([torch.from_numpy(m) for m in (left, right, far)]).float() * 2 - 1
+    oracle = TrueBoxesOracle(GroundTruth(scene.name), lambda inputs, boxes: [masks], lambda inputs: [own])
+    (output,) = oracle([record])
+    # 12 pixels of class 1 and 2 of class 0 in the left one; the far one has no part of the model's in it.
+    assert output["instances"].pred_classes.tolist() == [1, 0]
+    expected = np.full((16, 16), 3)
+    expected[left], expected[right] = 1, 0
+    assert (part_map(output) == expected).all()

@@ -179,16 +179,10 @@ def test_a_second_evaluation_forgets_the_first(scene: Scene) -> None:
 
 
 def test_every_piece_has_one_outcome(scene: Scene) -> None:
-    found, hollow = block(0, 0, 10, 10), block(20, 0, 40, 20)
-    misnamed, misplaced, missing = block(0, 20, 10, 30), block(30, 30, 40, 40), block(14, 22, 20, 28)
+    found, swallowed = block(0, 0, 10, 10), block(20, 0, 30, 10)
+    misnamed, missing = block(0, 20, 10, 30), block(14, 30, 20, 36)
     record = scene.add(
-        [
-            annotation(0, found),
-            annotation(1, hollow),
-            annotation(0, misnamed),
-            annotation(2, misplaced),
-            annotation(0, missing),
-        ],
+        [annotation(0, found), annotation(1, swallowed), annotation(0, misnamed), annotation(0, missing)],
         size=(40, 40),
     )
     scene.register()
@@ -196,24 +190,26 @@ def test_every_piece_has_one_outcome(scene: Scene) -> None:
         record,
         [
             (0, block(0, 0, 10, 6)),  # mask IoU 60/100
-            (1, hollow & ~block(21, 1, 39, 19)),  # the box right, mask IoU (400 - 324)/400 = 0.19
+            (1, block(20, 0, 40, 15)),  # all of it and more, mask IoU 100/300
             (1, misnamed),
-            (2, block(0, 30, 10, 40)),
+            (2, block(14, 30, 16, 36)),  # a third of the missing one, whose other pixels are background
         ],
     )
     scores = breakdown(scene, [output])
-    expected = {"found": 20, "wrong_mask": 20, "wrong_class": 20, "wrong_place": 20, "not_found": 20}
-    assert scores == pytest.approx(expected | {"false_positives_per_image": 3})
+    expected = {"found": 25, "wrong_mask": 25, "wrong_name": 25, "not_found": 25}
+    # Of 336 true pixels: 60 and 100 right; 100 and 12 under another name; 40 and 24 background. 200 more are too much.
+    expected |= {"pixels_right": 160 / 3.36, "pixels_wrong_name": 112 / 3.36, "pixels_not_found": 64 / 3.36}
+    expected |= {"foreground_IoU": 100 * 272 / 536, "false_positives_per_image": 3}
+    assert scores == pytest.approx(expected)
 
 
-def test_a_prediction_that_found_a_piece_explains_no_other(scene: Scene) -> None:
+def test_a_name_elsewhere_in_the_picture_explains_nothing(scene: Scene) -> None:
     left, right = block(0, 0, 10, 10), block(20, 0, 30, 10)
     record = scene.add([annotation(0, left), annotation(0, right)], size=(40, 40))
     scene.register()
-    scores = breakdown(scene, [scene.output(record, [(0, left)])])
-    # Counted as explaining both, the right piece would be in a "wrong place".
-    assert scores["found"] == 50 and scores["not_found"] == 50 and scores["wrong_place"] == 0
-    assert scores["false_positives_per_image"] == 0
+    scores = breakdown(scene, [scene.output(record, [(0, block(0, 20, 10, 30)), (0, left)])])
+    assert scores["found"] == 50 and scores["not_found"] == 50
+    assert scores["false_positives_per_image"] == 1
 
 
 def test_duplicates_are_false_positives_and_the_surest_is_matched_first(scene: Scene) -> None:
@@ -244,17 +240,10 @@ def test_crowds_are_no_pieces_and_swallow_what_lies_in_them(scene: Scene) -> Non
 
 def test_an_annotation_without_box_is_where_its_mask_is(scene: Scene) -> None:
     hollow = block(20, 0, 40, 20)
-    record = scene.add(
-        [
-            annotation(1, hollow, bbox=None),
-            # Only a point: nothing that could be found.
-            annotation(0, block(0, 0, 5, 5), bbox=None, segmentation=None),
-        ],
-        size=(40, 40),
-    )
+    record = scene.add([annotation(1, hollow, bbox=None)], size=(40, 40))
     scene.register()
-    # The box right, mask IoU (400 - 324)/400 = 0.19, as above.
-    scores = breakdown(scene, [scene.output(record, [(1, hollow & ~block(21, 1, 39, 19))])])
+    # Every pixel has its name, in a mask of IoU 400/900.
+    scores = breakdown(scene, [scene.output(record, [(1, block(10, 0, 40, 30))])])
     assert scores["wrong_mask"] == 100
 
 

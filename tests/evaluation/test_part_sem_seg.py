@@ -107,7 +107,8 @@ def test_results_do_not_depend_on_the_batch_size(scene: Scene) -> None:
     singly, paired, at_once = (
         run(build_evaluators(PART_PROTOCOLS, scene.name), records, outputs, batch_size) for batch_size in (1, 2, 3)
     )
-    assert singly == paired == at_once
+    # As text: what is unknown, such as the OSI of a class that is never predicted, equals itself.
+    assert str(singly) == str(paired) == str(at_once)
     assert singly["wps_authors"]["mIoU"] == pytest.approx(100.0)
     # Averaged over the shifted pairs it would be 0: no class meets its own.
     assert singly["wps_image_part"]["mIoU"] == pytest.approx(100 * 2 / 3)

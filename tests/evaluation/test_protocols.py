@@ -30,10 +30,15 @@ import pytest
 from evaluation_scenes import PART_PROTOCOLS, Scene, annotation, box_mask, run
 from open_vocabulary_scenes import CAT, OVScene
 
+ORACLES = (
+    *("oracle_filled_box", "oracle_box_prompt", "oracle_point_prompt"),
+    *("oracle_true_names", "oracle_true_boxes"),
+)
+
 
 def test_every_protocol_is_there_in_the_order_of_the_results() -> None:
     assert tuple(PROTOCOLS) == (*PART_PROTOCOLS, "ov_oracle", "pred_obj", "pred_all")
-    assert tuple(REPORT_ROWS) == (*PROTOCOLS, "oracle_filled_box", "oracle_box_prompt")
+    assert tuple(REPORT_ROWS) == (*PROTOCOLS, *ORACLES)
     for name, protocol in PROTOCOLS.items():
         assert name == protocol.name and name in protocol.evaluator.PROTOCOLS  # type: ignore[attr-defined]
 
@@ -169,7 +174,7 @@ def test_a_protocol_from_outside_is_one_like_the_others(correct_pixels: str, sce
     (row,) = (line for line in lines if line.startswith(correct_pixels))
     assert row.split("  ", 1)[1].strip() == "mean 16.67  mean-base 16.67   (for this test)"
     header, first, *_ = lines[lines.index("") + 1 :]
-    assert header.split() == ["part", "IoU", "ACC", "share"] and first.split()[-1] == "50.00"
+    assert header.split() == ["part", "IoU", "ACC", "OSI", "USI", "share"] and first.split()[-1] == "50.00"
 
     ov_scene.add([[0, 255]], [[CAT, CAT]])
     ov_scene.register()

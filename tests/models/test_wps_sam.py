@@ -5,6 +5,7 @@ import itertools
 from wps_sam.config import add_wps_sam_config
 from wps_sam.data.weak_labels import part_point
 from wps_sam.encoders import build_sam
+from wps_sam.inference.merge import resize_masks
 from wps_sam.models.wps_sam import FOURIER_MATRIX
 from wps_sam.structures import LabelKind
 from wps_sam.vocabulary import PartVocabulary
@@ -479,3 +480,15 @@ def test_masks_are_named_by_what_is_inside_them(monkeypatch):
             model.prompter.class_head.bias[-1] = -9
         found[share] = model(inputs)[0]["instances"].pred_classes
     assert len(found[0.0]) and (found[1.0] == 2).all() and not (found[0.0] == 2).all()
+
+
+def test_points_are_prompts_where_their_pixel_is():
+    model = build_model(tiny_config()).eval()
+    (record,) = make_inputs(sizes=((512, 340),))
+    record["height"], record["width"] = 256, 170
+    # The centre of pixel (10, 20) of the original picture: 10.5, 20.5, twice that in the square.
+    (found,) = model.prompt_points([record], [torch.tensor([[10.0, 20.0]])])
+    features, frames = model.embed([record])
+    tokens = model.backbone.encode_prompts(points=torch.tensor([[21.0, 41.0]]))
+    expected = model.backbone.decode(features, [tokens])[0].logits[0]
+    assert torch.allclose(found, resize_masks(expected, frames[0], 256, 170), atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -21,10 +22,14 @@ from torch.utils.data import DataLoader
 from ..checkpointer import SafeCheckpointer, write_atomically
 from ..config import is_open_vocabulary
 from ..data.sources.coco_json import fold
+from ..data.weak_labels import part_point
 from ..evaluation import (
     BoxPromptOracle,
     FilledBoxOracle,
     GroundTruth,
+    PointPromptOracle,
+    TrueBoxesOracle,
+    TrueNamesOracle,
     build_evaluators,
     format_results_table,
     oracle_scores,
@@ -68,7 +73,7 @@ def evaluate(
         # The oracles need annotated boxes, which sets whose labels are maps alone do not have.
         has_boxes = MetadataCatalog.get(name).evaluator_type == "part_seg"
         if has_boxes and (cfg.TEST.ORACLES if oracles is None else oracles):
-            scores.update(evaluate_oracles(model, loader, name))
+            scores.update(evaluate_oracles(cfg, model, loader, name))
         if comm.is_main_process():
             results[name] = scores
             logger.info("Results on %s, for copying:", name)
@@ -83,17 +88,35 @@ def evaluate(
     return results
 
 
-def evaluate_oracles(model: torch.nn.Module, loader: DataLoader, dataset_name: str) -> dict[str, dict[str, float]]:
-    """What ``model``'s SAM makes of the true boxes, and what the boxes are worth when just filled in.
+def evaluate_oracles(
+    cfg: CfgNode, model: torch.nn.Module, loader: DataLoader, dataset_name: str
+) -> dict[str, dict[str, float]]:
+    """What ``model``'s SAM makes of the true boxes, or points where it learned from such; what the boxes are worth when
+    just filled in; and what the model would score with true names, or with true boxes.
 
     Returns:
         {"oracle_box_prompt": {metric: percent}, "oracle_filled_box": ...} on the main process, else {}.
     """
-    truth = GroundTruth(dataset_name)
-    oracles = {
-        "oracle_box_prompt": BoxPromptOracle(truth, _unwrapped(model).prompt_boxes),
+    truth, inner = GroundTruth(dataset_name), _unwrapped(model)
+
+    def predict(inputs: Sequence[Mapping[str, Any]]) -> Any:
+        """As in an evaluation, also in the middle of a training."""
+        was_training = inner.training
+        inner.eval()
+        try:
+            return inner(inputs)
+        finally:
+            inner.train(was_training)
+
+    oracles: dict[str, torch.nn.Module] = {
+        "oracle_box_prompt": BoxPromptOracle(truth, inner.prompt_boxes),
         "oracle_filled_box": FilledBoxOracle(truth),
+        "oracle_true_names": TrueNamesOracle(truth, predict),
+        "oracle_true_boxes": TrueBoxesOracle(truth, inner.prompt_boxes, predict),
     }
+    if cfg.WEAK_LABELS.TYPE == "point":
+        point = functools.partial(part_point, rule=cfg.WEAK_LABELS.POINT, seed=cfg.WEAK_LABELS.SEED)
+        oracles["oracle_point_prompt"] = PointPromptOracle(truth, inner.prompt_points, point)
     rows = {}
     for name, oracle in oracles.items():
         logger.info("Evaluating %s on %s", name, dataset_name)

@@ -32,7 +32,14 @@ from wps_sam.evaluation.pascal_sq import PascalSqEvaluator
 from wps_sam.evaluation.open_vocabulary import AllPartsEvaluator, OracleObjectEvaluator, PredictedObjectEvaluator
 
 # isort: split
-from wps_sam.evaluation.oracles import BoxPromptOracle, FilledBoxOracle, oracle_scores
+from wps_sam.evaluation.oracles import (
+    BoxPromptOracle,
+    FilledBoxOracle,
+    PointPromptOracle,
+    TrueBoxesOracle,
+    TrueNamesOracle,
+    oracle_scores,
+)
 
 __all__ = [
     "DEFAULT_PROTOCOLS",
@@ -49,9 +56,12 @@ __all__ = [
     "PartColumn",
     "PartEvaluator",
     "PascalSqEvaluator",
+    "PointPromptOracle",
     "PooledPartEvaluator",
     "PredictedObjectEvaluator",
     "Protocol",
+    "TrueBoxesOracle",
+    "TrueNamesOracle",
     "build_evaluators",
     "check_protocols",
     "format_results_table",

@@ -91,6 +91,20 @@ def pooled_accuracy(matrix: np.ndarray) -> np.ndarray:
     return _divide(tp, gt)
 
 
+def pooled_outside(matrix: np.ndarray) -> np.ndarray:
+    """Per label, pixels pooled: the share of the prediction that lies outside the truth, 1 - TP_c / pr_c (a precision's
+    complement); NaN where the label is never predicted.
+
+    Args:
+        matrix: integer [N, N], M[predicted, true].
+
+    Returns:
+        float64 [N] in 0..1. Source: HOPS' over-segmentation index.
+    """
+    tp, _, pr = _tp_gt_pr(matrix)
+    return 1 - _divide(tp, pr)
+
+
 def pooled_scores_d2(matrix: np.ndarray, labels: Sequence[int] | None = None) -> dict[str, float]:
     """Pooled scores in the convention of today's Detectron2: means over labels that occur (gt_c > 0).
 

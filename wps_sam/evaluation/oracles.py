@@ -13,9 +13,11 @@ from wps_sam.evaluation.ground_truth import GroundTruth, Record, annotation_box
 from wps_sam.evaluation.protocols import PartColumn, ReportRow, register_row
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import nn
 
+Model = Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]]
+Point = Callable[[Mapping[str, Any], int, int], tuple[float, float] | None]
 PromptMasks = Callable[[Sequence[Mapping[str, Any]], list[torch.Tensor]], Sequence[torch.Tensor]]
 
 
@@ -150,7 +152,7 @@ class BoxPromptOracle(_BoxOracle):
             ValueError: names a file that the data set does not have, or whose masks have another size.
         """
         records = [self._record(model_input) for model_input in batched_inputs]
-        boxes_and_classes = [self._boxes_and_classes(record) for record in records]
+        boxes_and_classes = [self._prompts(record) for record in records]
         # A picture without parts has nothing to prompt with.
         asked = [i for i, (boxes, _) in enumerate(boxes_and_classes) if len(boxes)]
         logits: dict[int, torch.Tensor] = {}
@@ -165,18 +167,142 @@ class BoxPromptOracle(_BoxOracle):
                 raise ValueError(
                     f"{record['file_name']}: expected mask logits {list(expected)}, got {list(of_image.shape)}"
                 )
-            outputs.append(self._paint(of_image, boxes, classes))
+            outputs.append(self._paint(of_image, classes))
         return outputs
 
-    def _paint(self, logits: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor) -> dict[str, Any]:
-        """The model's output dict from mask logits float [M, H, W] and their boxes and classes."""
+    def _prompts(self, record: Record) -> tuple[torch.Tensor, torch.Tensor]:
+        """What SAM is asked with, and classes int64 [M]."""
+        return self._boxes_and_classes(record)
+
+    def _paint(self, logits: torch.Tensor, classes: torch.Tensor) -> dict[str, Any]:
+        """The model's output dict from mask logits float [M, H, W] and their classes."""
         background = self._ground_truth.num_classes
         part_map = torch.full(logits.shape[1:], background, dtype=torch.int64, device=logits.device)
         if len(logits):
             # The sigmoid is monotonic: the surest mask and the 0.5 can both be read off the logits.
             best, surest = logits.max(dim=0)
             part_map = torch.where(best >= 0, classes.to(logits.device)[surest], part_map)
-        return self._output(logits >= 0, boxes, classes, part_map)
+        masks = logits >= 0
+        return self._output(masks, BitMasks(masks).get_bounding_boxes().tensor, classes, part_map)
+
+
+register_row(
+    ReportRow(
+        name="oracle_point_prompt",
+        note="SAM prompted with a point inside every true part: the ceiling of models that learn points",
+        columns=(PartColumn("IoU, point prompt", "IoU", order=3),),
+        group_means=("mIoU",),
+    )
+)
+
+
+class PointPromptOracle(BoxPromptOracle):
+    """``oracle_point_prompt``: as :class:`BoxPromptOracle`, but SAM is asked with one point for every true part.
+
+    Args:
+        ground_truth: of the data set whose pictures come in.
+        prompt_masks: as there, but for points float32 [M, 2], xy of pixel centres; ``prompt_points`` of the model.
+        point: of an annotation (height, width) to its point (x, y), or None.
+    """
+
+    def __init__(self, ground_truth: GroundTruth, prompt_masks: PromptMasks, point: Point) -> None:
+        super().__init__(ground_truth, prompt_masks)
+        self._point = point
+
+    def _prompts(self, record: Record) -> tuple[torch.Tensor, torch.Tensor]:
+        points, classes = [], []
+        for annotation in record["annotations"]:
+            point = self._point(annotation, record["height"], record["width"])
+            if point is not None and not annotation.get("iscrowd", 0):
+                points.append(point)
+                classes.append(annotation["category_id"])
+        return torch.tensor(points, dtype=torch.float32).reshape(-1, 2), torch.tensor(classes, dtype=torch.int64)
+
+
+register_row(
+    ReportRow(
+        name="oracle_true_names",
+        note="the model's masks under their true names: what is lost by place and cut alone",
+        columns=(PartColumn("IoU, true names", "IoU", order=5),),
+        group_means=("mIoU",),
+    )
+)
+
+
+class TrueNamesOracle(nn.Module):
+    """``oracle_true_names``: the model's own masks, each under the name of the part that most of its pixels show.
+
+    A mask most of whose pixels are background is left out. In the part map the surest mask is on top.
+
+    Args:
+        ground_truth: of the data set whose pictures come in.
+        model: gives outputs for inputs.
+    """
+
+    def __init__(self, ground_truth: GroundTruth, model: Model) -> None:
+        super().__init__()
+        self._ground_truth = ground_truth
+        self._model = model
+
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One {"instances", "sem_seg"} an input, at original resolution."""
+        outputs = self._model(batched_inputs)
+        return [self._renamed(model_input, output) for model_input, output in zip(batched_inputs, outputs)]
+
+    def _renamed(self, model_input: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
+        truth = self._ground_truth
+        true_map = torch.from_numpy(truth.part_map(truth.records[truth.position(model_input)]).astype("int64"))
+        found = output["instances"].to("cpu")
+        counts = [true_map[mask].bincount(minlength=truth.num_classes + 1) for mask in found.pred_masks]
+        names = torch.tensor([int(c[: truth.num_classes + 1].argmax()) for c in counts], dtype=torch.int64)
+        kept = found[names < truth.num_classes]
+        kept.pred_classes = names[names < truth.num_classes]
+        return {"instances": kept, "sem_seg": _painted(kept, truth.num_classes)}
+
+
+register_row(
+    ReportRow(
+        name="oracle_true_boxes",
+        note="SAM's masks of the true boxes under the model's names: what is lost by naming alone",
+        columns=(PartColumn("IoU, true boxes", "IoU", order=5),),
+        group_means=("mIoU",),
+    )
+)
+
+
+class TrueBoxesOracle(BoxPromptOracle):
+    """``oracle_true_boxes``: SAM prompted with every true box, each mask under the name that the model's part map gives
+    most of its pixels; one that the map has no part in is left out.
+
+    Args:
+        ground_truth, prompt_masks: as of :class:`BoxPromptOracle`.
+        model: gives outputs for inputs.
+    """
+
+    def __init__(self, ground_truth: GroundTruth, prompt_masks: PromptMasks, model: Model) -> None:
+        super().__init__(ground_truth, prompt_masks)
+        self._model = model
+
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        named = []
+        for output, of_model in zip(super().forward(batched_inputs), self._model(batched_inputs)):
+            predicted = of_model["sem_seg"].argmax(0)
+            found, parts = output["instances"], self._ground_truth.num_classes
+            counts = [predicted[mask].bincount(minlength=parts + 1)[:parts] for mask in found.pred_masks]
+            kept = found[[k for k, count in enumerate(counts) if count.any()]]
+            names = [int(count.argmax()) for count in counts if count.any()]
+            kept.pred_classes = torch.tensor(names, dtype=torch.int64, device=predicted.device)
+            named.append({"instances": kept, "sem_seg": _painted(kept, parts)})
+        return named
+
+
+def _painted(found: Instances, num_classes: int) -> torch.Tensor:
+    """The part map float [C+1, H, W] of parts, the surest on top, of equals the first."""
+    part_map = torch.full(found.image_size, num_classes, device=found.pred_masks.device)
+    for k in found.scores.argsort(stable=True, descending=True).flip(0).tolist():
+        part_map[found.pred_masks[k]] = int(found.pred_classes[k])
+    sem_seg = torch.zeros((num_classes + 1, *found.image_size), device=part_map.device)
+    return sem_seg.scatter_(0, part_map[None], 1.0)
 
 
 def oracle_scores(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

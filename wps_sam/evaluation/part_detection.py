@@ -12,24 +12,24 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from wps_sam.evaluation.evaluator import PartEvaluator, Results, checked_instances
+from wps_sam.evaluation.evaluator import PartEvaluator, Results, checked_instances, checked_sem_seg
 from wps_sam.evaluation.ground_truth import GroundTruth, Record, annotation_box, has_mask
 from wps_sam.evaluation.protocols import PartColumn, Protocol, register_protocols, with_background
-from wps_sam.masks import annotation_mask, mask_to_box, mask_to_rle
+from wps_sam.masks import annotation_mask, mask_to_rle
 
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as coco_mask
 
 logger = logging.getLogger(__name__)
 
-# Class, box xyxy in pixels, run-length encoded mask.
-_Instance = tuple[int, tuple[float, float, float, float], dict[str, Any]]
+# Class and run-length encoded mask.
+_Instance = tuple[int, dict[str, Any]]
 
 
 @register_protocols(
@@ -218,20 +218,21 @@ class ErrorBreakdownEvaluator(PartEvaluator):
 
     An instance is one annotation with a mask, crowds left out. First predictions are matched with instances: the surest
     first, each with the instance of its class and image that has the largest mask IoU among those not matched yet, if
-    that is at least 0.5. The first line that fits decides, so the five sum to 100:
+    that is at least 0.5. What the predicted part map says of the pixels under the others' masks decides how they were
+    lost, so that the four sum to 100:
 
-    found        matched: right class, right place, right mask
-    wrong_mask   a prediction of its class with box IoU >= 0.5: only the mask is bad
-    wrong_class  a prediction of another class with box IoU >= 0.5
-    wrong_place  a prediction of its class somewhere in the image, no box near it
-    not_found    none of these
+    found       matched: right class, right place, right mask
+    wrong_mask  most of its pixels have its class: found, but badly cut out
+    wrong_name  most of them have another class: its place is known, its name is not
+    not_found   most of them are background
 
-    Only unmatched predictions can explain a loss: the found left shoe does not put the right one in a "wrong place".
+    Of equally many the first line counts. The same question asked of every pixel of a true part, in percent of all:
+    pixels_right, pixels_wrong_name and pixels_not_found; and foreground_IoU, of parts of any class against background.
     false_positives_per_image (a count, not percent) is the mean number of unmatched predictions, those that lie on a
     crowd of their class left out.
     """
 
-    OUTCOMES = ("found", "wrong_mask", "wrong_class", "wrong_place", "not_found")
+    OUTCOMES = ("found", "wrong_mask", "wrong_name", "not_found")
 
     def reset(self) -> None:
         super().reset()
@@ -247,34 +248,35 @@ class ErrorBreakdownEvaluator(PartEvaluator):
             mask = annotation_mask(record, annotation) if has_mask(annotation) else None
             if mask is None or not mask.any():
                 continue
-            box = annotation_box(annotation) or mask_to_box(mask)
-            instance = (annotation["category_id"], box, mask_to_rle(mask))
+            instance = (annotation["category_id"], mask_to_rle(mask))
             (crowds if annotation.get("iscrowd", 0) else instances).append(instance)
         # Surest first; of equals the first given.
         order = torch.argsort(predictions.scores, descending=True, stable=True).tolist()
         classes = np.array([int(predictions.pred_classes[k]) for k in order], dtype=np.int64)
         encoded = [mask_to_rle(predictions.pred_masks[k].numpy()) for k in order]
-        boxes = predictions.pred_boxes[order] if order else Boxes(torch.zeros(0, 4))
 
         matches = _match(classes, encoded, instances)
         unmatched = np.array([k not in matches for k in range(len(order))], dtype=bool)
         self._counts["images"] += 1
         self._counts["found"] += len(matches)
-        lost = [instance for i, instance in enumerate(instances) if i not in matches.values()]
-        true_boxes = Boxes(torch.tensor([box for _, box, _ in lost], dtype=torch.float32).reshape(-1, 4))
-        near = (pairwise_iou(true_boxes, boxes) >= 0.5).numpy() & unmatched
-        for row, (category, _, _) in zip(near, lost):
-            same_class = classes == category
-            if (row & same_class).any():
-                self._counts["wrong_mask"] += 1
-            elif row.any():
-                self._counts["wrong_class"] += 1
-            elif (unmatched & same_class).any():
-                self._counts["wrong_place"] += 1
-            else:
-                self._counts["not_found"] += 1
+        background = self.ground_truth.num_classes
+        scores = checked_sem_seg(record, output, (record["height"], record["width"]), background + 1)
+        predicted = scores.argmax(dim=0).cpu().numpy()
+        for i, (category, encoded_mask) in enumerate(instances):
+            if i not in matches.values():
+                labels = predicted[coco_mask.decode(encoded_mask).astype(bool)]
+                self._counts[_how_lost(labels, category, background)] += 1
+        self._count_pixels(predicted, self.ground_truth.part_map(record))
         in_crowd = (_mask_iou(classes, encoded, crowds, crowd=True) >= 0.5).any(axis=1)
         self._counts["false_positives"] += int((unmatched & ~in_crowd).sum())
+
+    def _count_pixels(self, predicted: np.ndarray, target: np.ndarray) -> None:
+        background = self.ground_truth.num_classes
+        is_part, is_background, found = target < background, target == background, predicted != background
+        self._counts["pixels_right"] += int((is_part & (predicted == target)).sum())
+        self._counts["pixels_wrong_name"] += int((is_part & found & (predicted != target)).sum())
+        self._counts["pixels_not_found"] += int((is_part & ~found).sum())
+        self._counts["pixels_on_background"] += int((is_background & found).sum())
 
     def compute(self) -> Results:
         gathered = self.gather(self._counts)
@@ -283,9 +285,22 @@ class ErrorBreakdownEvaluator(PartEvaluator):
         counts: Counter[str] = sum(gathered, Counter())
         total = sum(counts[outcome] for outcome in self.OUTCOMES)
         scores = {o: 100.0 * counts[o] / total if total else math.nan for o in self.OUTCOMES}
+        right, wrong, missed = (counts[f"pixels_{name}"] for name in ("right", "wrong_name", "not_found"))
+        pixels = right + wrong + missed
+        for name, count in (("right", right), ("wrong_name", wrong), ("not_found", missed)):
+            scores[f"pixels_{name}"] = 100.0 * count / pixels if pixels else math.nan
+        union = pixels + counts["pixels_on_background"]
+        scores["foreground_IoU"] = 100.0 * (right + wrong) / union if union else math.nan
         images = counts["images"]
         scores["false_positives_per_image"] = counts["false_positives"] / images if images else math.nan
         return OrderedDict({self.protocol: scores})
+
+
+def _how_lost(labels: np.ndarray, category: int, background: int) -> str:
+    """What the part map says of a lost instance of ``category``: ``labels`` int [n] are those under its mask."""
+    own, none = int((labels == category).sum()), int((labels == background).sum())
+    counts = {"wrong_mask": own, "wrong_name": len(labels) - own - none, "not_found": none}
+    return max(counts, key=counts.__getitem__)
 
 
 def _mask_iou(
@@ -297,8 +312,8 @@ def _mask_iou(
     """
     if not encoded or not instances:
         return np.zeros((len(encoded), len(instances)))
-    iou = coco_mask.iou(encoded, [mask for _, _, mask in instances], [int(crowd)] * len(instances))
-    return np.asarray(iou) * (classes[:, None] == np.array([category for category, _, _ in instances]))
+    iou = coco_mask.iou(encoded, [mask for _, mask in instances], [int(crowd)] * len(instances))
+    return np.asarray(iou) * (classes[:, None] == np.array([category for category, _ in instances]))
 
 
 def _match(classes: np.ndarray, encoded: list[dict[str, Any]], instances: list[_Instance]) -> dict[int, int]:

@@ -42,7 +42,12 @@ logger = logging.getLogger(__name__)
         note="per class, pixels pooled over the data set; the headline",
         fits=with_background,
         options={"protocols": "protocols"},
-        columns=(PartColumn("IoU", "IoU"), PartColumn("ACC", "ACC")),
+        columns=(
+            PartColumn("IoU", "IoU"),
+            PartColumn("ACC", "ACC"),
+            PartColumn("OSI", "OSI"),
+            PartColumn("USI", "USI"),
+        ),
         group_means=("mIoU",),
     ),
     Protocol(
@@ -57,8 +62,10 @@ class PooledPartEvaluator(PartEvaluator):
 
     The matrix has C + 1 labels, background last. d2_semseg averages over the C parts that occur; background is
     then no class of the mean but still a row and a column, so a part predicted on background is a false
-    positive. It also gives IoU and accuracy of every part and mIoU of every supercategory, and, where some classes are
-    unseen in training, mIoU-base (the seen ones), mIoU-unbase and hIoU, their harmonic mean. pin41 averages over all
+    positive. It also gives IoU, accuracy, OSI (share of the prediction outside the truth) and USI (share of the truth
+    not covered) of every part, the last two also as means over the parts that occur, and mIoU of every supercategory,
+    and, where some classes are unseen in training, mIoU-base (the seen ones), mIoU-unbase and hIoU, their harmonic
+    mean. pin41 averages over all
     C + 1 labels that occur or are predicted, and gives the mean without background as mIoU_parts.
 
     Given an ``output_dir``, writes every predicted part map to sem_seg_predictions.json, one entry
@@ -131,6 +138,12 @@ class PooledPartEvaluator(PartEvaluator):
             # As in the mean: without ground truth there is no score, not a 0.
             scores[f"IoU-{name}"] = float(iou[c]) if np.isfinite(accuracy[c]) else float("nan")
             scores[f"ACC-{name}"] = float(accuracy[c])
+        # Why an IoU is low: too much was called so, or too little.
+        for index, shares in (("OSI", metrics.pooled_outside(matrix)), ("USI", 1 - accuracy)):
+            of_parts = np.where(np.isfinite(accuracy), shares, np.nan)[: len(names)]
+            known = of_parts[np.isfinite(of_parts)]
+            scores[index] = float(known.mean()) if len(known) else float("nan")
+            scores.update({f"{index}-{name}": float(share) for name, share in zip(names, of_parts)})
         return scores
 
     def _pin41(self, matrix: np.ndarray) -> dict[str, float]:

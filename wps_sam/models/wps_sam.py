@@ -309,12 +309,21 @@ class WPSSAM(FrozenWeights):
         Returns:
             Per image mask logits [M, height, width].
         """
+        return self._prompt(batched_inputs, boxes)
+
+    @torch.no_grad()
+    def prompt_points(self, batched_inputs: list[dict[str, Any]], points: list[Tensor]) -> list[Tensor]:
+        """As :meth:`prompt_boxes`, with points [M, 2] xy, of which whole numbers are centres of pixels."""
+        return self._prompt(batched_inputs, [of_image + 0.5 for of_image in points])
+
+    def _prompt(self, batched_inputs: list[dict[str, Any]], places: list[Tensor]) -> list[Tensor]:
         features, frames = self.embed(batched_inputs)
         sizes = [_output_size(record) for record in batched_inputs]
         prompts = []
-        for of_image, frame, (height, width) in zip(boxes, frames, sizes):
-            scale = of_image.new_tensor([frame.width / width, frame.height / height]).repeat(2)
-            offset = of_image.new_tensor([frame.left, frame.top]).repeat(2)
+        for of_image, frame, (height, width) in zip(places, frames, sizes):
+            corners = of_image.shape[1] // 2
+            scale = of_image.new_tensor([frame.width / width, frame.height / height]).repeat(corners)
+            offset = of_image.new_tensor([frame.left, frame.top]).repeat(corners)
             prompts.append(self.teach((of_image * scale + offset).float().to(self.device)))
         masks = self.backbone.decode(features, prompts)
         return [resize_masks(m.logits[:, 0], frame, *size) for m, frame, size in zip(masks, frames, sizes)]

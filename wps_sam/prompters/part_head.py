@@ -19,8 +19,8 @@ def part_map_loss(logits: Tensor, targets: Sequence[PartTargets], balance: float
     Args:
         logits: background last.
         targets: with ``part_map`` int64 [S, S] each.
-        balance: 0: every pixel of the batch counts alike; 1: every class that occurs in it; between them, the n pixels of
-            a class together count n^(1 - balance).
+        balance: 0: every pixel of the batch counts alike; 1: every class that occurs in it; between them, the n pixels
+            of a class together count n^(1 - balance).
     """
     maps = torch.stack([target.part_map for target in targets if target.part_map is not None])[:, 2::4, 2::4]
     fine = F.interpolate(logits.float(), maps.shape[-2:], mode="bilinear", align_corners=False)
