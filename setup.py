@@ -32,7 +32,10 @@ setup(
     # configs/ lies at the root, where users look for it, and is installed as wps_sam/configs.
     packages=[*find_packages(include=["wps_sam", "wps_sam.*"]), "wps_sam.configs"],
     package_dir={"wps_sam.configs": "configs"},
-    package_data={"wps_sam": ["data/vocabularies/*.yaml", "weights/*"], "wps_sam.configs": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "wps_sam": ["data/vocabularies/*.yaml", "weights/*", "weights/semantic/*"],
+        "wps_sam.configs": ["*.yaml", "*/*.yaml"],
+    },
     install_requires=[
         "fvcore",
         "iopath",
@@ -49,6 +52,8 @@ setup(
         "tabulate",
         "tensorboard",
         "termcolor",
+        # Networks that know what things are; a small one ships.
+        "timm>=1.0.20",
         "torch>=2.4",
         "torchvision",
         "tqdm",

@@ -392,7 +392,8 @@ def test_a_checkpoint_of_another_preprocessing_is_refused(tmp_path):
     DetectionCheckpointer(build_model(tiny_config()), str(tmp_path)).save("model")
     other = build_model(tiny_config("MODEL.SAM.PADDING", "center"))
     with pytest.raises(
-        ValueError, match=r"trained on another SAM, or on one that sees pictures otherwise .*MODEL.SAM.PADDING"
+        ValueError,
+        match=r"trained on another SAM or semantic network, or on one that sees pictures otherwise .*MODEL.SAM.PADDING",
     ):
         DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
 

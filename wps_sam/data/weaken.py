@@ -1,0 +1,119 @@
+"""Labels made weaker: what a data set would be if it had been labelled with less work.
+
+For measuring what labels are worth: a share of the pictures keeps boxes, another points, another tags alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wps_sam.data.weak_labels import part_point, usable_box
+from wps_sam.masks import record_size
+
+import numpy as np
+from PIL import Image
+
+Records = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Weakening:
+    """Which share of the pictures, 0..1, keeps ``box`` labels, ``point`` labels, or ``tag`` labels alone.
+
+    Together at most 1; the rest is left out. ``jitter``: each side of a box is moved by a random amount of up to this
+    share of the box's size. Points are the deepest pixels of the masks. ``seed`` decides which picture gets what.
+    """
+
+    box: float = 0.0
+    point: float = 0.0
+    tag: float = 0.0
+    jitter: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = (self.box, self.point, self.tag)
+        if min(shares) < 0 or not 0 < sum(shares) <= 1 + 1e-9:
+            raise ValueError(f"box, point, tag: expected shares of 0 or more, together at most 1, got {list(shares)}")
+        if not 0 <= self.jitter < 0.5:
+            raise ValueError(f"jitter: expected 0 or more and less than 0.5, got {self.jitter}")
+
+
+def weaken(records: Records, class_names: Sequence[str], how: Weakening, root: str) -> dict[str, Any]:
+    """A COCO file of the records with weaker labels, file names relative to ``root``.
+
+    Boxes are XYWH, points xy of pixel centres; crowds are left out. Pictures without any part stay, with no label.
+    """
+    order = np.random.default_rng(how.seed).permutation(len(records))
+    ends = np.cumsum([round(share * len(records)) for share in (how.box, how.point, how.tag)]).tolist()
+    kind_of = {int(i): sum(k >= end for end in ends) for k, i in enumerate(order)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i, record in enumerate(records):
+        if kind_of[i] > 2:
+            continue
+        height, width = record_size(record)
+        image = {"id": i, "file_name": os.path.relpath(record["file_name"], root), "height": height, "width": width}
+        parts = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+        if kind_of[i] == 2:
+            image["tags"] = sorted({class_names[a["category_id"]] for a in parts})
+        else:
+            for part in parts:
+                label = _box(part, height, width, how) if kind_of[i] == 0 else _point(part, height, width)
+                if label:
+                    entry = {"id": len(annotations), "image_id": i, "category_id": part["category_id"]}
+                    annotations.append({**entry, **label})
+        images.append(image)
+    categories = [{"id": c, "name": name} for c, name in enumerate(class_names)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _box(part: Mapping[str, Any], height: int, width: int, how: Weakening) -> dict[str, Any]:
+    box = usable_box(part, height, width)
+    if box is None:
+        return {}
+    corners = np.array(box)
+    if how.jitter:
+        size = np.tile(corners[2:] - corners[:2], 2)
+        # Of the annotation alone, so that other shares of the same data have the same boxes.
+        rng = np.random.default_rng([how.seed, int(part["id"]) % 2**64])
+        corners = corners + rng.uniform(-how.jitter, how.jitter, 4) * size
+        corners = corners.clip(0, [width, height, width, height])
+    x0, y0, x1, y1 = (round(float(v), 2) for v in corners)
+    return {"bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]}
+
+
+def _point(part: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
+    point = part_point(part, height, width, "deepest_pixel", 0)
+    return {} if point is None else {"point": list(point)}
+
+
+def add_tagged_pictures(content: dict[str, Any], tags_file: str, folder: str, root: str) -> int:
+    """Adds pictures that have nothing but tags, ``{file name: [class names]}``; returns how many.
+
+    Raises:
+        ValueError: names the file, the picture that is missing, or the class that is unknown.
+    """
+    try:
+        tagged = json.loads(Path(tags_file).read_text(encoding="utf-8"))
+        items = sorted(tagged.items())
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{tags_file}: expected JSON {{file name: [class names]}}: {error}") from error
+    known = {category["name"] for category in content["categories"]}
+    first = 1 + max((image["id"] for image in content["images"]), default=-1)
+    for i, (name, tags) in enumerate(items):
+        path = Path(folder) / name
+        unknown = [tag for tag in tags if tag not in known] if isinstance(tags, list) else [tags]
+        if unknown:
+            raise ValueError(f"{tags_file}: {name}: {unknown} are not among the classes {sorted(known)}")
+        if not path.is_file():
+            raise ValueError(f"{tags_file}: {path}: the picture does not exist")
+        with Image.open(path) as image:
+            width, height = image.size
+        entry = {"id": first + i, "file_name": os.path.relpath(path, root), "height": height, "width": width}
+        content["images"].append({**entry, "tags": sorted(tags)})
+    return len(items)
