@@ -10,7 +10,7 @@ from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from .encoders import PromptableEncoder
+from .encoders import PromptableEncoder, check_semantic_name
 from .evaluation import check_protocols
 from .prompters import PROMPTER_REGISTRY, Prompter
 
@@ -164,7 +164,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.INFERENCE.MERGE = "semantic"
 
     # With a prompter that has a dense head: how much what lies inside a mask has to say about its class, against the
-    # proposal that the mask is of; 0 nothing, 1 all.
+    # proposal that the mask is of; 1 all. Where masks overlap, what the head says of the pixel counts, too. 0: neither.
     cfg.MODEL.INFERENCE.NAMING = 0.5
 
     # Added to the scores of names that training did not show (calibrated stacking, arXiv 1605.04253): a model trained
@@ -295,6 +295,8 @@ def _check_prompter(cfg: CN) -> None:
             f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, and no such encoder is registered; SAM is "
             "'SAMEncoder' (once 'SAMImageEncoder')"
         )
+    if cfg.MODEL.SEMANTIC.NAME:
+        check_semantic_name(cfg.MODEL.SEMANTIC.NAME)
     # Refuses an unknown MODEL.SAM.ARCH.
     encoder_class(cfg).spec_of(cfg)
     prompters = dict(PROMPTER_REGISTRY)

@@ -2,8 +2,10 @@
 
 import math
 
-from wps_sam.inference.naming import class_inside, name_masks
+from wps_sam.inference.merge import SemanticMerge
+from wps_sam.inference.naming import class_inside, name_masks, pixel_probability
 from wps_sam.inference.select import Selection
+from wps_sam.structures import Frame
 
 import pytest
 import torch
@@ -74,3 +76,17 @@ def test_of_one_object_every_proposal_still_speaks_for_each_part():
     selected = Selection(torch.tensor([0]), torch.tensor([[0.5]]), torch.tensor([1]))
     found, _ = name_masks(selected, mask(3)[None], logits, PART_MAP, 0.5)
     assert found.scores.shape == (1, 1) and float(found.scores) == pytest.approx(math.sqrt(0.05), abs=1e-4)
+
+
+def test_where_masks_overlap_the_pixel_itself_decides():
+    """Both masks cover everything, and class 0 is surer; but the right half is more likely class 1."""
+    of_pixels = pixel_probability(halves([0.8, 0.1, 0.1], [0.2, 0.7, 0.1]), Frame(16, 16, 16), 16, 16)
+    assert torch.allclose(of_pixels.sum(0), torch.ones(16, 16), atol=1e-5)
+    found = {}
+    for known in (True, False):
+        merge = SemanticMerge(2, 16, 16)
+        for label, score in ((0, 0.6), (1, 0.5)):
+            merge.add(torch.full((16, 16), 0.9), score, label, of_pixels[label] if known else None)
+        found[known] = merge.part_map().argmax(0)
+    assert (found[False] == 0).all()
+    assert (found[True][:, :6] == 0).all() and (found[True][:, 10:] == 1).all()

@@ -4,6 +4,7 @@ from .build_sam import build_sam
 from .promptable import EncoderSpec, MaskPredictions, PromptableEncoder, ResizeLongestSide
 from .sam import SAMEncoder
 from .semantic import SemanticEncoder, build_semantic, semantic_spec
+from .semantic_networks import check_name as check_semantic_name
 
 __all__ = [
     "EncoderSpec",
@@ -14,5 +15,6 @@ __all__ = [
     "SemanticEncoder",
     "build_sam",
     "build_semantic",
+    "check_semantic_name",
     "semantic_spec",
 ]

@@ -145,15 +145,18 @@ def read_network(name: str, weights: str) -> SemanticNetwork:
     Raises:
         ValueError: the family is unknown; or names the weights that are missing, incomplete or of another family.
     """
+    check_name(name)
     family, _, architecture = name.partition("/")
-    if family == "timm":
-        return _read_timm(architecture, weights)
-    if family in TRANSFORMERS and not architecture:
-        return _read_transformers(family, weights)
-    raise ValueError(
-        f"MODEL.SEMANTIC.NAME is {name!r}; allowed: {', '.join(map(repr, TRANSFORMERS))}, 'timm' and "
-        "'timm/ARCHITECTURE'"
-    )
+    return _read_timm(architecture, weights) if family == "timm" else _read_transformers(family, weights)
+
+
+def check_name(name: str) -> None:
+    """ValueError unless MODEL.SEMANTIC.NAME is a family, or one of timm's architectures."""
+    if name not in (*TRANSFORMERS, "timm") and not name.startswith("timm/"):
+        raise ValueError(
+            f"MODEL.SEMANTIC.NAME is {name!r}; allowed: {', '.join(map(repr, TRANSFORMERS))}, 'timm' and "
+            "'timm/ARCHITECTURE'"
+        )
 
 
 def _read_timm(architecture: str, weights: str) -> SemanticNetwork:

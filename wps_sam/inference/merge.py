@@ -35,18 +35,20 @@ class SemanticMerge:
 
     The score of class c at a pixel is the largest ``score * p(mask)`` of its queries whose mask covers the pixel
     (reaches one half); a pixel that no mask covers is background. Takes one mask after the other, so that there
-    need never be a stack of them.
+    need never be a stack of them. Where masks overlap, what is known of a pixel itself may decide.
     """
 
     def __init__(self, num_classes: int, height: int, width: int, device: torch.device | str = "cpu") -> None:
         self._scores = torch.zeros(num_classes + 1, height, width, device=device)
         self._covered = torch.zeros(height, width, dtype=torch.bool, device=device)
 
-    def add(self, probability: Tensor, score: float, label: int) -> None:
-        """One query: mask probabilities [H, W], the probability of its class, and the class."""
+    def add(self, probability: Tensor, score: float, label: int, of_pixel: Tensor | None = None) -> None:
+        """One query: mask probabilities [H, W], the probability of its class, and the class; and the probability [H, W]
+        that a pixel is of that class, whatever the mask, if that is known."""
         covers = probability >= MASK_THRESHOLD
         of_class = self._scores[label]
-        torch.maximum(of_class, probability * covers * score, out=of_class)
+        found = probability * covers * score
+        torch.maximum(of_class, found if of_pixel is None else found * of_pixel, out=of_class)
         self._covered |= covers
 
     def part_map(self) -> Tensor:
@@ -65,8 +67,8 @@ class AuthorsMerge:
         self._sums = torch.zeros(num_classes + 1, height, width, device=device)
         self._labels: set[int] = set()
 
-    def add(self, probability: Tensor, score: float, label: int) -> None:
-        """As ``SemanticMerge.add``; the score plays no part."""
+    def add(self, probability: Tensor, score: float, label: int, of_pixel: Tensor | None = None) -> None:
+        """As ``SemanticMerge.add``; the score and pixels play no part."""
         self._sums[label] += probability
         self._labels.add(label)
 

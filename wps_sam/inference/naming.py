@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..structures import Frame
+from .merge import resize_masks
 from .select import Selection
 
 
@@ -22,6 +24,13 @@ def class_inside(mask_logits: Tensor, part_map: Tensor) -> Tensor:
     covered = mask_logits.float().sigmoid().flatten(1)
     weight = (covered - 0.5).clamp(min=0) + 1e-6 * covered
     return weight @ of_cell.T / weight.sum(1, keepdim=True)
+
+
+def pixel_probability(part_map: Tensor, frame: Frame, height: int, width: int) -> Tensor:
+    """Part map logits [C+1, h, w] of a square's cells to probabilities [C+1, height, width] of the original picture."""
+    size = (frame.size // 4, frame.size // 4)
+    fine = F.interpolate(part_map[None].float(), size, mode="bilinear", align_corners=False)[0]
+    return resize_masks(fine, frame, height, width).softmax(0)
 
 
 def name_masks(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..encoders import PromptableEncoder, SemanticEncoder, build_semantic, semantic_spec
 from ..inference.merge import MASK_THRESHOLD, MERGES, WithinObjectMerge, resize_mask, resize_masks
-from ..inference.naming import name_masks
+from ..inference.naming import name_masks, pixel_probability
 from ..inference.select import Selection, select_for_object, select_parts
 from ..prompters import PROMPTER_REGISTRY, Prompter
 from ..structures import UNKNOWN, Features, Frame, PartTargets, Proposals, input_size
@@ -229,13 +229,15 @@ class WPSSAM(FrozenWeights):
         masks = self.backbone.decode(features, prompts)
         results = []
         for i, (record, frame, of_image, predicted) in enumerate(zip(batched_inputs, frames, selected, masks)):
-            inference = self.object_inference if "category_id" in record else self.part_inference
-            mask_logits = predicted.logits[:, 0]
-            if proposals.part_map is not None and self.naming:
-                of_image, mask_logits = name_masks(
-                    of_image, mask_logits, proposals.logits[i], proposals.part_map[i], self.naming
-                )
-            results.append(inference(of_image, mask_logits, frame, *_output_size(record)))
+            mask_logits, size = predicted.logits[:, 0], _output_size(record)
+            part_map = proposals.part_map[i] if proposals.part_map is not None and self.naming else None
+            if part_map is not None:
+                of_image, mask_logits = name_masks(of_image, mask_logits, proposals.logits[i], part_map, self.naming)
+            if "category_id" in record:
+                results.append(self.object_inference(of_image, mask_logits, frame, *size))
+            else:
+                of_pixels = None if part_map is None else pixel_probability(part_map, frame, *size)
+                results.append(self.part_inference(of_image, mask_logits, frame, *size, of_pixels))
         return results
 
     def select(self, proposals: Proposals, index: int, object_id: int | None) -> Selection:
@@ -255,15 +257,24 @@ class WPSSAM(FrozenWeights):
         return part_classes
 
     def part_inference(
-        self, selected: Selection, mask_logits: Tensor, frame: Frame, height: int, width: int
+        self,
+        selected: Selection,
+        mask_logits: Tensor,
+        frame: Frame,
+        height: int,
+        width: int,
+        of_pixels: Tensor | None = None,
     ) -> dict[str, Any]:
-        """The parts of one image and its part map, one mask after the other."""
+        """The parts of one image and its part map, one mask after the other.
+
+        ``of_pixels`` [C+1, height, width]: what each pixel is by itself, which decides where masks overlap.
+        """
         merge = self.merge(self.num_classes, height, width, self.device)
         pred_masks = torch.empty(len(mask_logits), height, width, dtype=torch.bool, device=self.device)
         for k, (score, label) in enumerate(zip(selected.scores.tolist(), selected.classes.tolist())):
             probability = resize_mask(mask_logits[k], frame, height, width).sigmoid()
             torch.ge(probability, MASK_THRESHOLD, out=pred_masks[k])
-            merge.add(probability, score, label)
+            merge.add(probability, score, label, None if of_pixels is None else of_pixels[label])
         instances = Instances((height, width))
         instances.pred_masks = pred_masks
         instances.pred_boxes = BitMasks(pred_masks).get_bounding_boxes()
