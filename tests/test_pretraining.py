@@ -561,7 +561,7 @@ def test_settings_are_read_in_their_types() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"learning_rat": 1}, "unknown settings learning_rat; expected some of arch"),
+        ({"learning_rat": 1}, "unknown settings learning_rat; expected some of batch_size"),
         ({"batch_size": "many"}, "batch_size: expected a int, got 'many'"),
         ({"bf16": 1}, "bf16: expected a bool, got 1"),
         ({"learning_rate": "fast"}, "learning_rate: expected a float, got 'fast'"),
@@ -579,7 +579,7 @@ def test_the_export_is_a_sam_in_half_precision_that_tells_its_origin(tmp_path: P
         replace(TOY, weights=str(SHIPPED_WEIGHTS)), str(tmp_path), command="python tools/pretrain_sam.py seed=0"
     )
     path = tmp_path / "sam.safetensors"
-    pretrainer.export(path, note="toy")
+    pretrainer.export(note="toy")
     loaded = build_sam("vit_tiny", str(path))
     torch.testing.assert_close(
         loaded.mask_decoder.iou_token.weight,
