@@ -256,6 +256,11 @@ def check_config(cfg: CN) -> None:
     check_protocols(cfg.TEST.PROTOCOLS)
     if cfg.MODEL.META_ARCHITECTURE == "WPSSAM":
         _check_prompter(cfg)
+    elif cfg.MODEL.SEMANTIC.NAME:
+        raise ValueError(
+            f"MODEL.SEMANTIC.NAME is {cfg.MODEL.SEMANTIC.NAME!r}, but MODEL.META_ARCHITECTURE is "
+            f"{cfg.MODEL.META_ARCHITECTURE!r}, which does not read it"
+        )
     if cfg.MODEL.PROMPTER.NUM_CLASSES < 1:
         raise ValueError(
             f"MODEL.PROMPTER.NUM_CLASSES is {cfg.MODEL.PROMPTER.NUM_CLASSES}; set the number of part classes"

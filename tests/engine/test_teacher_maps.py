@@ -32,9 +32,9 @@ class Filler:
         return self.asked
 
     def decode(self, features, prompts):
-        (x0, y0, x1, y1) = prompts[0][0].tolist()
-        logits = torch.full((1, 1, 16, 16), -9.0)
-        logits[:, :, round(y0 / 4) : round(y1 / 4), round(x0 / 4) : round(x1 / 4)] = 9.0
+        logits = torch.full((len(prompts[0]), 1, 16, 16), -9.0)
+        for of_prompt, (x0, y0, x1, y1) in zip(logits, prompts[0].tolist()):
+            of_prompt[:, round(y0 / 4) : round(y1 / 4), round(x0 / 4) : round(x1 / 4)] = 9.0
         return [SimpleNamespace(logits=logits)]
 
 

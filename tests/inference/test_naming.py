@@ -90,3 +90,9 @@ def test_where_masks_overlap_the_pixel_itself_decides():
         found[known] = merge.part_map().argmax(0)
     assert (found[False] == 0).all()
     assert (found[True][:, :6] == 0).all() and (found[True][:, 10:] == 1).all()
+
+
+def test_a_pixel_under_one_mask_has_its_class_however_unlikely():
+    merge = SemanticMerge(2, 4, 4)
+    merge.add(torch.full((4, 4), 0.9), 0.5, 1, torch.zeros(4, 4))
+    assert (merge.part_map().argmax(0) == 1).all()

@@ -16,13 +16,14 @@ from pathlib import Path
 from wps_sam.checkpoint_conversion import ConvertedWPSSAM, convert_sam, convert_wps_sam, write_wps_sam
 from wps_sam.config import add_wps_sam_config
 from wps_sam.encoders import build_sam
+from wps_sam.encoders.semantic_networks import read_network
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
@@ -402,3 +403,96 @@ def test_exported_training_predicts_without_its_data_set(run_tool, tiny_model, t
 def test_a_checkpoint_without_class_names_is_not_exported(run_tool, tiny_model, tmp_path: Path, capsys) -> None:
     assert run_tool("--from", "training", str(tiny_model.weights), str(tmp_path / "shipped.safetensors")) == 1
     assert "holds no class names" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- a MobileNetV2 whose norms are folded
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Tensor]]:
+    """A file of random tensors in that layout: expansion, depth-wise and projection of every block in turn."""
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+
+    def convolution(outputs: int, inputs: int, side: int) -> None:
+        name, scale = f"convs.{len(tensors) // 2}", (2 / (inputs * side * side)) ** 0.5
+        tensors[f"{name}.weight"] = torch.randn(outputs, inputs, side, side, generator=generator) * scale
+        tensors[f"{name}.bias"] = torch.randn(outputs, generator=generator) * 0.1
+
+    convolution(32, 3, 3)
+    width = 32
+    for expansion, channels, count in (
+        (1, 16, 1),
+        (6, 24, 2),
+        (6, 32, 3),
+        (6, 64, 4),
+        (6, 96, 3),
+        (6, 160, 3),
+        (6, 320, 1),
+    ):
+        for _ in range(count):
+            hidden = width * expansion
+            if expansion > 1:
+                convolution(hidden, width, 1)
+            convolution(hidden, 1, 3)
+            convolution(channels, hidden, 1)
+            width = channels
+    convolution(1280, 320, 1)
+    tensors["classifier.weight"] = torch.randn(1001, 1280, 1, 1, generator=generator) * 0.02
+    tensors["classifier.bias"] = torch.randn(1001, generator=generator)
+    path = tmp_path_factory.mktemp("folded") / "mobilenet_v2.safetensors"
+    save_file(tensors, path)
+    return str(path), tensors
+
+
+def plain_mobilenet(tensors: dict[str, Tensor], x: Tensor, right: int) -> dict[int, Tensor]:
+    """The last map of each stride, with functional operators.
+
+    3 x 3 convolutions of stride 2 are padded at the right and bottom, by ``right`` pixels, as TensorFlow does by one.
+    """
+    number, maps, stride = 0, {}, 2
+
+    def convolution(x: Tensor, step: int = 1, groups: int = 1, clip: bool = True) -> Tensor:
+        nonlocal number
+        weight, bias = tensors[f"convs.{number}.weight"], tensors[f"convs.{number}.bias"]
+        number += 1
+        if weight.shape[-1] == 3:
+            x = F.pad(x, (1, 1, 1, 1) if step == 1 else (1 - right, right, 1 - right, right))
+        x = F.conv2d(x, weight, bias, step, groups=groups)
+        return x.clamp(0, 6) if clip else x
+
+    x = convolution(x, 2)
+    for expansion, count, first in ((1, 1, 1), (6, 2, 2), (6, 3, 2), (6, 4, 2), (6, 3, 1), (6, 3, 2), (6, 1, 1)):
+        for k in range(count):
+            step = first if k == 0 else 1
+            stride *= step
+            hidden = convolution(x) if expansion > 1 else x
+            hidden = convolution(hidden, step, hidden.shape[1])
+            out = convolution(hidden, clip=False)
+            x = out + x if k else out
+            maps[stride] = x
+    return maps
+
+
+def test_a_folded_mobilenet_becomes_timms(
+    run_tool: Callable[..., int], folded: tuple[str, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    path, tensors = folded
+    assert run_tool("--from", "folded-mobilenet-v2", path, str(tmp_path / "out")) == 0
+    network = read_network("timm", str(tmp_path / "out"))
+    assert network.pixel_mean == network.pixel_std == (0.5, 0.5, 0.5)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        for (stride, expected), found in zip(sorted(plain_mobilenet(tensors, images, 1).items())[2:], network(images)):
+            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+            assert not torch.allclose(found, plain_mobilenet(tensors, images, 0)[stride], atol=0.1)
+
+
+def test_a_folded_mobilenet_that_is_none_is_refused(
+    run_tool: Callable[..., int], folded: tuple[str, dict[str, Tensor]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    _, tensors = folded
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({key: value for key, value in tensors.items() if key != "convs.7.bias"}, wrong)
+    assert run_tool("--from", "folded-mobilenet-v2", str(wrong), str(tmp_path / "out")) == 1
+    assert "wrong.safetensors: convs.7.bias: expected a tensor (144,), got none" in capsys.readouterr().err

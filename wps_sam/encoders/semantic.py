@@ -37,16 +37,11 @@ class SemanticEncoder(FrozenModule):
         image_size: the side to which the square is scaled for the network.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: SemanticNetwork, square: int, image_size: int) -> None:
         super().__init__()
         self.network = network
         self.square = square
         self.image_size = image_size
-        self.register_buffer("mean", torch.tensor(network.pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(network.pixel_std).view(3, 1, 1), persistent=False)
         self.freeze()
 
     @property
@@ -67,7 +62,7 @@ class SemanticEncoder(FrozenModule):
         with torch.autocast(images.device.type, enabled=False):
             size = (self.image_size, self.image_size)
             scaled = F.interpolate(images.float(), size, mode="bicubic", align_corners=False, antialias=True)
-            maps = self.network((scaled.clamp(0, 255) / 255 - self.mean) / self.std)
+            maps = self.network.look(scaled.clamp(0, 255))
             return {name: normalised(feature) for name, feature in zip(self.features, maps)}
 
     def fingerprint(self) -> str:

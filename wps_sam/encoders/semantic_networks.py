@@ -37,8 +37,13 @@ class SemanticNetwork(nn.Module):
         self.channels = dict(channels)
         self.pixel_mean, self.pixel_std = tuple(pixel_mean), tuple(pixel_std)
 
+    def look(self, images: Tensor) -> list[Tensor]:
+        """As :meth:`forward`, of RGB in 0..255, which it normalises."""
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.pixel_mean, self.pixel_std))
+        return self((images / 255 - mean) / std)
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Square images [B, 3, s, s] to maps [B, D, s/stride, s/stride]."""
+        """Normalised squares [B, 3, s, s] to maps [B, D, s/stride, s/stride]."""
         raise NotImplementedError
 
 

@@ -131,17 +131,24 @@ def paint(
     labels = [label for a in _parts(record) if (label := _label(cfg, record, a))[0] != LabelKind.TAG]
     scale = torch.tensor([frame.width / width, frame.height / height], device=cfg.MODEL.DEVICE)
     corner = torch.tensor([frame.left, frame.top], device=cfg.MODEL.DEVICE)
-    masks: list[np.ndarray] = []
-    for kind, _, place in labels:
-        if kind == LabelKind.MASK:
-            masks.append(part_mask({"id": "mask", "segmentation": place}, height, width))
+    masks: dict[int, np.ndarray] = {}
+    for kind in LabelKind:
+        chosen = [k for k, label in enumerate(labels) if label[0] == kind]
+        places = [labels[k][2] for k in chosen]
+        if not chosen:
             continue
-        # Points are given by pixel centres; in the square they are continuous, as boxes are.
-        xy = torch.tensor(place, device=cfg.MODEL.DEVICE).view(-1, 2) + 0.5 * (kind == LabelKind.POINT)
-        prompt = (xy * scale + corner).view(1, -1)
-        tokens = encoder.encode_prompts(**{"boxes" if kind == LabelKind.BOX else "points": prompt})
-        logits = encoder.decode(features, [tokens])[0].logits[0, 0]
-        masks.append((resize_mask(logits, frame, height, width) > 0).cpu().numpy())
+        if kind == LabelKind.MASK:
+            drawn = [part_mask({"id": "mask", "segmentation": place}, height, width) for place in places]
+        else:
+            # Points are given by pixel centres; in the square they are continuous, as boxes are.
+            xy = torch.tensor(places, device=cfg.MODEL.DEVICE).view(len(chosen), -1, 2) + 0.5 * (
+                kind == LabelKind.POINT
+            )
+            prompts = (xy * scale + corner).flatten(1)
+            tokens = encoder.encode_prompts(**{"boxes" if kind == LabelKind.BOX else "points": prompts})
+            logits = encoder.decode(features, [tokens])[0].logits[:, 0]
+            drawn = [(resize_mask(of_prompt, frame, height, width) > 0).cpu().numpy() for of_prompt in logits]
+        masks.update(zip(chosen, drawn))
     unplaced = set(record.get("tags", ())) - {label for _, label, _ in labels}
     rest = UNKNOWN if cfg.WEAK_LABELS.TYPE == "as_annotated" and unplaced else cfg.MODEL.PROMPTER.NUM_CLASSES
     part_map = np.full((height, width), rest, np.uint16)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from wps_sam.evaluation.ground_truth import GroundTruth, Record, annotation_box
 from wps_sam.evaluation.protocols import PartColumn, ReportRow, register_row
@@ -21,11 +21,13 @@ Point = Callable[[Mapping[str, Any], int, int], tuple[float, float] | None]
 PromptMasks = Callable[[Sequence[Mapping[str, Any]], list[torch.Tensor]], Sequence[torch.Tensor]]
 
 
-class _BoxOracle(nn.Module):
-    """True classes and true boxes of every picture; what is drawn into the boxes is up to the child.
+class _PlaceOracle(nn.Module):
+    """True classes and places of every picture, boxes unless a child says otherwise; what is drawn there is up to it.
 
-    Annotations without box area and crowds, which are no single part, are left out.
+    Annotations without a place, such as a box of no area, and crowds, which are no single part, are left out.
     """
+
+    PLACE_COLUMNS: ClassVar[int] = 4
 
     def __init__(self, ground_truth: GroundTruth) -> None:
         super().__init__()
@@ -39,19 +41,21 @@ class _BoxOracle(nn.Module):
     def _record(self, model_input: Mapping[str, Any]) -> Record:
         return self._ground_truth.records[self._ground_truth.position(model_input)]
 
-    def _boxes_and_classes(self, record: Record) -> tuple[torch.Tensor, torch.Tensor]:
-        """float32 [M, 4] xyxy in pixels of the original picture, cut off at its border, and int64 [M]."""
-        boxes, classes = [], []
-        for annotation in record["annotations"]:
-            box = annotation_box(annotation)
-            if box is None or annotation.get("iscrowd", 0):
-                continue
-            x0, y0 = max(box[0], 0.0), max(box[1], 0.0)
-            x1, y1 = min(box[2], float(record["width"])), min(box[3], float(record["height"]))
-            if x1 > x0 and y1 > y0:
-                boxes.append((x0, y0, x1, y1))
-                classes.append(annotation["category_id"])
-        return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(classes, dtype=torch.int64)
+    def _places_and_classes(self, record: Record) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :meth:`_place` says of the parts, float32 [M, PLACE_COLUMNS], and their classes int64 [M]."""
+        parts = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+        found = [(place, a["category_id"]) for a in parts if (place := self._place(a, record)) is not None]
+        places = torch.tensor([place for place, _ in found], dtype=torch.float32).reshape(-1, self.PLACE_COLUMNS)
+        return places, torch.tensor([category for _, category in found], dtype=torch.int64)
+
+    def _place(self, annotation: Mapping[str, Any], record: Record) -> tuple[float, ...] | None:
+        """The box xyxy in pixels of the original picture, cut off at its border; None where nothing is left."""
+        box = annotation_box(annotation)
+        if box is None:
+            return None
+        x0, y0 = max(box[0], 0.0), max(box[1], 0.0)
+        x1, y1 = min(box[2], float(record["width"])), min(box[3], float(record["height"]))
+        return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
     def _output(
         self, masks: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor, part_map: torch.Tensor
@@ -78,7 +82,7 @@ register_row(
 )
 
 
-class FilledBoxOracle(_BoxOracle):
+class FilledBoxOracle(_PlaceOracle):
     """``oracle_filled_box``: every true box filled with its true class, the floor that any mask must beat.
 
     In the part map the smaller of two boxes wins, of equal ones the later annotation.
@@ -98,7 +102,7 @@ class FilledBoxOracle(_BoxOracle):
     def _paint(self, record: Record) -> dict[str, Any]:
         """The model's output dict of one picture."""
         height, width = record["height"], record["width"]
-        boxes, classes = self._boxes_and_classes(record)
+        boxes, classes = self._places_and_classes(record)
         masks = torch.zeros((len(boxes), height, width), dtype=torch.bool)
         part_map = torch.full((height, width), self._ground_truth.num_classes, dtype=torch.int64)
         for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist()):
@@ -128,7 +132,7 @@ register_row(
 )
 
 
-class BoxPromptOracle(_BoxOracle):
+class BoxPromptOracle(_PlaceOracle):
     """``oracle_box_prompt``: SAM prompted with every true box, the ceiling of any method that predicts prompts.
 
     In the part map a pixel has the class of the surest mask, and background where no mask has 0.5 or more.
@@ -152,15 +156,15 @@ class BoxPromptOracle(_BoxOracle):
             ValueError: names a file that the data set does not have, or whose masks have another size.
         """
         records = [self._record(model_input) for model_input in batched_inputs]
-        boxes_and_classes = [self._prompts(record) for record in records]
+        prompts_and_classes = [self._places_and_classes(record) for record in records]
         # A picture without parts has nothing to prompt with.
-        asked = [i for i, (boxes, _) in enumerate(boxes_and_classes) if len(boxes)]
+        asked = [i for i, (boxes, _) in enumerate(prompts_and_classes) if len(boxes)]
         logits: dict[int, torch.Tensor] = {}
         if asked:
-            answers = self._prompt_masks([batched_inputs[i] for i in asked], [boxes_and_classes[i][0] for i in asked])
+            answers = self._prompt_masks([batched_inputs[i] for i in asked], [prompts_and_classes[i][0] for i in asked])
             logits = dict(zip(asked, answers))
         outputs = []
-        for i, (record, (boxes, classes)) in enumerate(zip(records, boxes_and_classes)):
+        for i, (record, (boxes, classes)) in enumerate(zip(records, prompts_and_classes)):
             expected = (len(boxes), record["height"], record["width"])
             of_image = logits.get(i, torch.zeros(expected))
             if tuple(of_image.shape) != expected:
@@ -169,10 +173,6 @@ class BoxPromptOracle(_BoxOracle):
                 )
             outputs.append(self._paint(of_image, classes))
         return outputs
-
-    def _prompts(self, record: Record) -> tuple[torch.Tensor, torch.Tensor]:
-        """What SAM is asked with, and classes int64 [M]."""
-        return self._boxes_and_classes(record)
 
     def _paint(self, logits: torch.Tensor, classes: torch.Tensor) -> dict[str, Any]:
         """The model's output dict from mask logits float [M, H, W] and their classes."""
@@ -205,18 +205,14 @@ class PointPromptOracle(BoxPromptOracle):
         point: of an annotation (height, width) to its point (x, y), or None.
     """
 
+    PLACE_COLUMNS = 2
+
     def __init__(self, ground_truth: GroundTruth, prompt_masks: PromptMasks, point: Point) -> None:
         super().__init__(ground_truth, prompt_masks)
         self._point = point
 
-    def _prompts(self, record: Record) -> tuple[torch.Tensor, torch.Tensor]:
-        points, classes = [], []
-        for annotation in record["annotations"]:
-            point = self._point(annotation, record["height"], record["width"])
-            if point is not None and not annotation.get("iscrowd", 0):
-                points.append(point)
-                classes.append(annotation["category_id"])
-        return torch.tensor(points, dtype=torch.float32).reshape(-1, 2), torch.tensor(classes, dtype=torch.int64)
+    def _place(self, annotation: Mapping[str, Any], record: Record) -> tuple[float, ...] | None:
+        return self._point(annotation, record["height"], record["width"])
 
 
 register_row(

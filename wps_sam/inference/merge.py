@@ -48,7 +48,10 @@ class SemanticMerge:
         covers = probability >= MASK_THRESHOLD
         of_class = self._scores[label]
         found = probability * covers * score
-        torch.maximum(of_class, found if of_pixel is None else found * of_pixel, out=of_class)
+        if of_pixel is not None:
+            # Never 0: a pixel that one mask alone covers is of its class, however unlikely.
+            found *= of_pixel.clamp(min=1e-6)
+        torch.maximum(of_class, found, out=of_class)
         self._covered |= covers
 
     def part_map(self) -> Tensor:

@@ -122,8 +122,8 @@ class Student(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images [B, 3, s, s] to maps of the teacher's channels."""
-        maps = self.network(images)
+        """RGB in 0..255, float [B, 3, s, s], to maps of the teacher's channels."""
+        maps = self.network.look(images)
         return [project(normalised(feature)) for project, feature in zip(self.project, maps)]
 
 
@@ -193,21 +193,14 @@ class Distiller(TimedTraining):
         return loss, {"loss": float(loss.detach()), **_similarities(pairs)}
 
     def _seen(self, batch: Tensor) -> Tensor:
-        network = self.student.network
+        """What the student sees of the teacher's windows."""
         side = (self.settings.crop_size, self.settings.crop_size)
-        small = F.interpolate(batch.float(), side, mode="bilinear", antialias=True).clamp(0, 255) / 255
-        return (small - small.new_tensor(network.pixel_mean).view(3, 1, 1)) / small.new_tensor(network.pixel_std).view(
-            3, 1, 1
-        )
+        return F.interpolate(batch.float(), side, mode="bilinear", antialias=True).clamp(0, 255)
 
     @torch.no_grad()
     def _taught(self, batch: Tensor, learned: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's maps on the grids of the student's."""
-        teacher = self.teacher
-        mean, std = (
-            torch.tensor(v, device=batch.device).view(3, 1, 1) for v in (teacher.pixel_mean, teacher.pixel_std)
-        )
-        maps = teacher((batch.float() / 255 - mean) / std)
+        maps = self.teacher.look(batch.float())
         sizes = [feature.shape[-1] for feature in learned]
         return [resample(normalised(maps[k]), size) for k, size in zip(self.taught, sizes)]
 

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from wps_sam.outputs import adopt_output, check_outputs, write_output
 
 import torch
-import yaml
 from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -66,23 +65,6 @@ def read_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
         raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(defaults)}")
     read = {name: _convert(name, value, defaults[name]) for name, value in values.items()}
     return kind(**read)
-
-
-def read_values(path: Path | None, assignments: Sequence[str]) -> dict:
-    """The settings of a YAML file, some of them replaced."""
-    values: dict = {}
-    if path is not None:
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: expected a mapping of settings, got a {type(values).__name__}")
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"expected NAME=VALUE, got {assignment!r}")
-        values[name] = yaml.safe_load(value)
-    return values
 
 
 def _convert(name: str, value: Any, default: Any) -> Any:

@@ -24,9 +24,10 @@ def part_map_loss(logits: Tensor, targets: Sequence[PartTargets], balance: float
     """
     maps = torch.stack([target.part_map for target in targets if target.part_map is not None])[:, 2::4, 2::4]
     fine = F.interpolate(logits.float(), maps.shape[-2:], mode="bilinear", align_corners=False)
-    known = maps[maps != UNKNOWN]
-    if not len(known):
+    known = maps != UNKNOWN
+    if not known.any():
         return logits.sum() * 0
+    labels = maps[known]
     # One pixel at least: classes that do not occur have no weight to speak of.
-    count = known.bincount(minlength=logits.shape[1]).clamp(min=1).float()
-    return F.cross_entropy(fine, maps, count**-balance, ignore_index=UNKNOWN)
+    count = labels.bincount(minlength=logits.shape[1]).clamp(min=1).float()
+    return F.cross_entropy(fine.movedim(1, -1)[known], labels, count**-balance)
