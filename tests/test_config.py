@@ -23,6 +23,8 @@ CONFIG_SOURCE = ROOT / "wps_sam" / "config.py"
 PROMPTER_SOURCES = {
     "MODEL.DETR_PROMPTER": ROOT / "wps_sam" / "prompters" / "detr.py",
     "MODEL.DENSE_PROMPTER": ROOT / "wps_sam" / "prompters" / "dense.py",
+    "MODEL.FCOS_PROMPTER": ROOT / "wps_sam" / "prompters" / "fcos.py",
+    "MODEL.PIXEL_CLASSIFIER": ROOT / "wps_sam" / "prompters" / "pixel_classifier.py",
 }
 # Those of frozen networks have settings of their own: tests/tools/test_pretrain_sam.py, tests/test_distillation.py.
 OTHERS = ("pretrain_sam", "distill_semantic")
@@ -60,12 +62,18 @@ OUR_KEYS = {
     "MODEL.DETR_PROMPTER.NUM_QUERIES",
     "MODEL.DETR_PROMPTER.PRESENCE_WEIGHT",
     "MODEL.DETR_PROMPTER.PROMPT_WEIGHT",
+    "MODEL.FCOS_PROMPTER.DIM",
+    "MODEL.FCOS_PROMPTER.NUM_CONVS",
     "MODEL.INFERENCE.MAX_PARTS",
     "MODEL.INFERENCE.MERGE",
     "MODEL.INFERENCE.NAMING",
     "MODEL.INFERENCE.NMS_THRESHOLD",
     "MODEL.INFERENCE.SCORE_THRESHOLD",
     "MODEL.INFERENCE.UNSEEN_BIAS",
+    "MODEL.PIXEL_CLASSIFIER.ARCH",
+    "MODEL.PIXEL_CLASSIFIER.BALANCE",
+    "MODEL.PIXEL_CLASSIFIER.ENCODER",
+    "MODEL.PIXEL_CLASSIFIER.IMAGE_SIZE",
     "MODEL.PROMPTER.CLASSIFIER",
     "MODEL.PROMPTER.NAME",
     "MODEL.PROMPTER.NUM_CLASSES",

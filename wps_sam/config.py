@@ -23,7 +23,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.PROMPTER.CLASSIFIER": ("linear", "text"),
     "MODEL.CLIPSEG.ARCH": ("rd64", "tiny"),
     "MODEL.CLIPSEG.TRAIN": ("adapter", "text_embeddings", "film", "decoder"),
-    "MODEL.INFERENCE.MERGE": ("semantic", "authors"),
+    "MODEL.INFERENCE.MERGE": ("semantic", "authors", "part_map"),
     "WEAK_LABELS.TYPE": ("box", "point", "mask", "as_annotated"),
     "WEAK_LABELS.POINT": ("box_center", "random_pixel", "deepest_pixel"),
     "SOLVER.OPTIMIZER": ("Adam", "AdamW"),
@@ -117,6 +117,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     # DETRPrompter: the paper's transformer, which regresses tokens.
     # DensePrompter: every cell of the memory proposes a class and a box or point, read out through
     # SAM's own prompt encoder. Ours, for small data and small machines.
+    # FCOSPrompter, PixelClassifier: rivals, see configs/rivals/.
     # Or the name of any other class in PROMPTER_REGISTRY.
     cfg.MODEL.PROMPTER.NAME = "DETRPrompter"
     # C, the number of part classes; checked against the data set.
@@ -125,8 +126,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     # embedding of each class name, so that a model can be asked for classes that it was not trained on; NUM_CLASSES
     # then means nothing.
     cfg.MODEL.PROMPTER.CLASSIFIER = "linear"
-    # The keys of each prompter are its own: MODEL.DETR_PROMPTER in prompters/detr.py, MODEL.DENSE_PROMPTER in
-    # prompters/dense.py. Those of a prompter that is not chosen must stay as they are.
+    # The keys of each prompter are its own, such as MODEL.DETR_PROMPTER in prompters/detr.py. Those of a prompter that
+    # is not chosen must stay as they are.
     for _, prompter in PROMPTER_REGISTRY:
         cfg.MODEL[prompter.CONFIG_NODE] = _prompter_node(prompter)
 
@@ -160,7 +161,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     # At most so many proposals of an image are decoded, the surest first.
     cfg.MODEL.INFERENCE.MAX_PARTS = 100
     # semantic: a pixel has the class with the largest p(class) * p(mask). authors: per class, the sum of
-    # mask probabilities, cut at 0.5; where several classes pass, the largest sum wins the part map.
+    # mask probabilities, cut at 0.5; where several classes pass, the largest sum wins the part map. part_map: what the
+    # prompter's dense head says of each pixel, whatever the masks.
     cfg.MODEL.INFERENCE.MERGE = "semantic"
 
     # With a prompter that has a dense head: how much what lies inside a mask has to say about its class, against the
@@ -325,6 +327,10 @@ def _check_prompter(cfg: CN) -> None:
         raise ValueError(
             f"MODEL.INFERENCE.NMS_THRESHOLD is {cfg.MODEL.INFERENCE.NMS_THRESHOLD}, but {name} proposes no boxes by "
             "which its proposals could be thinned; set it to 1.0"
+        )
+    if cfg.MODEL.INFERENCE.MERGE == "part_map" and not chosen.needs_part_maps(cfg):
+        raise ValueError(
+            f"MODEL.INFERENCE.MERGE is 'part_map', but {name} as it is set does not say what each pixel is"
         )
     if cfg.MODEL.INFERENCE.UNSEEN_BIAS and cfg.MODEL.PROMPTER.CLASSIFIER != "text":
         raise ValueError(

@@ -50,8 +50,9 @@ def input_size(model_input: Mapping[str, Any]) -> tuple[int, int]:
     return height, width
 
 
-# In a part map: nobody knows what a pixel shows.
+# In a part map: nobody knows what a pixel shows; and it is beside the picture, in the padding of its square.
 UNKNOWN = 65535
+PADDING = 65534
 
 
 class LabelKind(IntEnum):
@@ -72,8 +73,8 @@ class PartTargets:
     square, of which the first spans 0 to 1: both reach a segmenter in this system, as in the authors' code, where a
     point is the centre of a box; ``masks`` float [M, S/4, S/4], the covered share of each cell, of masks. Rows of
     another kind hold zeros; ``masks`` is None where no part has one. ``tags`` int64 [T]: classes that are in the
-    picture, nobody says where. ``part_map`` int64 [S, S]: the class of each pixel, C for background, UNKNOWN, also
-    beside the picture; None where the model learns none.
+    picture, nobody says where. ``part_map`` int64 [S, S]: the class of each pixel, C for background, UNKNOWN,
+    or PADDING beside the picture; None where the model learns none.
     """
 
     labels: torch.Tensor

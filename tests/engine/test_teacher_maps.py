@@ -10,8 +10,8 @@ from wps_sam.engine import build_train_loader
 from wps_sam.engine.features import cache_features
 from wps_sam.engine.teacher_maps import encode_map, paint, teacher_maps
 from wps_sam.masks import mask_to_rle
-from wps_sam.prompters.part_head import part_map_loss
-from wps_sam.structures import UNKNOWN, Frame, PartTargets
+from wps_sam.prompters.part_head import part_map_loss, tagged_map_loss
+from wps_sam.structures import PADDING, UNKNOWN, Frame, PartTargets
 
 import cv2
 import numpy as np
@@ -194,6 +194,29 @@ def test_rare_classes_may_be_favoured():
     assert torch.allclose(part_map_loss(logits, [target], 1.0), (common + rare) / 2)
     assert torch.allclose(part_map_loss(logits, [target], 0.5), (12**0.5 * common + 2 * rare) / (12**0.5 + 2))
     assert torch.allclose(part_map_loss(logits, [target]), (3 * common + rare) / 4)
+
+
+def test_cells_that_nobody_knows_are_a_tagged_part_or_background():
+    """4 by 4 cells: the upper half of class 0, the lower unknown but for its last column, which is padding."""
+    target = PartTargets.of_boxes(torch.tensor([0]), torch.tensor([[0.0, 0, 16, 8]]))
+    target.part_map = torch.full((16, 16), 0)
+    target.part_map[8:] = UNKNOWN
+    target.part_map[8:, 12:] = PADDING
+    logits = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert float(tagged_map_loss(logits, [target])) == 0
+    # Class 0 has a place, so its tag says nothing more.
+    target.tags = torch.tensor([0, 2])
+    p = logits[0].softmax(0)
+    unknown = torch.zeros(4, 4, dtype=torch.bool)
+    unknown[2:, :3] = True
+    either = -torch.log((p[2] + p[3])[unknown]).mean()
+    of_tag = torch.zeros(6, 6)
+    of_tag[3:5, 1:4] = p[2, 2:, :3]
+    present = max(of_tag[y : y + 3, x : x + 3].mean() for y in range(4) for x in range(4))
+    loss = tagged_map_loss(logits, [target])
+    assert torch.allclose(loss, either - present.log())
+    wrong = -torch.log(p[2][unknown]).mean() - present.log()
+    assert not torch.allclose(loss, wrong)
 
 
 def test_the_head_learns_and_names_masks(cfg):

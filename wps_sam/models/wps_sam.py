@@ -18,7 +18,7 @@ from ..inference.merge import MASK_THRESHOLD, MERGES, WithinObjectMerge, resize_
 from ..inference.naming import name_masks, pixel_probability
 from ..inference.select import Selection, select_for_object, select_parts
 from ..prompters import PROMPTER_REGISTRY, Prompter
-from ..structures import UNKNOWN, Features, Frame, PartTargets, Proposals, input_size
+from ..structures import PADDING, Features, Frame, PartTargets, Proposals, input_size
 from ..vocabulary import PartVocabulary
 from .frozen import FrozenWeights, hash_of
 
@@ -43,7 +43,7 @@ class WPSSAM(FrozenWeights):
         prompter: the trained part.
         num_classes: C.
         score_threshold, nms_threshold, max_parts: which proposals become parts, see MODEL.INFERENCE.
-        merge: a key of ``MERGES``.
+        merge: a key of ``MERGES``, or "part_map": what the prompter says of each pixel, whatever the masks.
         naming: see MODEL.INFERENCE.NAMING.
         unseen_bias: see MODEL.INFERENCE.UNSEEN_BIAS.
     """
@@ -89,7 +89,8 @@ class WPSSAM(FrozenWeights):
             "nms_threshold": nms_threshold,
             "max_parts": max_parts,
         }
-        self.merge = MERGES[merge]
+        self.by_pixel = merge == "part_map"
+        self.merge = MERGES["semantic" if self.by_pixel else merge]
         self.naming = naming
         self.watch_checkpoints()
 
@@ -230,8 +231,10 @@ class WPSSAM(FrozenWeights):
         results = []
         for i, (record, frame, of_image, predicted) in enumerate(zip(batched_inputs, frames, selected, masks)):
             mask_logits, size = predicted.logits[:, 0], _output_size(record)
-            part_map = proposals.part_map[i] if proposals.part_map is not None and self.naming else None
-            if part_map is not None:
+            part_map = None
+            if proposals.part_map is not None and (self.naming or self.by_pixel):
+                part_map = proposals.part_map[i]
+            if part_map is not None and self.naming:
                 of_image, mask_logits = name_masks(of_image, mask_logits, proposals.logits[i], part_map, self.naming)
             if "category_id" in record:
                 results.append(self.object_inference(of_image, mask_logits, frame, *size))
@@ -267,7 +270,7 @@ class WPSSAM(FrozenWeights):
     ) -> dict[str, Any]:
         """The parts of one image and its part map, one mask after the other.
 
-        ``of_pixels`` [C+1, height, width]: what each pixel is by itself, which decides where masks overlap.
+        ``of_pixels`` [C+1, height, width]: what each pixel is by itself, which decides where masks overlap, or alone.
         """
         merge = self.merge(self.num_classes, height, width, self.device)
         pred_masks = torch.empty(len(mask_logits), height, width, dtype=torch.bool, device=self.device)
@@ -282,7 +285,8 @@ class WPSSAM(FrozenWeights):
         instances.pred_classes = selected.classes
         instances.scores = selected.scores
         instances.mask_logits = mask_logits
-        return {"instances": instances, "sem_seg": merge.part_map(), "frame": frame}
+        sem_seg = of_pixels if self.by_pixel and of_pixels is not None else merge.part_map()
+        return {"instances": instances, "sem_seg": sem_seg, "frame": frame}
 
     def object_inference(
         self, selected: Selection, mask_logits: Tensor, frame: Frame, height: int, width: int
@@ -371,8 +375,8 @@ def _output_size(record: dict[str, Any]) -> tuple[int, int]:
 
 
 def _in_square(part_map: Tensor, frame: Frame) -> Tensor:
-    """A part map int64 [h, w] of a picture to that of its square [S, S], UNKNOWN around the picture."""
-    square = torch.full((frame.size, frame.size), UNKNOWN, device=part_map.device)
+    """A part map int64 [h, w] of a picture to that of its square [S, S]."""
+    square = torch.full((frame.size, frame.size), PADDING, device=part_map.device)
     frame.crop(square)[:] = part_map
     return square
 

@@ -2,6 +2,8 @@
 
 from .dense import DensePrompter
 from .detr import DETRPrompter
+from .fcos import FCOSPrompter
+from .pixel_classifier import PixelClassifier
 from .prompter import PROMPTER_REGISTRY, Prompter
 
-__all__ = ["PROMPTER_REGISTRY", "DETRPrompter", "DensePrompter", "Prompter"]
+__all__ = ["PROMPTER_REGISTRY", "DETRPrompter", "DensePrompter", "FCOSPrompter", "PixelClassifier", "Prompter"]

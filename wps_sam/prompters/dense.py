@@ -29,7 +29,7 @@ from .losses import (
     weighted,
 )
 from .matcher import CenterMatcher
-from .part_head import part_map_loss
+from .part_head import part_map_loss, tagged_map_loss
 from .prompter import PROMPTER_REGISTRY, Decode, EncodePrompts, Prompter, decoded_mask_loss, one_query_a_mask
 from .semantic_input import SemanticInput, Shape
 from .text_classifier import TextClassifier, build_text_classifier
@@ -244,6 +244,8 @@ class DensePrompter(Prompter):
         matches = self.matcher(self.anchors, targets)
         losses = {"class": class_loss(focal_cross_entropy, logits, targets, matches, self.class_balance)}
         for name in LOSSES[self.label_type]:
+            if not self.weights.get(name):
+                continue
             if name == self.place:
                 labelled = [target.boxes if name == "box" else target.points for target in targets]
                 loss = self.place_losses[name]
@@ -256,7 +258,10 @@ class DensePrompter(Prompter):
             elif name == "presence":
                 losses[name] = presence_loss(logits, targets)
         if self.weights["part"]:
-            losses["part"] = part_map_loss(self.part_map(memory), targets, self.part_balance)
+            part_map = self.part_map(memory)
+            losses["part"] = part_map_loss(part_map, targets, self.part_balance)
+            if "presence" in losses:
+                losses["presence"] = losses["presence"] + tagged_map_loss(part_map, targets)
         return weighted(losses, self.weights)
 
     def _distances_from_middle(
