@@ -109,17 +109,6 @@ def test_which_map_teaches_which(stride, strides, expected):
     assert teacher_map(stride, strides) == expected
 
 
-def test_a_teacher_that_sees_more_sees_the_same_place(toy, tmp_path):
-    distiller = Distiller(replace(toy, teacher_scale=2), str(tmp_path))
-    batch = next(distiller.batches())
-    assert batch.shape == (4, 3, 64, 64) and distiller._seen(batch).shape == (4, 3, 32, 32)
-    learned = distiller.student(distiller._seen(batch))
-    # The student's cells of 8 pixels learn from the teacher's of 16, which are as large.
-    taught = distiller._taught(batch, learned)
-    assert [tuple(t.shape[1:]) for t in taught] == [(96, 4, 4), (320, 2, 2), (320, 1, 1)]
-    assert distiller.loss(batch)[0].requires_grad
-
-
 def test_a_window_lies_in_the_picture_and_grey_beside_it():
     image = np.full((10, 40, 3), 200, np.uint8)
     found = window(image, 2.0, 32, np.random.default_rng(0))
@@ -135,7 +124,6 @@ def test_the_tool_and_its_messages(photos, tmp_path, capsys):
     assert run(["--output-dir", str(tmp_path / "out"), "--resume", *more, "iterations=2"]) == 0
     for wrong, message in (
         (["crop_size=30"], "crop_size: expected a multiple of 32, got 30"),
-        (["teacher_scale=3"], "teacher_scale: expected 1 or 2"),
         (["pictures=[nowhere]"], "nowhere"),
         (["student=no_such_network"], "no_such_network"),
     ):

@@ -42,8 +42,6 @@ class DistillSettings(LoopSettings):
     # The teacher, as MODEL.SEMANTIC.NAME and WEIGHTS.
     teacher: str = "timm"
     teacher_weights: str = ""
-    # How much larger the teacher sees a picture than the student: so it tells smaller things apart.
-    teacher_scale: int = 1
     # An architecture of timm.
     student: str = "mobilenetv4_conv_small"
     # What differs from that architecture, by timm's names.
@@ -63,11 +61,10 @@ class DistillSettings(LoopSettings):
         self.require(self.crop_size > 0 and self.crop_size % 32 == 0, "crop_size", "a multiple of 32")
         low, high = self.scale_range
         self.require(0 < low <= high, "scale_range", "0 < low <= high")
-        self.require(self.teacher_scale in (1, 2), "teacher_scale", "1 or 2")
 
 
 class _Windows(Dataset):
-    """Item i, uint8 RGB [3, s, s] with s ``teacher_scale`` times the crop size, depends on seed and i alone."""
+    """Item i, uint8 RGB [3, s, s] with s the crop size, depends on seed and i alone."""
 
     def __init__(self, files: list[Path], settings: DistillSettings) -> None:
         self.files, self.settings = files, settings
@@ -76,9 +73,9 @@ class _Windows(Dataset):
         settings = self.settings
         rng = np.random.default_rng([settings.seed, index])
         image = read_rgb(str(self.files[int(rng.integers(len(self.files)))]))
-        scale = settings.teacher_scale * settings.picture_size / max(image.shape[:2])
+        scale = settings.picture_size / max(image.shape[:2])
         scale *= math.exp(rng.uniform(*np.log(settings.scale_range)))
-        return window(image, scale, settings.teacher_scale * settings.crop_size, rng)
+        return window(image, scale, settings.crop_size, rng)
 
 
 def window(image: np.ndarray, scale: float, side: int, rng: np.random.Generator) -> Tensor:
@@ -154,9 +151,7 @@ class Distiller(TimedTraining):
             copied = copy_same(teacher, network)
             logger.info("%d of the student's %d tensors are the teacher's", copied, len(network.state_dict()))
             network.pixel_mean, network.pixel_std = teacher.pixel_mean, teacher.pixel_std
-        # The teacher's cells in pixels of the student's picture.
-        strides = [stride // settings.teacher_scale for stride in teacher.channels]
-        self.taught = [teacher_map(stride, strides) for stride in network.channels]
+        self.taught = [teacher_map(stride, list(teacher.channels)) for stride in network.channels]
         torch.manual_seed(settings.seed)
         channels = [list(teacher.channels.values())[k] for k in self.taught]
         self.student = Student(network, channels, keep_statistics=settings.cut_from_teacher)
@@ -187,15 +182,10 @@ class Distiller(TimedTraining):
         """Mean over maps of the smooth L1 distance between student and teacher."""
         batch = batch.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            learned = self.student(self._seen(batch))
+            learned = self.student(batch.float())
         pairs = list(zip(learned, self._taught(batch, learned)))
         loss = torch.stack([F.smooth_l1_loss(own.float(), theirs) for own, theirs in pairs]).mean()
         return loss, {"loss": float(loss.detach()), **_similarities(pairs)}
-
-    def _seen(self, batch: Tensor) -> Tensor:
-        """What the student sees of the teacher's windows."""
-        side = (self.settings.crop_size, self.settings.crop_size)
-        return F.interpolate(batch.float(), side, mode="bilinear", antialias=True).clamp(0, 255)
 
     @torch.no_grad()
     def _taught(self, batch: Tensor, learned: Sequence[Tensor]) -> list[Tensor]:
@@ -213,7 +203,7 @@ class Distiller(TimedTraining):
         sums: dict[str, float] = {}
         for index in range(count):
             batch = windows[index][None].to(self.device)
-            learned = average(self._seen(batch))
+            learned = average(batch.float())
             for name, value in _similarities(list(zip(learned, self._taught(batch, learned)))).items():
                 sums[f"val/{name}"] = sums.get(f"val/{name}", 0.0) + value / count
         average.train()
