@@ -201,7 +201,9 @@ def timm_features(architecture: str, weights: str = "", changes: Mapping[str, An
             except TypeError:
                 network = timm.create_model(architecture, **more)
     except (RuntimeError, OSError, KeyError, AssertionError) as error:
-        raise ValueError(f"MODEL.SEMANTIC: timm can't build {architecture!r} with {weights!r}: {error}") from error
+        hint = "; no such folder is here" if architecture.startswith("hf-hub:") else ""
+        message = f"MODEL.SEMANTIC: timm can't build {architecture!r} with {weights!r}{hint}: {error}"
+        raise ValueError(message) from error
     about = network.pretrained_cfg
     return TimmNetwork(network.eval(), about.get("mean", IMAGENET[0]), about.get("std", IMAGENET[1]))
 
@@ -228,7 +230,8 @@ def _read_transformers(family: str, weights: str) -> SemanticNetwork:
         if missing:
             raise ValueError(f"lacks {len(missing)} weights of {class_name}, the first {sorted(missing)[0]!r}")
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"MODEL.SEMANTIC.WEIGHTS {weights}: {error}") from error
+        where = "" if Path(weights).is_dir() else " is no folder here, and from the hub came"
+        raise ValueError(f"MODEL.SEMANTIC.WEIGHTS {weights}{where}: {error}") from error
     return kind(network.eval(), *_normalisation(Path(weights), normalisation))
 
 
