@@ -73,8 +73,9 @@ class PartTargets:
     square, of which the first spans 0 to 1: both reach a segmenter in this system, as in the authors' code, where a
     point is the centre of a box; ``masks`` float [M, S/4, S/4], the covered share of each cell, of masks. Rows of
     another kind hold zeros; ``masks`` is None where no part has one. ``tags`` int64 [T]: classes that are in the
-    picture, nobody says where. ``part_map`` int64 [S, S]: the class of each pixel, C for background, UNKNOWN,
-    or PADDING beside the picture; None where the model learns none.
+    picture, nobody says where; ``cropped``: of which only a piece is seen, so that they may lie beside it.
+    ``part_map`` int64 [S, S]: the class of each pixel, C for background, UNKNOWN, or PADDING beside the picture; None
+    where the model learns none.
     """
 
     labels: torch.Tensor
@@ -83,6 +84,7 @@ class PartTargets:
     points: torch.Tensor
     masks: torch.Tensor | None = None
     tags: torch.Tensor | None = None
+    cropped: bool = False
     part_map: torch.Tensor | None = None
 
     def __len__(self) -> int:

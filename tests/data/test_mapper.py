@@ -313,7 +313,11 @@ def test_as_annotated_takes_of_each_annotation_the_most_it_has(tmp_path):
     assert instances.gt_points.tolist() == [[0, 0], [0, 0], [17, 14]]
     masks = instances.gt_masks.tensor
     assert masks[0].nonzero().min(0).values.tolist() == [2, 22] and masks[0].sum() == 24 and not masks[1:].any()
-    assert output["tags"].tolist() == [0, 3]
+    assert output["tags"].tolist() == [0, 3] and not output["cropped"]
+    crop = PartDatasetMapper(
+        is_train=True, augmentations=[RandomCrop("relative", (0.5, 0.5))], label_type="as_annotated"
+    )
+    assert crop(mixed_record(tmp_path))["cropped"]
 
 
 @pytest.mark.parametrize(

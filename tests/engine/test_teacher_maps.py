@@ -215,6 +215,8 @@ def test_cells_that_nobody_knows_are_a_tagged_part_or_background():
     present = max(of_tag[y : y + 3, x : x + 3].mean() for y in range(4) for x in range(4))
     loss = tagged_map_loss(logits, [target])
     assert torch.allclose(loss, either - present.log())
+    target.cropped = True
+    assert torch.allclose(tagged_map_loss(logits, [target]), either)
     wrong = -torch.log(p[2][unknown]).mean() - present.log()
     assert not torch.allclose(loss, wrong)
 

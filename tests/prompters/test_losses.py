@@ -133,6 +133,9 @@ def test_presence_asks_the_surest_query_of_each_tag():
     tagged.tags = torch.tensor([0, 1])
     expected = -(math.log(0.5) + math.log(0.6)) / 2
     assert presence_loss(logits, [tagged, NO_PARTS]).item() == pytest.approx(expected / 2, rel=1e-5)
+    # Of a crop nobody knows.
+    tagged.cropped = True
+    assert presence_loss(logits, [tagged, NO_PARTS]).item() == 0
 
 
 def test_mask_loss_is_sams_and_zero_for_the_right_mask():

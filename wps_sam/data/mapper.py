@@ -223,6 +223,7 @@ class PartDatasetMapper:
             if self.label_type == "as_annotated":
                 tags = [self._mirrored(c, transforms) for c in dataset_dict.get("tags", ())]
                 output["tags"] = torch.tensor(tags, dtype=torch.int64)
+                output["cropped"] = any(isinstance(t, T.CropTransform) for t in transforms.transforms)
             if "teacher_map" in dataset_dict:
                 output["part_map"] = self._part_map(dataset_dict["teacher_map"], transforms)
         return output

@@ -125,8 +125,9 @@ class WPSSAM(FrozenWeights):
                 the feature store has, see :meth:`embed`; in training "instances" with ``gt_classes`` [M],
                 ``gt_kinds`` [M] (:class:`wps_sam.structures.LabelKind`) and, as far as a kind needs it, ``gt_boxes``
                 [M, 4] xyxy, ``gt_points`` [M, 2] xy in pixels of "image" and ``gt_masks`` (BitMasks [M, h, w]), and
-                "tags" int64 [T], classes that are in the picture; optionally "height" and "width", the size of the
-                results (else h, w), and "category_id", the object whose parts alone are asked for.
+                "tags" int64 [T], classes that are in the picture, and "cropped", whether only a piece of it is seen;
+                optionally "height" and "width", the size of the results (else h, w), and "category_id", the object
+                whose parts alone are asked for.
 
         Returns:
             In training a dict of named losses, see the prompter. Otherwise per image a dict with "instances"
@@ -204,6 +205,7 @@ class WPSSAM(FrozenWeights):
                     points=points + corner + 0.5,
                     masks=_covered_shares(instances.gt_masks.tensor, frame) if instances.has("gt_masks") else None,
                     tags=record["tags"].to(self.device) if "tags" in record else None,
+                    cropped=record.get("cropped", False),
                     part_map=_in_square(record["part_map"].to(self.device), frame) if "part_map" in record else None,
                 )
             )

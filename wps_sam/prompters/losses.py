@@ -167,12 +167,12 @@ def mask_loss(logits: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
 def presence_loss(logits: Tensor, targets: Sequence[PartTargets]) -> Tensor:
     """- log of the largest probability that any query gives a class which is tagged but placed by no label.
 
-    Mean over such classes of an image (multiple-instance learning: one query at least is that part). logits [B, N,
-    C+1].
+    Mean over such classes of an image (multiple-instance learning: one query at least is that part); of a crop
+    nothing, as they may lie beside it. logits [B, N, C+1].
     """
     losses = []
     for of_image, target in zip(logits, targets):
-        tags = unplaced_tags(target)
+        tags = None if target.cropped else unplaced_tags(target)
         if tags is None:
             losses.append(of_image.sum() * 0)
         else:

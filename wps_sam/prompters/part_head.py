@@ -38,20 +38,29 @@ def tagged_map_loss(logits: Tensor, targets: Sequence[PartTargets]) -> Tensor:
     """What tags that no label places say of the cells of logits [B, C+1, h, w] which nobody knows: mean over images.
 
     Every such cell is one of these parts or background (partial labels, arXiv 2002.08053), and each of these parts is
-    somewhere, in 3 cells by 3 (multiple-instance learning). An image without such tags counts as 0.
+    somewhere, in 3 cells by 3 (multiple-instance learning), unless it may lie beside the crop that is seen. An image
+    without such tags, or without such cells, counts as 0.
     """
     losses = []
     for of_image, target in zip(logits.float(), targets):
-        tags = unplaced_tags(target)
-        if tags is None or target.part_map is None:
+        tags, unknown = unplaced_tags(target), _unknown_cells(target, of_image.shape[-1])
+        if tags is None or unknown is None:
             losses.append(of_image.sum() * 0)
             continue
-        stride = len(target.part_map) // of_image.shape[-1]
-        unknown = target.part_map[stride // 2 :: stride, stride // 2 :: stride] == UNKNOWN
         log_p = F.log_softmax(of_image, dim=0)
         background = tags.new_tensor([len(log_p) - 1])
-        either = log_p[torch.cat([tags, background])].logsumexp(0)[unknown]
-        probability = F.avg_pool2d((log_p[tags].exp() * unknown)[None], 3, stride=1, padding=1)[0]
-        present = probability.flatten(1).amax(1).clamp(min=1e-6).log()
-        losses.append(-either.mean() - present.mean() if len(either) else of_image.sum() * 0)
+        loss = -log_p[torch.cat([tags, background])].logsumexp(0)[unknown].mean()
+        if not target.cropped:
+            around = F.avg_pool2d((log_p[tags].exp() * unknown)[None], 3, stride=1, padding=1)[0]
+            loss = loss - around.flatten(1).amax(1).clamp(min=1e-6).log().mean()
+        losses.append(loss)
     return torch.stack(losses).mean()
+
+
+def _unknown_cells(target: PartTargets, size: int) -> Tensor | None:
+    """bool [size, size]: cells whose middle is UNKNOWN; None if none is."""
+    if target.part_map is None:
+        return None
+    stride = len(target.part_map) // size
+    unknown = target.part_map[stride // 2 :: stride, stride // 2 :: stride] == UNKNOWN
+    return unknown if bool(unknown.any()) else None
