@@ -44,8 +44,8 @@ AUGMENTATIONS = {"weak_labels": mapper.build_augmentations, "part_masks": part_m
 
 PACKAGE = Path(__file__).resolve().parent
 # People in street photos: 16 parts of clothing and body.
-SHIPPED_WEIGHTS = PACKAGE / "weights" / "ccp_parts_box.safetensors"
-SHIPPED_CONFIG = Path("ccp_parts") / "wps_sam_tiny_box.yaml"
+SHIPPED_WEIGHTS = PACKAGE / "weights" / "ccp_parts_plus_box.safetensors"
+SHIPPED_CONFIG = Path("ccp_parts") / "wps_sam_tiny_plus_box.yaml"
 
 
 @dataclass(frozen=True)
