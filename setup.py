@@ -62,6 +62,8 @@ setup(
     extras_require={
         # Names as text embeddings (tools/embed_names.py), and CLIPSeg.
         "text": ["transformers>=5.6"],
+        # U-Net and DeepLabV3+, with which configs/rivals/ compares.
+        "rivals": ["segmentation-models-pytorch"],
         "dev": ["mypy", "pytest", "ruff", "segmentation-models-pytorch", "transformers>=5.6", "types-PyYAML"],
     },
 )

@@ -72,6 +72,7 @@ def test_every_import_is_a_requirement() -> None:
         "yaml": "pyyaml",
         "PIL": "pillow",
         "segment_anything": "segment-anything",
+        "segmentation_models_pytorch": "segmentation-models-pytorch",
     }
     imported: set[str] = set()
     for path in [*(ROOT / "wps_sam").rglob("*.py"), *(ROOT / "tools").glob("*.py")]:
@@ -82,7 +83,8 @@ def test_every_import_is_a_requirement() -> None:
                 imported.add(node.module.split(".")[0])
     others = imported - set(sys.stdlib_module_names) - {"wps_sam", "detectron2"}
     arguments = setup_arguments()
-    required = {requirement_name(r) for r in arguments["install_requires"] + arguments["extras_require"]["text"]}
+    extras = arguments["extras_require"]
+    required = {requirement_name(r) for r in arguments["install_requires"] + extras["text"] + extras["rivals"]}
     assert {distribution.get(name, name) for name in others} <= required
     # Not imported by us: torchvision by segment_anything, tensorboard by torch.utils.tensorboard.
     unused = required - {distribution.get(name, name) for name in others} - {"torchvision", "tensorboard"}
