@@ -35,7 +35,7 @@ from segment_anything.modeling import PromptEncoder, Sam
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
-PHOTOS = Path(os.environ.get("WPS_SAM_CCP_PARTS", ROOT.parent / "shared" / "data" / "ccp_parts"))
+PHOTOS = Path(os.environ.get("WPS_SAM_CCP_PARTS") or ROOT.parent / "shared" / "data" / "ccp_parts")
 
 # The stub's square; pictures are twice as large, so that coordinates and masks have to be scaled.
 SIDE = 32

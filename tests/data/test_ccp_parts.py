@@ -16,7 +16,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 ROOT = Path(__file__).resolve().parents[2]
-PHOTOS = Path(os.environ.get("WPS_SAM_CCP_PARTS", ROOT.parent / "shared" / "data" / "ccp_parts"))
+PHOTOS = Path(os.environ.get("WPS_SAM_CCP_PARTS") or ROOT.parent / "shared" / "data" / "ccp_parts")
 
 pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason="CCP parts not found; set WPS_SAM_CCP_PARTS")
 
