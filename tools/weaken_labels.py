@@ -5,7 +5,7 @@
         --name my_tenth --output output/my_tenth --box 0.1
     python tools/weaken_labels.py --description datasets/ccp_parts.yaml --dataset ccp_parts_train \\
         --name ccp_parts_mixed --output output/ccp_parts_mixed --box 0.1 --point 0.33 --tag 0.57 \\
-        --tags ccp_parts/annotations/image_tags.json --tagged-images ccp_parts/images/tags_only
+        --tags $WPS_SAM_CCP_PARTS/annotations/image_tags.json --tagged-images $WPS_SAM_CCP_PARTS/images/tags_only
 
 Of the pictures the given shares keep their boxes, a point in each part, or tags alone; the others are left out. Writes
 train.json and description.yaml, which DATASETS.DESCRIPTIONS takes: the data set is called NAME_train.

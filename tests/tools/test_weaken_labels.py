@@ -22,10 +22,8 @@ run = runpy.run_path(str(Path(__file__).resolve().parents[2] / "tools" / "weaken
 
 def records(count=100):
     part = {"id": 1, "category_id": 1, "bbox": [10, 20, 40, 20], "bbox_mode": BoxMode.XYWH_ABS}
-    return [
-        {"file_name": f"/data/images/{i}.png", "height": 60, "width": 80, "annotations": [part, {**part, "iscrowd": 1}]}
-        for i in range(count)
-    ]
+    of_image = {"height": 60, "width": 80, "annotations": [part, {**part, "iscrowd": 1}]}
+    return [{"file_name": f"/data/images/{i}.png", "image_id": i + 7, **of_image} for i in range(count)]
 
 
 def test_the_shares_are_kept_and_the_seed_decides():
@@ -41,6 +39,14 @@ def test_the_shares_are_kept_and_the_seed_decides():
     assert weaken(records(), ["a", "b"], how, "/data") == content
     other = weaken(records(), ["a", "b"], Weakening(box=0.1, point=0.33, tag=0.5, seed=1), "/data")
     assert boxes != [a["image_id"] for a in other["annotations"] if "bbox" in a]
+
+
+def test_pictures_keep_ids_that_are_numbers_and_none_is_lost_by_rounding():
+    content = weaken(records(650), ["a", "b"], Weakening(box=0.1, point=0.33, tag=0.57), "/data")
+    assert [i["id"] for i in content["images"]] == list(range(7, 657))
+    assert {a["image_id"] for a in content["annotations"]} <= set(range(7, 657))
+    named = [{**record, "image_id": record["file_name"]} for record in records(3)]
+    assert [i["id"] for i in weaken(named, ["a", "b"], Weakening(box=1), "/data")["images"]] == [0, 1, 2]
 
 
 def test_boxes_are_wrong_by_so_much_and_points_are_inside():

@@ -46,18 +46,23 @@ class Weakening:
 def weaken(records: Records, class_names: Sequence[str], how: Weakening, root: str) -> dict[str, Any]:
     """A COCO file of the records with weaker labels, file names relative to ``root``.
 
-    Boxes are XYWH, points xy of pixel centres; crowds are left out. Pictures without any part stay, with no label.
+    Boxes are XYWH, points xy of pixel centres; crowds are left out. Pictures without any part stay, with no label, and
+    those whose ids are whole numbers keep them, so that they are cropped alike.
     """
     order = np.random.default_rng(how.seed).permutation(len(records))
-    ends = np.cumsum([round(share * len(records)) for share in (how.box, how.point, how.tag)]).tolist()
+    ends = [round(share * len(records)) for share in np.cumsum([how.box, how.point, how.tag]).tolist()]
     kind_of = {int(i): sum(k >= end for end in ends) for k, i in enumerate(order)}
+    ids = [record["image_id"] for record in records]
+    if not all(isinstance(image_id, int) for image_id in ids):
+        ids = list(range(len(records)))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for i, record in enumerate(records):
         if kind_of[i] > 2:
             continue
         height, width = record_size(record)
-        image = {"id": i, "file_name": os.path.relpath(record["file_name"], root), "height": height, "width": width}
+        file_name = os.path.relpath(record["file_name"], root)
+        image = {"id": ids[i], "file_name": file_name, "height": height, "width": width}
         parts = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
         if kind_of[i] == 2:
             image["tags"] = sorted({class_names[a["category_id"]] for a in parts})
@@ -65,7 +70,7 @@ def weaken(records: Records, class_names: Sequence[str], how: Weakening, root: s
             for part in parts:
                 label = _box(part, height, width, how) if kind_of[i] == 0 else _point(part, height, width)
                 if label:
-                    entry = {"id": len(annotations), "image_id": i, "category_id": part["category_id"]}
+                    entry = {"id": len(annotations), "image_id": ids[i], "category_id": part["category_id"]}
                     annotations.append({**entry, **label})
         images.append(image)
     categories = [{"id": c, "name": name} for c, name in enumerate(class_names)]
