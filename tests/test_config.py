@@ -191,6 +191,8 @@ def load_config(path: Path, **options: Any) -> CfgNode:
 def test_config_file_builds_its_model(path: Path) -> None:
     """On the meta device: sizes are checked at no cost, whatever the SAM. Weights are another test's matter."""
     files = {"MODEL__SAM__WEIGHTS": "", "MODEL__CLIPSEG__WEIGHTS": "", "MODEL__TEXT__EMBEDDINGS": ""}
+    if load_config(path).MODEL.SEMANTIC.WEIGHTS != "shipped":
+        files["MODEL__SEMANTIC__WEIGHTS"] = ""
     cfg = load_config(path, MODEL__DEVICE="meta", **files)
     with torch.device("meta"):
         model = build_model(cfg)
