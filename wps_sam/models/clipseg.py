@@ -18,18 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders.build_sam import RANDOM_WEIGHTS_SEED
+from ..encoders.clip import BYTE_TOKENS, NUM_TOKENS, byte_tokenizer, check_tokenizer, import_transformers
 from ..encoders.frozen import hash_tensors
 from ..vocabulary import PartVocabulary
 from .frozen import FrozenWeights
 
 logger = logging.getLogger(__name__)
 
-# CLIP's own length of a text, to which names are padded.
-NUM_TOKENS = 77
 # Classes decoded at a time at inference: bounds the memory, whatever the vocabulary.
 CLASSES_PER_CHUNK = 32
 
-BYTE_TOKENS = 514  # 256 bytes inside of words, 256 at their ends, start and end of text
 ARCHS: dict[str, tuple[int, dict[str, Any]]] = {
     # Image side S, and what differs from the defaults of transformers' CLIPSegConfig.
     "rd64": (352, {"vision_config": {"patch_size": 16}}),
@@ -73,13 +71,7 @@ def build_clipseg(arch: str, weights: str = "") -> tuple[Any, Any, int]:
         ImportError: transformers is not installed.
         ValueError: ``weights`` is missing, incomplete, or no CLIPSeg.
     """
-    try:
-        # Here and not above: the import takes seconds, and nothing else of the models needs it.
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "MODEL.META_ARCHITECTURE CLIPSeg needs Hugging Face's transformers: pip install 'wps_sam[text]'"
-        ) from error
+    transformers = import_transformers("MODEL.META_ARCHITECTURE CLIPSeg")
     if weights:
         return _read_clipseg(transformers, weights)
     logger.warning("MODEL.CLIPSEG.WEIGHTS is empty: CLIPSeg has random weights")
@@ -98,22 +90,12 @@ def _read_clipseg(transformers: Any, weights: str) -> tuple[Any, Any, int]:
     if report["missing_keys"]:
         # transformers would go on with random numbers in their place.
         raise ValueError(f"MODEL.CLIPSEG.WEIGHTS {weights!r}: lacks {sorted(report['missing_keys'])}")
-    # Without its files, transformers makes a tokenizer that knows no letter.
-    if not BYTE_TOKENS <= len(tokenizer) <= model.config.text_config.vocab_size:
-        raise ValueError(
-            f"MODEL.CLIPSEG.WEIGHTS {weights!r}: the tokenizer is missing or another model's: it has "
-            f"{len(tokenizer)} tokens, expected {model.config.text_config.vocab_size}"
-        )
+    check_tokenizer(tokenizer, model.config.text_config.vocab_size, f"MODEL.CLIPSEG.WEIGHTS {weights!r}")
     return model.eval(), tokenizer, processor.size["height"]
 
 
 def _random_clipseg(transformers: Any, arch: str) -> tuple[Any, Any, int]:
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    letters = list(bytes_to_unicode().values())
-    # "</w>" marks the end of a word, as in CLIP's own vocabulary.
-    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = transformers.CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
+    tokenizer = byte_tokenizer()
     image_size, sizes = ARCHS[arch]
     # The end of a text is where its meaning is read out.
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
