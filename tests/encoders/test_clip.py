@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from wps_sam.encoders.clip import CLIP, ATTENTION_KINDS, attend, build_clip, random_clip
+from wps_sam.encoders.clip import ATTENTION_KINDS, CLIP, attend, build_clip, random_clip
 
 import pytest
 import torch
-from torch.nn import functional as F
-
 from text_encoders import write_clip
+from torch.nn import functional as F
 
 
 @pytest.fixture(scope="module")
