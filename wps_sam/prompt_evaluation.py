@@ -325,6 +325,13 @@ class PromptedPicture:
         Yields:
             masks bool [n, H, W] and the IoU float32 [n] that SAM expects of each, None with the single mask.
         """
+        for logits, iou in self.logits(boxes, points, multimask):
+            yield torch.stack([self.enlarged(one) > 0 for one in logits]), iou
+
+    def logits(
+        self, boxes: np.ndarray | None, points: np.ndarray | None, multimask: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """As :meth:`masks`, the logits [n, S/4, S/4] as the segmenter gives them."""
         given_boxes = None if boxes is None else self._scaled(boxes.reshape(-1, 2, 2)).flatten(1)
         given_points = None if points is None else self._scaled(points)
         given = given_points if given_boxes is None else given_boxes
@@ -339,8 +346,11 @@ class PromptedPicture:
                 predicted = self.encoder.decode(self.features, [prompts], multimask)[0]
             # One prompt at a time: the masks of a large photo are the largest things here.
             for k, logits in enumerate(predicted.logits):
-                masks = torch.stack([resize_mask(one, self.frame, *self.original_size) > 0 for one in logits])
-                yield masks, None if predicted.iou is None else predicted.iou[k].float()
+                yield logits, None if predicted.iou is None else predicted.iou[k].float()
+
+    def enlarged(self, logits: Tensor) -> Tensor:
+        """Logits [S/4, S/4] to float32 [H, W] of the picture."""
+        return resize_mask(logits, self.frame, *self.original_size)
 
     def _scaled(self, coords: np.ndarray) -> Tensor:
         """xy [..., 2] in pixels of the picture to float32 [..., 2] in pixels of SAM's input."""

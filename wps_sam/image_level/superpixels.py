@@ -1,0 +1,217 @@
+"""Quasi-superpixels: SAM's masks of a grid of points, whole things before their parts, or the other way round.
+
+segment_anything's automatic mask generator with what FMA-WSSS (arXiv 2312.03585) changed: every mask keeps a level,
+thresholds and suppression depend on it, and small pieces survive only where no larger one is. Without that, the masks
+are the generator's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from segment_anything.utils import amg
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from ..encoders import PromptableEncoder
+from ..masks import mask_to_rle, segmentation_to_mask
+from ..prompt_evaluation import PromptedPicture
+
+
+@dataclass(frozen=True)
+class SuperpixelSettings:
+    """The generator's settings, by its own names, and what is changed. The defaults are FMA-WSSS's.
+
+    ``levels``: what the three masks of a point are, 0 a part of a part, 1 a part, 2 a whole: "index", their order as
+    the published SAMs give them; "area", the smallest first, for any SAM. ``thresholds``: "absolute" values of the
+    expected IoU and of the stability, or "quantile", the shares of a picture's masks that are dropped, for a SAM whose
+    expectations are its own. ``whole_first``: whether larger levels come first and smaller ones fill the gaps.
+    ``iou_offsets``, ``nms_offsets``: added to the expected IoU of each level, last the one that comes first.
+    ``contained``: from this share on a mask of a later level lies in one of an earlier and is dropped. ``max_area``:
+    masks above this share of the picture are dropped.
+    """
+
+    points_per_side: int = 32
+    pred_iou_thresh: float = 0.86
+    stability_score_thresh: float = 0.92
+    stability_score_offset: float = 1.0
+    box_nms_thresh: float = 0.7
+    crop_n_layers: int = 1
+    crop_nms_thresh: float = 0.7
+    crop_overlap_ratio: float = 512 / 1500
+    crop_n_points_downscale_factor: int = 2
+    min_mask_region_area: int = 100
+    levels: str = "index"
+    thresholds: str = "absolute"
+    whole_first: bool = True
+    iou_offsets: tuple[float, ...] = (0.0, 0.0, 0.1)
+    nms_offsets: tuple[float, ...] = (0.0, 0.0, 1.0)
+    contained: float = 0.3
+    max_area: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("levels", ("index", "area")), ("thresholds", ("absolute", "quantile"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
+        if self.points_per_side < 1:
+            raise ValueError(f"points_per_side: expected 1 or more, got {self.points_per_side}")
+
+    def rank(self, level: int) -> int:
+        """Of a level: 2 comes first and lies on top, 0 last."""
+        return level if self.whole_first else 2 - level
+
+
+@dataclass(frozen=True, eq=False)
+class Superpixel:
+    """One mask: ``mask`` bool [H, W], its ``level``, the ``iou`` that SAM expects, ``stability``, the ``point`` xy it
+    was asked with, and the ``crop`` xyxy it was seen in."""
+
+    mask: np.ndarray
+    level: int
+    iou: float
+    stability: float
+    point: tuple[float, float]
+    crop: tuple[int, int, int, int]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """xyxy as the generator counts it, the last pixel included: a one-pixel mask is 0 wide."""
+        return tuple(amg.batched_mask_to_box(torch.from_numpy(self.mask)).tolist())  # type: ignore
+
+    def to_json(self) -> dict[str, Any]:
+        """By the generator's names."""
+        x0, y0, x1, y1 = self.box
+        return {
+            "segmentation": mask_to_rle(self.mask),
+            "area": int(self.mask.sum()),
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "level": self.level,
+            "predicted_iou": round(self.iou, 5),
+            "stability_score": round(self.stability, 5),
+            "point_coords": [list(self.point)],
+            "crop_box": [self.crop[0], self.crop[1], self.crop[2] - self.crop[0], self.crop[3] - self.crop[1]],
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Superpixel:
+        """Of :meth:`to_json`."""
+        x, y, width, height = record["crop_box"]
+        return cls(
+            mask=segmentation_to_mask(record["segmentation"], *record["segmentation"]["size"]),
+            level=record["level"],
+            iou=record["predicted_iou"],
+            stability=record["stability_score"],
+            point=tuple(record["point_coords"][0]),
+            crop=(x, y, x + width, y + height),
+        )
+
+
+def superpixels(encoder: PromptableEncoder, image: np.ndarray, settings: SuperpixelSettings) -> list[Superpixel]:
+    """The masks of a picture uint8 [H, W, 3], RGB."""
+    crops, layers = amg.generate_crop_boxes(image.shape[:2], settings.crop_n_layers, settings.crop_overlap_ratio)
+    grids = amg.build_all_layer_point_grids(
+        settings.points_per_side, settings.crop_n_layers, settings.crop_n_points_downscale_factor
+    )
+    found: list[Superpixel] = []
+    for crop, layer in zip(crops, layers):
+        found += _of_crop(encoder, image, crop, grids[layer], settings)
+    if len(crops) > 1:
+        # Those of smaller crops win.
+        areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (one.crop for one in found)]
+        found = _suppress(found, [1 / area for area in areas], settings.crop_nms_thresh)
+    found = _without_small_regions(found, settings)
+    most = settings.max_area * image.shape[0] * image.shape[1]
+    return without_contained([one for one in found if one.mask.sum() <= most], settings)
+
+
+def _of_crop(
+    encoder: PromptableEncoder, image: np.ndarray, crop: Sequence[int], grid: np.ndarray, settings: SuperpixelSettings
+) -> list[Superpixel]:
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = crop
+    picture = PromptedPicture(encoder, np.ascontiguousarray(image[y0:y1, x0:x1]))
+    points = grid * [x1 - x0, y1 - y0]
+    candidates = []
+    for point, (logits, ious) in zip(points, picture.logits(None, points, multimask=True)):
+        assert ious is not None
+        levels = _levels(logits, settings.levels)
+        candidates += [(point, one, level, float(iou)) for one, level, iou in zip(logits, levels, ious)]
+    offsets = [settings.iou_offsets[settings.rank(level)] for _, _, level, _ in candidates]
+    expected = np.array([iou + offset for (_, _, _, iou), offset in zip(candidates, offsets)])
+    bound = _bound(expected, settings.pred_iou_thresh, settings.thresholds)
+    large = [
+        (point, picture.enlarged(one), level, iou)
+        for (point, one, level, iou), v in zip(candidates, expected)
+        if v > bound
+    ]
+    stability = np.array([_stability(one, settings.stability_score_offset) for _, one, _, _ in large])
+    bound = _bound(stability, settings.stability_score_thresh, settings.thresholds)
+    found = []
+    for (point, one, level, iou), stable in zip(large, stability):
+        inside = one > 0
+        box = amg.batched_mask_to_box(inside)
+        if stable >= bound and not amg.is_box_near_crop_edge(box[None], crop, [0, 0, width, height])[0]:
+            mask = np.zeros((height, width), dtype=bool)
+            mask[y0:y1, x0:x1] = inside.cpu().numpy()
+            at = (float(point[0] + x0), float(point[1] + y0))
+            found.append(Superpixel(mask, level, iou, float(stable), at, (x0, y0, x1, y1)))
+    order = [one.iou + settings.nms_offsets[settings.rank(one.level)] for one in found]
+    return _suppress(found, order, settings.box_nms_thresh)
+
+
+def _levels(logits: Tensor, rule: str) -> list[int]:
+    """The level of each of a point's masks [n, h, w]."""
+    if rule == "index":
+        return list(range(len(logits)))
+    return (logits > 0).flatten(1).sum(1).argsort(stable=True).argsort().tolist()
+
+
+def _bound(values: np.ndarray, threshold: float, rule: str) -> float:
+    return float(np.quantile(values, threshold)) if rule == "quantile" and len(values) else threshold
+
+
+def _stability(logits: Tensor, offset: float) -> float:
+    """As the generator's; a mask that is empty even at the lower threshold is not stable."""
+    return float(np.nan_to_num(amg.calculate_stability_score(logits[None], 0.0, offset)[0].item()))
+
+
+def _suppress(found: Sequence[Superpixel], scores: Sequence[float], threshold: float) -> list[Superpixel]:
+    """Non-maximum suppression by boxes; the highest score first."""
+    if not found:
+        return []
+    boxes = torch.tensor([one.box for one in found], dtype=torch.float32)
+    kept = batched_nms(boxes, torch.tensor(scores), torch.zeros(len(found)), threshold)
+    return [found[k] for k in kept.tolist()]
+
+
+def _without_small_regions(found: Sequence[Superpixel], settings: SuperpixelSettings) -> list[Superpixel]:
+    """Small holes filled, small islands removed; of masks that are now alike those that did not need it win."""
+    if settings.min_mask_region_area <= 0:
+        return list(found)
+    cleaned, scores = [], []
+    for one in found:
+        mask, filled = amg.remove_small_regions(one.mask, settings.min_mask_region_area, mode="holes")
+        mask, removed = amg.remove_small_regions(mask, settings.min_mask_region_area, mode="islands")
+        cleaned.append(replace(one, mask=mask))
+        scores.append(float(not filled and not removed))
+    return _suppress(cleaned, scores, max(settings.box_nms_thresh, settings.crop_nms_thresh))
+
+
+def without_contained(found: Sequence[Superpixel], settings: SuperpixelSettings) -> list[Superpixel]:
+    """Masks of the first level, then of later ones what does not lie in any that came before ("rocks, sand, water").
+
+    Masks of one level may overlap as they like. Until a level has masks, the next one is the first.
+    """
+    kept: list[Superpixel] = []
+    for rank in (2, 1, 0):
+        of_level = [one for one in found if settings.rank(one.level) == rank]
+        if kept:
+            before = np.stack([one.mask.ravel() for one in kept]).astype(np.float32)
+            shares = [(before @ one.mask.ravel()).max() / max(one.mask.sum(), 1) for one in of_level]
+            of_level = [one for one, share in zip(of_level, shares) if share < settings.contained]
+        kept += of_level
+    return kept
