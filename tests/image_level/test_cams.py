@@ -41,26 +41,29 @@ def picture(count=2, height=48, width=64):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
-def maps_of(clip, features, tags, images=None, num_classes=3, learn=False):
+SKY = torch.tensor([3, 4])
+
+
+def gradcam(view, logits, tags, others=SKY, learn=False):
+    given = [torch.tensor(t, dtype=torch.int64) for t in tags]
+    return softmax_gradcam(view, logits, given, [others] * len(given), learn)
+
+
+def maps_of(clip, features, tags, images=None, others=SKY, learn=False):
     view = clip.look(picture(len(tags)) if images is None else images)
     logits = clip.scale * view.features @ features.T
-    return (
-        view,
-        logits,
-        softmax_gradcam(view, logits, [torch.tensor(t, dtype=torch.int64) for t in tags], num_classes, learn),
-    )
+    return view, logits, gradcam(view, logits, tags, others, learn)
 
 
 def test_the_maps_of_all_that_may_be_there_cancel(clip, texts):
     """Probabilities sum to 1, so their gradients, tags and backgrounds together, sum to 0."""
     view, logits, _ = maps_of(clip, texts(), [[0, 1]])
-    allowed = torch.tensor([0, 1, 3, 4])
-    everything = softmax_gradcam(view, logits[:, allowed], [torch.arange(4)], 4)[0]
+    (everything,) = gradcam(view, logits, [[0, 1, 3, 4]], torch.arange(0))
     assert everything.abs().max() > 1e-9 and everything.sum(0).abs().max() < 1e-12 * everything.abs().max() + 1e-15
 
 
 def test_a_single_text_has_no_map(clip, texts):
-    _, _, (alone,) = maps_of(clip, texts()[:3], [[1]])
+    _, _, (alone,) = maps_of(clip, texts()[:3], [[1]], others=torch.arange(0))
     assert alone.shape == (1, 3, 4) and alone.abs().max() < 1e-15
 
 
@@ -70,11 +73,14 @@ def test_absent_classes_and_the_level_of_logits_change_nothing(clip, texts):
     other[2] = torch.randn(32, dtype=torch.float64)
     _, _, (changed, _) = maps_of(clip, other, [[0, 1], [0]])
     assert torch.allclose(found, changed, atol=1e-15)
-    shifted = softmax_gradcam(view, logits + 7, [torch.tensor([0, 1]), torch.tensor([0])], 3)
+    shifted = gradcam(view, logits + 7, [[0, 1], [0]])
     assert torch.allclose(found, shifted[0], rtol=1e-9)
     # A softmax over all classes, the wrong variant, does change.
-    wrong = [softmax_gradcam(v, clip.scale * v.features @ f.T, [torch.tensor([0, 1, 2])] * 2, 3)[0][:2]
-             for v, f in ((view, texts()), (view, other))]  # fmt: skip
+    everyone = torch.tensor([2, 3, 4])
+    wrong = [
+        gradcam(v, clip.scale * v.features @ f.T, [[0, 1]] * 2, everyone)[0]
+        for v, f in ((view, texts()), (view, other))
+    ]
     assert not torch.allclose(wrong[0], wrong[1], atol=found.abs().max().item() * 1e-3)
 
 
@@ -110,7 +116,7 @@ def test_a_weight_is_the_slope_of_moving_all_patches_alike(clip, texts):
             tokens = tokens + last.mlp(last.layer_norm2(tokens))
             feature = clip.model.visual_projection(vision.post_layernorm(tokens)[:, 1:].mean(1))
             feature = torch.nn.functional.normalize(feature, dim=-1)
-            return masked_probability((clip.scale * feature @ texts().T)[0], tags, 3)[:2]
+            return masked_probability((clip.scale * feature @ texts().T)[0], tags, SKY)[:2]
 
     slope = (probability(1e-5) - probability(-1e-5)) / 2e-5
     # <w_c, mean patch> is the mean of the map.

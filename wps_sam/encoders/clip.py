@@ -199,13 +199,13 @@ class CLIP(FrozenModule, nn.Module):
         return F.normalize(self.model.text_projection(of_ends), dim=-1)
 
 
-def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
+def attend(attention: Any, tokens: Tensor) -> Tensor:
     """Self-attention [N, L, D] by plain operations: the library's fast ones have no second derivative on a CPU."""
     value = _heads(attention.v_proj(tokens), attention.num_heads)
     return attention.out_proj((_weights(attention, tokens, "qk") @ value).transpose(1, 2).flatten(2))
 
 
-def _weights(attention: nn.Module, tokens: Tensor, kind: str) -> Tensor:
+def _weights(attention: Any, tokens: Tensor, kind: str) -> Tensor:
     """Attention after softmax, [N, heads, L, L]; ``kind`` of ATTENTION_KINDS."""
     projections = {"q": attention.q_proj, "k": attention.k_proj, "v": attention.v_proj}
     asking, asked = (_heads(projections[letter](tokens), attention.num_heads) for letter in kind)

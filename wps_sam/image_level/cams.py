@@ -1,6 +1,6 @@
 """Class activation maps of tags, and what attention makes of them.
 
-Axes: N images, P = h * w patches, L tokens, T tags of one image, K texts: C classes and then B backgrounds.
+Axes: N images, P = h * w patches, L tokens, K texts, T tags of one image, B texts that are against them.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ from torch.nn import functional as F
 from ..encoders.clip import ImageView
 
 
-def masked_probability(logits: Tensor, tags: Tensor, num_classes: int) -> Tensor:
-    """Softmax of one image's logits [K] over its tags [T] and all backgrounds: [T + B], tags first.
+def masked_probability(logits: Tensor, tags: Tensor, others: Tensor) -> Tensor:
+    """Softmax of one image's logits [K] over its tags [T] and the texts ``others`` [B] that are against them: [T + B].
 
-    Classes that are not in the picture take no part (CLIP-ES, arXiv 2212.09506, section 3.1). FMA-WSSS's code adds
-    1e-5 to the denominator after taking off the maximum of all classes, absent ones too; this is exact.
+    Classes that are neither take no part (CLIP-ES, arXiv 2212.09506, section 3.1). FMA-WSSS's code adds 1e-5 to the
+    denominator after taking off the maximum of all classes, absent ones too; this is exact.
     """
-    backgrounds = torch.arange(num_classes, len(logits), device=logits.device)
-    return logits[torch.cat([tags, backgrounds])].softmax(0)
+    return logits[torch.cat([tags, others])].softmax(0)
 
 
 def softmax_gradcam(
-    view: ImageView, logits: Tensor, tags: Sequence[Tensor], num_classes: int, learn: bool = False
+    view: ImageView, logits: Tensor, tags: Sequence[Tensor], others: Sequence[Tensor], learn: bool = False
 ) -> list[Tensor]:
     """Maps [T, h, w] of every image's tags, without ReLU and not normalised (CLIP-ES, section 3.1).
 
     The weight of a channel is the mean over patches, without the class token, of the gradient of a tag's probability;
-    a map is the activations' product with it. With a single text among tags and backgrounds a map is 0 everywhere.
+    a map is the activations' product with it. With a single text among tags and others a map is 0 everywhere.
 
     Args:
         view: whose features the logits follow from.
-        logits: [N, K]; classes first, then backgrounds.
-        tags: of each image, class ids int64 [T], T may be 0.
+        logits: [N, K].
+        tags, others: of each image, int64 [T] and [B], T may be 0.
         learn: gradients may flow on from the maps, through the weights alone, to the texts.
     """
-    probabilities = [masked_probability(of_image, t, num_classes) for of_image, t in zip(logits, tags)]
+    probabilities = [masked_probability(of_image, t, o) for of_image, t, o in zip(logits, tags, others)]
     most = max((len(t) for t in tags), default=0)
     gradients = []
     for j in range(most):

@@ -80,7 +80,7 @@ class Superpixel:
     @property
     def box(self) -> tuple[int, int, int, int]:
         """xyxy as the generator counts it, the last pixel included: a one-pixel mask is 0 wide."""
-        return tuple(amg.batched_mask_to_box(torch.from_numpy(self.mask)).tolist())  # type: ignore
+        return tuple(amg.batched_mask_to_box(torch.from_numpy(self.mask)).tolist())
 
     def to_json(self) -> dict[str, Any]:
         """By the generator's names."""

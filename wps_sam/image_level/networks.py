@@ -1,0 +1,161 @@
+"""What looks at pictures: CLIP with texts, or, where there is none, a semantic network that has learned the tags."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..encoders import SemanticEncoder
+from ..encoders.clip import CLIP, PIXEL_MEAN, PIXEL_STD, ImageView
+
+# Cells in which a semantic network's maps are put together, in pixels of its square.
+STRIDE = 16
+# How much more two cells of a semantic network that are alike pass to each other than two that are not.
+SHARPNESS = 4
+# Weight of squared weights against the mean loss of a picture.
+WEIGHT_DECAY = 1e-3
+
+
+class ImageLevelNetwork(ABC):
+    """A frozen network and what its C classes are to it.
+
+    ``affinities``: what :meth:`view` can be asked for.
+    """
+
+    num_classes: int
+    affinities: tuple[str, ...]
+
+    @abstractmethod
+    def view(self, image: np.ndarray, affinity: str = "") -> ImageView:
+        """What it sees in a picture uint8 [H, W, 3], RGB; with the affinity of its patches if asked."""
+
+    @abstractmethod
+    def logits(self, view: ImageView) -> Tensor:
+        """[N, K] of the classes and whatever else it knows."""
+
+    @abstractmethod
+    def others(self, tags: Tensor) -> Tensor:
+        """What is against the tags int64 [T] of a picture: rows of the logits, int64 [B]."""
+
+
+class CLIPNetwork(ImageLevelNetwork):
+    """CLIP; against the tags are backgrounds.
+
+    Args:
+        texts: gives K features, the classes' first.
+        num_classes: C; the other K - C are backgrounds.
+        side: the longer side of a picture in pixels as CLIP sees it; 0: as it is. Both are rounded up to patches.
+    """
+
+    affinities = ("qk", "qq", "kk", "vv")
+
+    def __init__(self, clip: CLIP, texts: nn.Module, num_classes: int, side: int = 0) -> None:
+        self.clip, self.texts, self.num_classes, self.side = clip, texts, num_classes, side
+
+    def view(self, image: np.ndarray, affinity: str = "") -> ImageView:
+        height, width = image.shape[:2]
+        scale = self.side / max(height, width) if self.side else 1.0
+        patch = self.clip.patch_size
+        size = [-(-round(length * scale) // patch) * patch for length in (width, height)]
+        resized = Image.fromarray(image).resize((max(size[0], patch), max(size[1], patch)), Image.Resampling.BICUBIC)
+        return self.clip.look(normalised(np.asarray(resized), self.clip)[None], affinity)
+
+    def logits(self, view: ImageView) -> Tensor:
+        return self.clip.scale * view.features @ self.texts().T
+
+    def others(self, tags: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.arange(self.num_classes, len(self.texts()), device=tags.device)
+
+
+def normalised(image: np.ndarray, clip: CLIP) -> Tensor:
+    """uint8 [h, w, 3] to CLIP's input [3, h, w], of its dtype and on its device."""
+    mean, std = (clip.scale.new_tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    pixels = torch.from_numpy(image.copy()).to(clip.scale.device).permute(2, 0, 1).to(clip.scale.dtype)
+    return (pixels / 255 - mean) / std
+
+
+class TagNetwork(ImageLevelNetwork):
+    """A semantic network and a linear classifier of its mean features, learned from tags; against the tags of a picture
+    are the classes that are not in it.
+
+    Stands in where no CLIP is to be had. It knows no words, and of a class that is in every picture nothing.
+
+    Args:
+        network: frozen.
+        weight, bias: [C, D] and [C], of :func:`fit_tags`; None: not learned yet, then it can only look.
+    """
+
+    affinities = ("cosine",)
+
+    def __init__(self, network: SemanticEncoder, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
+        self.network, self.weight, self.bias = network, weight, bias
+        self.num_classes = 0 if weight is None else len(weight)
+
+    def view(self, image: np.ndarray, affinity: str = "") -> ImageView:
+        size = self.network.square
+        height, width = (max(1, round(side * size / max(image.shape[:2]))) for side in image.shape[:2])
+        resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+        square = torch.full((1, 3, size, size), 127.5)
+        square[0, :, :height, :width] = torch.from_numpy(resized.copy()).permute(2, 0, 1)
+        rows, columns = (max(1, round(side / STRIDE)) for side in (height, width))
+        maps = []
+        for feature in self.network(square).values():
+            # What lies beside the picture is cut off before cells are put together.
+            cells = [max(1, round(side * feature.shape[-1] / size)) for side in (height, width)]
+            seen = feature[:, :, : cells[0], : cells[1]]
+            larger = cells[0] > rows or cells[1] > columns
+            maps.append(F.adaptive_avg_pool2d(seen, (rows, columns)) if larger else _enlarged(seen, rows, columns))
+        patches = torch.cat(maps, dim=1).flatten(2).transpose(1, 2)
+        between = None
+        if affinity:
+            unit = F.normalize(patches, dim=-1)
+            between = (unit @ unit.transpose(1, 2)).clamp(min=0) ** SHARPNESS
+        activations = patches.detach().requires_grad_()
+        with torch.enable_grad():
+            features = activations.mean(1)
+        return ImageView((rows, columns), activations, 0, features, between)
+
+    def logits(self, view: ImageView) -> Tensor:
+        if self.weight is None or self.bias is None:
+            raise ValueError("the network has not learned any tags yet")
+        return view.features @ self.weight.T + self.bias
+
+    def others(self, tags: Tensor) -> Tensor:
+        absent = torch.ones(self.num_classes, dtype=torch.bool)
+        absent[tags] = False
+        return absent.nonzero()[:, 0]
+
+
+def _enlarged(feature: Tensor, rows: int, columns: int) -> Tensor:
+    return F.interpolate(feature, (rows, columns), mode="bilinear", align_corners=False)
+
+
+def fit_tags(features: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
+    """Logistic regression of each class: weight [C, D] and bias [C].
+
+    Args:
+        features: of pictures, [n, D]; ``tags`` bool [n, C].
+    """
+    weight = torch.zeros(tags.shape[1], features.shape[1], requires_grad=True)
+    bias = torch.zeros(tags.shape[1], requires_grad=True)
+    # In units of its own spread a feature's weight costs alike, whatever the network.
+    spread = features.std(0).clamp(min=1e-6)
+    scaled = (features - features.mean(0)) / spread
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(scaled @ weight.T + bias, tags.float(), reduction="sum") / len(tags)
+        loss = loss + WEIGHT_DECAY * (weight**2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    weight, bias = weight.detach() / spread, bias.detach()
+    return weight, bias - weight @ features.mean(0)
