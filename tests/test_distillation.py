@@ -7,7 +7,7 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
-from wps_sam.encoders.semantic import _build
+from wps_sam.encoders.semantic import build_semantic_encoder
 from wps_sam.encoders.semantic_networks import read_network
 from wps_sam.pretraining import Distiller, DistillSettings, read_settings
 from wps_sam.pretraining.distillation import Student, copy_same, teacher_map, window
@@ -52,7 +52,7 @@ def test_the_student_comes_nearer_and_is_exported(toy, tmp_path):
     after = distiller.validate(whole=True)
     assert len(distiller.held_out) == 2 and len(distiller.files) == 58
     assert all(after[name] > before[name] + 0.05 for name in before) and after["val/cosine_2"] > 0.4, (before, after)
-    encoder = _build("timm", str(distiller.export_path.parent), 0, 64)
+    encoder = build_semantic_encoder("timm", str(distiller.export_path.parent), 0, 64)
     assert encoder.features == {"semantic_8": (16, 8, 8), "semantic_16": (32, 4, 4), "semantic_32": (112, 2, 2)}
     # In half precision, and the averaged weights.
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

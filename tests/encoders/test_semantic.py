@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from wps_sam.checkpoint_conversion import write_timm
-from wps_sam.encoders.semantic import _build, normalised
+from wps_sam.encoders.semantic import build_semantic_encoder, normalised
 from wps_sam.encoders.semantic_networks import TINY, read_network
 
 import pytest
@@ -76,7 +76,7 @@ MEANS |= {"dinov3": MEANS["dinov2"], "radio": MEANS["tipsv2"]}
 def test_features_are_the_librarys_own(folder, name):
     family, _, _, patch = FOLDERS[name]
     path, network = folder(name)
-    encoder = _build(family, str(path), 0, SQUARE)
+    encoder = build_semantic_encoder(family, str(path), 0, SQUARE)
     side = SQUARE // 16
     assert encoder.image_size == side * patch and encoder.features == {"semantic_16": (32, side, side)}
     given = pictures()
@@ -98,7 +98,7 @@ def test_features_are_the_librarys_own(folder, name):
 def test_convolutional_dinov3_gives_its_stages(tmp_path):
     network = transformers.DINOv3ConvNextModel(transformers.DINOv3ConvNextConfig(**CONVNEXT)).eval()
     network.save_pretrained(tmp_path)
-    encoder = _build("dinov3", str(tmp_path), 0, SQUARE)
+    encoder = build_semantic_encoder("dinov3", str(tmp_path), 0, SQUARE)
     assert encoder.features == {"semantic_8": (12, 12, 12), "semantic_16": (16, 6, 6), "semantic_32": (24, 3, 3)}
     found = encoder(pictures())
     assert {name: tuple(value.shape[1:]) for name, value in found.items()} == encoder.features
@@ -126,16 +126,16 @@ def test_the_text_encoder_of_a_whole_folder_is_left_out(tmp_path, family, config
 
 def test_a_folders_own_normalisation_is_taken(folder):
     path, _ = folder("dinov2")
-    before = _build("dinov2", str(path), 0, SQUARE)
+    before = build_semantic_encoder("dinov2", str(path), 0, SQUARE)
     about = {"do_normalize": True, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
     (path / "preprocessor_config.json").write_text(json.dumps(about))
-    after = _build("dinov2", str(path), 0, SQUARE)
+    after = build_semantic_encoder("dinov2", str(path), 0, SQUARE)
     assert after.network.pixel_mean == (0.1, 0.2, 0.3) and after.network.pixel_std == (0.4, 0.5, 0.6)
     assert before.fingerprint() != after.fingerprint()
 
 
 def test_any_network_of_timm(tmp_path):
-    encoder = _build("timm/resnet10t", "", 0, SQUARE)
+    encoder = build_semantic_encoder("timm/resnet10t", "", 0, SQUARE)
     assert encoder.features == {"semantic_8": (128, 12, 12), "semantic_16": (256, 6, 6), "semantic_32": (512, 3, 3)}
     network = timm.create_model("resnet10t", features_only=True)
     network.load_state_dict(encoder.network.network.state_dict())
@@ -149,11 +149,11 @@ def test_any_network_of_timm(tmp_path):
     whole = timm.create_model("resnet10t", num_classes=1000)
     torch.save(whole.state_dict(), tmp_path / "resnet10t.pth")
     write_timm(whole.state_dict(), str(tmp_path / "folder"), "resnet10t", {"num_classes": 1000})
-    of_file = _build("timm/resnet10t", str(tmp_path / "resnet10t.pth"), 0, SQUARE)
-    of_folder = _build("timm", str(tmp_path / "folder"), 0, SQUARE)
+    of_file = build_semantic_encoder("timm/resnet10t", str(tmp_path / "resnet10t.pth"), 0, SQUARE)
+    of_folder = build_semantic_encoder("timm", str(tmp_path / "folder"), 0, SQUARE)
     assert of_file.fingerprint() == of_folder.fingerprint() != encoder.fingerprint()
     # A vision transformer has one map, at any size.
-    assert _build("timm/vit_tiny_patch16_224", "", 0, SQUARE).features == {"semantic_16": (192, 6, 6)}
+    assert build_semantic_encoder("timm/vit_tiny_patch16_224", "", 0, SQUARE).features == {"semantic_16": (192, 6, 6)}
 
 
 def test_a_map_is_normalised_cell_by_cell():
@@ -162,12 +162,12 @@ def test_a_map_is_normalised_cell_by_cell():
 
 
 def test_the_size_at_which_it_looks_decides_the_grid():
-    assert _build("dinov3", "", 192, SQUARE).features == {"semantic_8": (32, 12, 12)}
-    assert _build("timm/mobilenetv2_100", "", 192, SQUARE).features["semantic_4"] == (32, 24, 24)
+    assert build_semantic_encoder("dinov3", "", 192, SQUARE).features == {"semantic_8": (32, 12, 12)}
+    assert build_semantic_encoder("timm/mobilenetv2_100", "", 192, SQUARE).features["semantic_4"] == (32, 24, 24)
     with pytest.raises(ValueError, match=r"IMAGE_SIZE is 100; .* multiple of 16"):
-        _build("dinov3", "", 100, SQUARE)
+        build_semantic_encoder("dinov3", "", 100, SQUARE)
     with pytest.raises(ValueError, match=r"expected \[B, 3, 96, 96\]"):
-        _build("dinov3", "", 0, SQUARE)(torch.zeros(1, 3, 64, 64))
+        build_semantic_encoder("dinov3", "", 0, SQUARE)(torch.zeros(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize(
@@ -197,4 +197,5 @@ def test_a_folder_of_another_family_or_without_all_weights_is_refused(folder):
 
 
 def test_random_weights_are_the_same_everywhere():
-    assert _build("dinov2", "", 0, SQUARE).fingerprint() == _build("dinov2", "", 0, SQUARE).fingerprint()
+    one, two = (build_semantic_encoder("dinov2", "", 0, SQUARE).fingerprint() for _ in range(2))
+    assert one == two

@@ -5,13 +5,13 @@ For measuring what labels are worth: a share of the pictures keeps boxes, anothe
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wps_sam.data.tags import read_tags
 from wps_sam.data.weak_labels import part_point, usable_box
 from wps_sam.masks import record_size
 
@@ -103,22 +103,13 @@ def add_tagged_pictures(content: dict[str, Any], tags_file: str, folder: str, ro
     Raises:
         ValueError: names the file, the picture that is missing, or the class that is unknown.
     """
-    try:
-        tagged = json.loads(Path(tags_file).read_text(encoding="utf-8"))
-        items = sorted(tagged.items())
-    except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{tags_file}: expected JSON {{file name: [class names]}}: {error}") from error
-    known = {category["name"] for category in content["categories"]}
+    names = [category["name"] for category in content["categories"]]
     first = 1 + max((image["id"] for image in content["images"]), default=-1)
-    for i, (name, tags) in enumerate(items):
+    found = read_tags(tags_file, folder, names)
+    for i, (name, tags) in enumerate(found):
         path = Path(folder) / name
-        unknown = [tag for tag in tags if tag not in known] if isinstance(tags, list) else [tags]
-        if unknown:
-            raise ValueError(f"{tags_file}: {name}: {unknown} are not among the classes {sorted(known)}")
-        if not path.is_file():
-            raise ValueError(f"{tags_file}: {path}: the picture does not exist")
         with Image.open(path) as image:
             width, height = image.size
         entry = {"id": first + i, "file_name": os.path.relpath(path, root), "height": height, "width": width}
-        content["images"].append({**entry, "tags": sorted(tags)})
-    return len(items)
+        content["images"].append({**entry, "tags": sorted(names[c] for c in tags)})
+    return len(found)

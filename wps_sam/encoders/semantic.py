@@ -99,12 +99,12 @@ def build_semantic(cfg: CfgNode, square: int) -> SemanticEncoder | None:
         ValueError: the weights are missing, of another family, or incomplete; or sides do not fit.
     """
     node = cfg.MODEL.SEMANTIC
-    return _build(node.NAME, node.WEIGHTS, node.IMAGE_SIZE, square) if node.NAME else None
+    return build_semantic_encoder(node.NAME, node.WEIGHTS, node.IMAGE_SIZE, square) if node.NAME else None
 
 
 @cache
 def _semantic_spec(name: str, weights: str, image_size: int, square: int) -> SemanticSpec:
-    encoder = _build(name, weights, image_size, square)
+    encoder = build_semantic_encoder(name, weights, image_size, square)
     return SemanticSpec(encoder.features, encoder.fingerprint())
 
 
@@ -114,7 +114,8 @@ def semantic_spec(cfg: CfgNode, square: int) -> SemanticSpec:
     return _semantic_spec(node.NAME, node.WEIGHTS, node.IMAGE_SIZE, square) if node.NAME else SemanticSpec({}, "")
 
 
-def _build(name: str, weights: str, image_size: int, square: int) -> SemanticEncoder:
+def build_semantic_encoder(name: str, weights: str, image_size: int, square: int) -> SemanticEncoder:
+    """As :func:`build_semantic`, of MODEL.SEMANTIC.NAME, WEIGHTS and IMAGE_SIZE themselves."""
     network = read_network(name, weights)
     coarsest = max(network.channels)
     # A cell of a ViT then is a cell of SAM's; networks with several stages see the square as it is.

@@ -1,0 +1,225 @@
+"""What comes of a run: labels for WPS-SAM's own training, scores where the truth is known, and pictures to look at."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from scipy import ndimage
+from torch import Tensor
+
+from ..evaluation.metrics import confusion_matrix, pooled_iou
+from ..masks import mask_to_box, mask_to_rle, read_part_map, read_rgb
+from ..outputs import write_output
+from ..visualization.drawing import ALPHA
+from ..visualization.layout import LegendEntry, compose
+from ..visualization.overlay import Overlay
+from .cams import argmax_labels, enlarge
+from .pictures import Tagged
+from .run import SOURCES, Run, read_seed
+
+# Powers of the curve of a map's scores.
+POWERS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
+# What a map's scores stand beside: a Gaussian of this share of the picture's sides in its middle, and noise.
+CENTRE_DEVIATION = 0.25
+
+
+def export(run: Run, kind: str) -> int:
+    """instances.json, in COCO's form, and description.yaml, which DATASETS.DESCRIPTIONS takes; returns how many labels.
+
+    The pictures' connected regions of a class, holes filled, are its parts, each with a box, a mask and the ``score``
+    of the surest mask in it. Tags come along.
+    """
+    settings = run.settings.export
+    folders = {os.path.dirname(os.path.abspath(p.file)) for p in run.pictures}
+    root = os.path.commonpath(sorted(folders))
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, picture in enumerate(run.pictures):
+        labels = read_seed(run.folder / kind / f"{picture.name}.png")
+        scores = _mask_scores(run, kind, picture)
+        height, width = labels.shape
+        images.append(
+            {
+                "id": number,
+                "file_name": os.path.relpath(os.path.abspath(picture.file), root),
+                "height": height,
+                "width": width,
+                "tags": [run.classes[c] for c in picture.tags],
+            }
+        )
+        for c in picture.tags:
+            for mask in regions(labels == c, settings.min_area, settings.instances):
+                x0, y0, x1, y1 = mask_to_box(mask)
+                annotations.append(
+                    {
+                        "id": len(annotations),
+                        "image_id": number,
+                        "category_id": c,
+                        "bbox": [x0, y0, x1 - x0, y1 - y0],
+                        "area": int(mask.sum()),
+                        "iscrowd": 0,
+                        "segmentation": mask_to_rle(mask),
+                        "score": scores(c, mask),
+                    }
+                )
+    categories = [{"id": c, "name": name} for c, name in enumerate(run.classes)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_output(run.folder / "instances.json", json.dumps(content).encode())
+    splits = {"train": {"images": ".", "annotations": str((run.folder / "instances.json").absolute())}}
+    name = f"{run.folder.resolve().name}"
+    about = {"name": name, "layout": "coco", "root": root, "splits": splits, "classes": run.classes}
+    write_output(run.folder / "description.yaml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True).encode())
+    return len(annotations)
+
+
+def regions(mask: np.ndarray, min_area: int, instances: str = "regions") -> list[np.ndarray]:
+    """The parts that a class's pixels bool [H, W] are: connected regions (8), holes filled, none below ``min_area``; or
+    with "classes" all of them together as one."""
+    labelled, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    filled = [ndimage.binary_fill_holes(labelled == k + 1) for k in range(count)]
+    kept = [one for one in filled if one.sum() >= min_area]
+    return [np.logical_or.reduce(kept)] if kept and instances == "classes" else kept
+
+
+def _mask_scores(run: Run, kind: str, picture: Tagged) -> Callable[[int, np.ndarray], float]:
+    named = json.loads((run.folder / kind / f"{picture.name}.json").read_text(encoding="utf-8"))
+    masks = run.masks_of(picture)
+
+    def best(c: int, region: np.ndarray) -> float:
+        of_class = [one["score"] for one in named if one["class"] == c and (masks[one["mask"]].mask & region).any()]
+        return max(of_class, default=0.0)
+
+    return best
+
+
+# ------------------------------------------------------------------ scores
+
+
+def evaluate(run: Run, what: str, tune: bool = False) -> dict[str, Any]:
+    """Scores of "coarse" or "fine" seeds, or of the maps of "tags" or "seeds", against the true part maps.
+
+    Tags are given, so this says how well they are placed, not found. Of maps the centre prior and noise stand beside;
+    the power of all is 1, or with ``tune`` the best of :data:`POWERS` on this very truth, said so.
+
+    Returns:
+        mIoU over classes, with and without background, per class IoU, precision and recall, all in percent; written to
+        eval_WHAT.json, too.
+
+    Raises:
+        ValueError: the run's data set has no truth.
+    """
+    if not run.settings.dataset:
+        raise ValueError("eval needs the truth: a run whose settings name a dataset with masks")
+    pictures = run.pictures
+    records = {record["file_name"]: record for record in DatasetCatalog.get(run.settings.dataset)}
+    metadata = MetadataCatalog.get(run.settings.dataset)
+    matrices: dict[tuple[str, float], np.ndarray] = {}
+    for number, picture in enumerate(pictures):
+        truth = read_part_map(records[picture.file], metadata)
+        for key, labels in _answers(run, what, picture, truth.shape, number).items():
+            counted = confusion_matrix(labels, truth, len(run.classes) + 1, metadata.ignore_label)
+            matrices[key] = matrices.get(key, 0) + counted
+    report: dict[str, Any] = {"what": what, "pictures": len(pictures), "tuned_on_the_truth": tune, "rows": {}}
+    for name in dict.fromkeys(name for name, _ in matrices):
+        rows = {power: scores_of(matrix, run.classes) for (n, power), matrix in matrices.items() if n == name}
+        power = max(rows, key=lambda p: rows[p]["mIoU"]) if tune else min(rows, key=lambda p: abs(p - 1))
+        report["rows"][name] = {"power": power, **rows[power], "curve": {p: row["mIoU"] for p, row in rows.items()}}
+    write_output(run.folder / f"eval_{what}.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
+    return report
+
+
+def _answers(
+    run: Run, what: str, picture: Tagged, shape: tuple[int, ...], number: int
+) -> dict[tuple[str, float], np.ndarray]:
+    """Label maps int64 [H, W] by the name of a row and its power."""
+    if what in SOURCES:
+        return {(what, 1.0): read_seed(run.folder / what / f"{picture.name}.png")}
+    with np.load(run.folder / "cams" / what / f"{picture.name}.npz") as stored:
+        maps, classes = torch.from_numpy(stored["maps"]), stored["classes"]
+    ids = np.append(classes, len(run.classes))
+    generator = torch.Generator().manual_seed(number)
+    rows = {
+        what: maps,
+        "centre": _centre(maps),
+        "noise": torch.rand(maps.shape, generator=generator),
+    }
+    height, width = shape
+    return {
+        (name, power): ids[argmax_labels(enlarge(of_row, height, width), power).numpy()]
+        for name, of_row in rows.items()
+        for power in POWERS
+        if len(of_row)
+    } or {(name, power): np.full(shape, len(run.classes)) for name in rows for power in POWERS}
+
+
+def _centre(maps: Tensor) -> Tensor:
+    """One Gaussian for every tag."""
+    count, height, width = maps.shape
+    y, x = torch.meshgrid(torch.linspace(-0.5, 0.5, height), torch.linspace(-0.5, 0.5, width), indexing="ij")
+    return torch.exp(-(x**2 + y**2) / (2 * CENTRE_DEVIATION**2)).expand(count, -1, -1)
+
+
+def scores_of(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Percentages of a confusion matrix [C+1, C+1], M[predicted, true], background last."""
+    iou = pooled_iou(matrix)
+    hits = np.diag(matrix).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall = hits / matrix.sum(1), hits / matrix.sum(0)
+    return {
+        "mIoU": _percent(np.nanmean(iou[:-1])),
+        "mIoU_with_background": _percent(np.nanmean(iou)),
+        "IoU": {name: _percent(v) for name, v in zip([*classes, "background"], iou)},
+        "precision": {name: _percent(v) for name, v in zip(classes, precision)},
+        "recall": {name: _percent(v) for name, v in zip(classes, recall)},
+    }
+
+
+def _percent(value: float) -> float | None:
+    return None if np.isnan(value) else round(100 * float(value), 2)
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def show(run: Run, name: str) -> np.ndarray:
+    """A picture beside its maps and seeds, as far as there are any: uint8 RGB, written to show/NAME.png."""
+    chosen = [p for p in run.pictures if p.name == name]
+    if not chosen:
+        raise ValueError(f"show: there is no picture {name!r}; the first are {[p.name for p in run.pictures[:5]]}")
+    image = read_rgb(chosen[0].file)
+    plain = Overlay(image, run.classes, fade=False)
+    panels = [("picture", plain.picture())]
+    for words in ("tags", "seeds"):
+        path = run.folder / "cams" / words / f"{name}.npz"
+        if path.is_file():
+            with np.load(path) as stored:
+                for cam, c in zip(stored["maps"], stored["classes"]):
+                    panels.append((run.classes[c], _heat(panels[0][1], cam)))
+    shown: set[int] = set()
+    for kind in SOURCES:
+        path = run.folder / kind / f"{name}.png"
+        if path.is_file():
+            overlay = Overlay(image, run.classes, fade=True)
+            shown |= set(overlay.part_map(read_seed(path), ALPHA))
+            panels.append((f"{kind} seed", overlay.picture()))
+    entries = [LegendEntry(run.classes[c], plain.color(c)) for c in sorted(shown)]
+    sheet = compose(panels, entries, plain.font_size)
+    _, encoded = cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))
+    write_output(run.folder / "show" / f"{name}.png", encoded.tobytes())
+    return sheet
+
+
+def _heat(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """A map [h, w] over a picture, its negative values as 0."""
+    value = cv2.resize(np.clip(cam, 0, None), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    scaled = (255 * value / max(value.max(), 1e-12)).astype(np.uint8)
+    colours = cv2.applyColorMap(scaled, cv2.COLORMAP_VIRIDIS)[..., ::-1]
+    return (image * 0.4 + colours * 0.6).astype(np.uint8)

@@ -1,0 +1,136 @@
+"""What defines a run of image-level supervision: a YAML file of configs/image_level/, and what replaces some of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from .fitting import FitSettings
+from .superpixels import SuperpixelSettings
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """How maps are made.
+
+    ``affinity``: what attends, of the network's ``affinities``; "" for maps as they are. ``rounds``, ``power``: of
+    :func:`balanced_affinity`; ``threshold``, ``scores``, ``exclusive_edges``: of :func:`class_aware_attention`.
+    ``js``: its product with the agreement of patches about the classes (CD-CLIP).
+    """
+
+    affinity: str = "qk"
+    rounds: int = 1
+    power: int = 2
+    threshold: float = 0.4
+    scores: bool = True
+    exclusive_edges: bool = True
+    js: bool = False
+
+
+@dataclass(frozen=True)
+class SeedSettings:
+    """``power`` of the background's score in coarse and in fine seeds."""
+
+    coarse: float = 0.6
+    fine: float = 0.7
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How pieces become labels: regions smaller than ``min_area`` pixels are left out; ``instances``: "regions", every
+    connected region a part, or "classes", all of a class together."""
+
+    min_area: int = 40
+    instances: str = "regions"
+
+
+@dataclass(frozen=True)
+class ImageLevelSettings:
+    """All of a run.
+
+    The data: ``descriptions`` of data sets, and ``dataset``, whose records say what is in them, by tags or by labels,
+    of which the names alone are read; or ``tags``, a JSON of {file name: [names]}, and ``images``, its folder, with
+    ``classes``.
+
+    ``network``: "clip", or "tags" where there is none (:class:`wps_sam.image_level.networks.TagNetwork`), and its
+    ``weights``; ``semantic`` is MODEL.SEMANTIC.NAME of the latter. ``side``: of pictures as CLIP sees them. ``texts``:
+    what a class is called, by its name; ``backgrounds``: what may be around it; ``template``: of texts without learned
+    words.
+    """
+
+    descriptions: tuple[str, ...] = ()
+    dataset: str = ""
+    tags: str = ""
+    images: str = ""
+    classes: tuple[str, ...] = ()
+    sam_arch: str = "vit_h"
+    sam_weights: str = "sam_vit_h_4b8939.pth"
+    network: str = "clip"
+    weights: str = "openai/clip-vit-base-patch16"
+    semantic: str = "timm"
+    side: int = 0
+    template: str = "a photo of {name}."
+    texts: Mapping[str, str] = field(default_factory=dict)
+    backgrounds: tuple[str, ...] = ()
+    superpixels: SuperpixelSettings = field(default_factory=SuperpixelSettings)
+    fit_tags: FitSettings = field(default_factory=FitSettings)
+    fit_seeds: FitSettings = field(default_factory=FitSettings)
+    fit_background: FitSettings = field(
+        default_factory=lambda: FitSettings(pattern="a photo of [30]<.>", shared=False, deviation=0.0)
+    )
+    background_weight: float = 0.02
+    refine: float = 0.0
+    maps_tags: MapSettings = field(default_factory=MapSettings)
+    maps_seeds: MapSettings = field(default_factory=MapSettings)
+    seeds: SeedSettings = field(default_factory=SeedSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+
+    def __post_init__(self) -> None:
+        if self.network not in ("clip", "tags"):
+            raise ValueError(f"network: expected 'clip' or 'tags', got {self.network!r}")
+        if bool(self.dataset) == bool(self.tags):
+            raise ValueError("expected dataset, or tags with images and classes")
+        if self.tags and not (self.images and self.classes):
+            raise ValueError("tags: needs images, the folder, and classes, all names that occur")
+
+
+Kind = TypeVar("Kind")
+
+
+def read_values(kind: type[Kind], values: Mapping[str, Any], where: str = "") -> Kind:
+    """Settings from a mapping as YAML gives it, nested ones too.
+
+    Raises:
+        ValueError: names an unknown key, or a value of another type.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where.rstrip('.') or 'settings'}: expected a mapping, got {values!r}")
+    types = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(
+            f"unknown settings {', '.join(where + name for name in unknown)}; known: {', '.join(sorted(known))}"
+        )
+    return kind(**{name: _convert(types[name], value, where + name) for name, value in values.items()})
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        return read_values(kind, value, where + ".")  # type: ignore[arg-type]
+    origin = getattr(kind, "__origin__", kind)
+    if origin is tuple and isinstance(value, list):
+        inner = kind.__args__[0]
+        return tuple(_convert(inner, one, f"{where}[{k}]") for k, one in enumerate(value))
+    if origin is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            # YAML reads 1e-3, without a point, as a text.
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(value, dict) and isinstance(origin, type) and issubclass(dict, origin):
+        return value
+    if type(value) is origin:
+        return value
+    raise ValueError(f"{where}: expected {getattr(origin, '__name__', origin)}, got {value!r}")
