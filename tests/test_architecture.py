@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "engine": BELOW_ENGINE,
     "predictor": BELOW_ENGINE,
     "prompt_evaluation": BASE | {"data", "encoders", "inference"},
-    "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation"},
+    "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation", "pretraining"},
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
     "checkpoint_conversion": BELOW_ENGINE,
     "benchmark": BELOW_ENGINE | {"engine"},

@@ -95,7 +95,7 @@ def background_loss(labels: Tensor, bank: PromptBank, weight: float) -> Loss:
 
     def loss(network: CLIPNetwork, images: Tensor, tags: list[Tensor], seeds: list[Tensor]) -> Tensor:
         if not any(map(len, tags)):
-            return bank.contexts.sum() * 0
+            return images.new_zeros(())
         view = network.clip.look(images)
         maps = softmax_gradcam(view, network.logits(view), tags, [network.others(t) for t in tags])
         with torch.no_grad():
@@ -155,7 +155,9 @@ def fit_words(
             rng = np.random.default_rng([settings.seed, iteration, part, 1])
             images, tags, seeds = _batch(network.clip, [examples(i) for i in chosen], settings, rng)
             value = loss(network, images, tags, seeds) / settings.accumulate
-            value.backward()
+            # Crops in which no class is left say nothing.
+            if value.requires_grad:
+                value.backward()
             total += value.item()
         optimizer.step()
         report(iteration, total)

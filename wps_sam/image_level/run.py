@@ -146,18 +146,17 @@ class Run:
         tagged = np.zeros(background, dtype=int)
 
         def of_picture(picture: Tagged) -> bytes:
-            found, masks, classes = self.seeds_of(picture, words, power)
+            found, classes = self.seeds_of(picture, words, power)
             ids = np.append(classes, background)
-            named = [{"mask": s, "class": int(ids[k]), "score": round(float(q), 5)}
-                     for s, (k, q) in enumerate(zip(found.of_masks, found.scores))]  # fmt: skip
+            sure = zip(found.of_masks, found.scores)
+            named = [{"mask": s, "class": int(ids[k]), "score": round(float(q), 5)} for s, (k, q) in enumerate(sure)]
             write_output(self.folder / kind / f"{picture.name}.json", json.dumps(named).encode(), durable=False)
             buffer = io.BytesIO()
             Image.fromarray(ids[found.labels].astype(np.uint16 if background > 255 else np.uint8)).save(buffer, "PNG")
             return buffer.getvalue()
 
-        self._each(
-            kind, ".png", {"cams": self._made_from(f"cams/{words}"), "masks": self._made_from("masks")}, of_picture
-        )
+        made_from = {"cams": self._made_from(f"cams/{words}"), "masks": self._made_from("masks")}
+        self._each(kind, ".png", made_from, of_picture)
         for picture in self.pictures:
             shown = np.unique(read_seed(self.folder / kind / f"{picture.name}.png"))
             tagged[list(picture.tags)] += 1
@@ -167,8 +166,8 @@ class Run:
 
     # -- what stages are made of
 
-    def seeds_of(self, picture: Tagged, words: str, power: float) -> tuple[Seeds, list[Superpixel], np.ndarray]:
-        """The seeds of one picture, its masks, and the class ids that its labels count."""
+    def seeds_of(self, picture: Tagged, words: str, power: float) -> tuple[Seeds, np.ndarray]:
+        """The seeds of one picture, and the class ids that its labels count."""
         masks = self.masks_of(picture)
         with np.load(self.folder / "cams" / words / f"{picture.name}.npz") as stored:
             maps, classes = torch.from_numpy(stored["maps"]), stored["classes"]
@@ -176,7 +175,7 @@ class Run:
         shapes = torch.from_numpy(np.stack([m.mask for m in masks])) if masks else torch.zeros(0, height, width) > 0
         levels = torch.tensor([self.settings.superpixels.rank(m.level) for m in masks], dtype=torch.int64)
         large = enlarge(maps, height, width) if len(maps) else maps.new_zeros(0, height, width)
-        return seed(large, shapes, levels, power), masks, classes
+        return seed(large, shapes, levels, power), classes
 
     def masks_of(self, picture: Tagged) -> list[Superpixel]:
         """Of masks/NAME.json."""
@@ -235,11 +234,7 @@ class Run:
         return {"weight": weight.contiguous(), "bias": bias.contiguous()}, []
 
     def _fit_words(self, task: str) -> tuple[dict[str, Tensor], list[float]]:
-        settings = {
-            "tags": self.settings.fit_tags,
-            "seeds": self.settings.fit_seeds,
-            "background": self.settings.fit_background,
-        }[task]
+        settings: FitSettings = getattr(self.settings, f"fit_{task}")
         clip, count = self._clip, len(self.classes)
         loss: Loss
         if task == "background":

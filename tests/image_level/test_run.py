@@ -1,0 +1,302 @@
+"""Runs end to end: coloured squares and a stub that knows colours, files that continue, and nothing peeked at."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from wps_sam.data import register_descriptions
+from wps_sam.encoders.clip import ImageView
+from wps_sam.encoders.semantic import build_semantic_encoder
+from wps_sam.image_level import run as run_module
+from wps_sam.image_level.__main__ import main
+from wps_sam.image_level.networks import ImageLevelNetwork, TagNetwork, fit_tags
+from wps_sam.image_level.results import evaluate, export, regions
+from wps_sam.image_level.run import Run
+from wps_sam.image_level.settings import ImageLevelSettings, read_values
+from wps_sam.image_level.superpixels import Superpixel
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+CLASSES = ["red", "green", "blue"]
+COLOURS = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
+GROUND = 120
+SIZE = (64, 96)
+# Of each picture, the class and the square (x0, y0, x1, y1) of its parts.
+SCENES = [
+    [(0, (8, 8, 32, 40)), (1, (48, 16, 80, 48))],
+    [(2, (16, 16, 64, 56))],
+    [(0, (40, 8, 72, 32)), (2, (8, 40, 40, 60)), (1, (80, 40, 92, 60))],
+    [],
+]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of pictures, tags.json beside it, and values of settings."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    tags = {}
+    for i, scene in enumerate(SCENES):
+        image = np.full((*SIZE, 3), GROUND, np.uint8)
+        for c, (x0, y0, x1, y1) in scene:
+            image[y0:y1, x0:x1] = COLOURS[c]
+        Image.fromarray(image).save(folder / f"{i}.png")
+        tags[f"{i}.png"] = [CLASSES[c] for c, _ in scene]
+    (tmp_path / "tags.json").write_text(json.dumps(tags))
+    values = {
+        "tags": str(tmp_path / "tags.json"),
+        "images": str(folder),
+        "classes": CLASSES,
+        "sam_arch": "vit_tiny",
+        "sam_weights": "",
+        "weights": "",
+        "backgrounds": ["ground"],
+        "maps_tags": {"affinity": ""},
+        "seeds": {"coarse": 1.0},
+    }
+    return values
+
+
+class KnowsColours(ImageLevelNetwork):
+    """Text k is colour k: activations are how near a pixel's colour is to each, and grey is the background."""
+
+    affinities = ()
+    num_classes = 3
+
+    def view(self, image, affinity=""):
+        pixels = torch.from_numpy(image.astype(np.float64) / 255)
+        known = torch.from_numpy(np.concatenate([COLOURS, np.full((1, 3), GROUND)]) / 255)
+        near = torch.exp(-20 * ((pixels[:, :, None] - known) ** 2).sum(-1)).flatten(0, 1)[None].requires_grad_()
+        return ImageView(image.shape[:2], near, 0, near.mean(1))
+
+    def logits(self, view):
+        return 5 * view.features
+
+    def others(self, tags):
+        return torch.tensor([3])
+
+
+def of_colour(encoder, image, settings):
+    """SAM's stub: the region of each colour that is there, and a nested whole around two of them."""
+    found = []
+    for value in np.unique(image.reshape(-1, 3), axis=0):
+        mask = (image == value).all(-1)
+        found.append(Superpixel(mask, 0, 0.9, 0.9, (0.0, 0.0), (0, 0, image.shape[1], image.shape[0])))
+    return found
+
+
+@pytest.fixture
+def stubs(monkeypatch):
+    monkeypatch.setattr(run_module, "superpixels", of_colour)
+    monkeypatch.setattr(run_module, "load_encoder", lambda *args: None)
+    monkeypatch.setattr(Run, "network", lambda self, words: KnowsColours())
+
+
+def truth(scene):
+    labels = np.full(SIZE, len(CLASSES))
+    for c, (x0, y0, x1, y1) in scene:
+        labels[y0:y1, x0:x1] = c
+    return labels
+
+
+def stages(run):
+    run.tags()
+    run.masks()
+    run.cams("tags")
+    run.seeds("coarse")
+    return export(run, "coarse")
+
+
+def test_squares_are_found_exactly_and_train_as_labels(data, stubs, tmp_path):
+    run = Run(tmp_path / "squares_run", read_values(ImageLevelSettings, data))
+    assert stages(run) == sum(map(len, SCENES))
+    for i, scene in enumerate(SCENES):
+        assert np.array_equal(np.asarray(Image.open(run.folder / "coarse" / f"{i}.png")), truth(scene))
+    (name,) = register_descriptions([str(run.folder / "description.yaml")])
+    records = {int(r["file_name"][-5]): r for r in DatasetCatalog.get(name)}
+    for i, scene in enumerate(SCENES):
+        found = sorted((a["category_id"], *a["bbox"]) for a in records[i]["annotations"])
+        assert found == sorted((c, x0, y0, x1 - x0, y1 - y0) for c, (x0, y0, x1, y1) in scene)
+        assert records[i].get("tags", []) == sorted({c for c, _ in scene})
+    report = json.loads((run.folder / "coarse_empty.json").read_text())
+    assert report["red"] == {"tagged": 2, "empty": 0}
+
+
+def files_of(run):
+    return {
+        str(path.relative_to(run.folder)): path.read_bytes()
+        for path in sorted(run.folder.rglob("*"))
+        # It logs what was written, in order.
+        if path.is_file() and path.name != ".made_by_wps_sam"
+    }
+
+
+def test_twice_is_the_same_and_interrupted_too(data, stubs, tmp_path, monkeypatch):
+    settings = read_values(ImageLevelSettings, data)
+    whole = Run(tmp_path / "one" / "run", settings)
+    stages(whole)
+    broken = Run(tmp_path / "two" / "run", settings)
+    broken.tags()
+    count = 0
+
+    def dies(encoder, image, given):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return of_colour(encoder, image, given)
+
+    monkeypatch.setattr(run_module, "superpixels", dies)
+    with pytest.raises(KeyboardInterrupt):
+        broken.masks()
+    assert len(list((broken.folder / "masks").glob("?.json"))) == 2
+    stages(Run(tmp_path / "two" / "run", settings))
+    one, two = files_of(whole), files_of(broken)
+    assert one.keys() == two.keys()
+    for name in one:
+        # The export says where it lies.
+        assert name == "description.yaml" or one[name] == two[name], name
+
+
+def test_a_folder_of_other_settings_and_stages_of_other_words_are_refused(data, stubs, tmp_path):
+    run = Run(tmp_path / "run", read_values(ImageLevelSettings, data))
+    with pytest.raises(ValueError, match="masks.*is missing; run the stage masks first|is missing; run the stage cams"):
+        run.seeds("coarse")
+    stages(run)
+    with pytest.raises(ValueError, match=r"settings.yaml: this folder is of a run with other settings"):
+        Run(tmp_path / "run", read_values(ImageLevelSettings, {**data, "side": 64}))
+    (run.folder / "words").mkdir()
+    (run.folder / "words" / "tags.safetensors").write_bytes(b"others")
+    with pytest.raises(ValueError, match="was made from other words, masks or maps"):
+        run.cams("tags")
+
+
+def test_labels_beside_the_pictures_change_no_byte(data, stubs, tmp_path):
+    settings = read_values(ImageLevelSettings, data)
+    stages(Run(tmp_path / "run", settings))
+    before = files_of(Run(tmp_path / "run", settings))
+    shutil.rmtree(tmp_path / "run")
+    noise = np.random.default_rng(0).integers(0, 3, SIZE).astype(np.uint8)
+    for i in range(len(SCENES)):
+        Image.fromarray(noise).save(tmp_path / "pictures" / f"{i}_labels.png")
+    stages(Run(tmp_path / "run", settings))
+    assert files_of(Run(tmp_path / "run", settings)) == before
+
+
+def test_the_command_line_with_a_tiny_clip(data, tmp_path, capsys):
+    """Every stage, both steps of FMA-WSSS and SemPLeS's background, with random weights: it runs, and goes on."""
+    short = {"iterations": 2, "warmup": 1, "batch_size": 2, "crop": 32, "long_side": [48, 64]}
+    values = {
+        **data,
+        "maps_tags": {"affinity": "qk"},
+        "maps_seeds": {"affinity": "vv", "js": True},
+        "superpixels": {"points_per_side": 2, "crop_n_layers": 0, "pred_iou_thresh": -9, "stability_score_thresh": 0},
+        "fit_tags": short,
+        "fit_seeds": {**short, "pattern": "{name}[4].", "shared": False, "named_backgrounds": False, "crop_tags": True},
+        "fit_background": {**short, "pattern": "a photo of [6]<.>", "shared": False, "deviation": 0},
+        "refine": 0.05,
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    folder = tmp_path / "run"
+
+    def do(stage, *more):
+        return main([stage, "--config-file", str(config), "--run", str(folder), *more])
+
+    for stage in (
+        ("tags",), ("masks",), ("fit",), ("cams",), ("seeds",), ("fit", "--words", "background"),
+        ("fit", "--words", "seeds"), ("cams", "--words", "seeds"), ("seeds", "--seeds", "fine"),
+        ("export", "--seeds", "fine"), ("show", "--picture", "0"),
+    ):  # fmt: skip
+        assert do(*stage) == 0, capsys.readouterr().err
+    assert (folder / "words" / "seeds.csv").read_text().splitlines()[0] == "iteration,loss"
+    assert (folder / "show" / "0.png").is_file() and (folder / "instances.json").is_file()
+    assert do("eval") == 1 and "eval needs the truth" in capsys.readouterr().err
+    assert do("show", "--picture", "9") == 1 and "there is no picture '9'" in capsys.readouterr().err
+    other = main(["cams", "--config-file", str(config), "--run", str(tmp_path / "other"), "--words-from", str(folder)])
+    assert other == 0
+    first, second = (np.load(f / "cams" / "tags" / "2.npz")["maps"] for f in (folder, tmp_path / "other"))
+    assert np.array_equal(first, second) and first.shape[0] == 3
+
+
+def test_settings_that_are_not_understood_are_refused(data):
+    with pytest.raises(ValueError, match=r"unknown settings superpixels\.points; known"):
+        read_values(ImageLevelSettings, {**data, "superpixels": {"points": 3}})
+    with pytest.raises(ValueError, match="side: expected int, got 'large'"):
+        read_values(ImageLevelSettings, {**data, "side": "large"})
+    with pytest.raises(ValueError, match="expected dataset, or tags"):
+        read_values(ImageLevelSettings, {**data, "dataset": "x"})
+    found = read_values(ImageLevelSettings, {**data, "fit_tags": {"learning_rate": "1e-2", "long_side": [3, 4]}})
+    assert found.fit_tags.learning_rate == 0.01 and found.fit_tags.long_side == (3, 4)
+
+
+def test_tags_of_unknown_classes_and_missing_pictures_are_named(data, tmp_path):
+    (tmp_path / "tags.json").write_text(json.dumps({"0.png": ["purple"]}))
+    with pytest.raises(ValueError, match=r"tags.json: 0.png: \['purple'\] are not among"):
+        _ = Run(tmp_path / "run", read_values(ImageLevelSettings, data)).pictures
+    (tmp_path / "tags.json").write_text(json.dumps({"7.png": ["red"]}))
+    with pytest.raises(ValueError, match="7.png: the picture does not exist"):
+        _ = Run(tmp_path / "run", read_values(ImageLevelSettings, data)).pictures
+
+
+def test_seeds_are_scored_against_the_truth_beside_knowing_nothing(tiny_parts, stubs, tmp_path, monkeypatch):
+    """With the truth for masks, and maps that are the truth: 100; the centre and noise are not."""
+    from wps_sam.masks import read_part_map
+
+    from detectron2.data import MetadataCatalog
+
+    values = {
+        "descriptions": [str(tiny_parts.description)],
+        "dataset": tiny_parts.split("train"),
+        "maps_tags": {"affinity": ""},
+    }
+    run = Run(tmp_path / "run", read_values(ImageLevelSettings, values))
+    records = {r["file_name"]: r for r in DatasetCatalog.get(data_set)} if run.pictures else {}
+    metadata = MetadataCatalog.get(data_set)
+    (run.folder / "cams" / "tags").mkdir(parents=True)
+    for picture in run.pictures:
+        labels = read_part_map(records[picture.file], metadata)
+        maps = np.stack([(labels == c) for c in picture.tags]).astype(np.float32)
+        np.savez(run.folder / "cams" / "tags" / f"{picture.name}.npz", maps=maps, classes=np.array(picture.tags))
+    rows = evaluate(run, "tags")["rows"]
+    assert rows["tags"]["mIoU"] == 100 and rows["tags"]["mIoU_with_background"] == 100
+    assert rows["centre"]["mIoU"] < 60 and rows["noise"]["mIoU"] < 60
+    tuned = evaluate(run, "tags", tune=True)
+    assert tuned["tuned_on_the_truth"] and tuned["rows"]["centre"]["mIoU"] >= rows["centre"]["mIoU"]
+
+
+def test_regions_of_a_class():
+    mask = np.zeros((20, 30), bool)
+    mask[2:10, 2:10] = mask[12:18, 12:28] = mask[0, 20] = True
+    mask[4:6, 4:6] = False
+    found = regions(mask, 40)
+    assert [int(one.sum()) for one in found] == [64, 96], "holes are filled, specks left out"
+    (together,) = regions(mask, 40, "classes")
+    assert together.sum() == 160 and regions(mask, 999, "classes") == []
+
+
+def test_a_tag_network_learns_which_feature_is_which_class():
+    generator = torch.Generator().manual_seed(0)
+    tags = torch.rand(200, 3, generator=generator) < 0.4
+    noise = torch.randn(200, 8, generator=generator)
+    features = 5 + 30 * noise
+    features[:, :3] += 200 * tags
+    weight, bias = fit_tags(features, tags)
+    right = ((features @ weight.T + bias > 0) == tags).float().mean()
+    assert right > 0.95
+    # In units of the features' own spread the classes' own stand out.
+    assert ((weight * features.std(0)).argmax(1) == torch.arange(3)).all()
+
+
+def test_a_tag_networks_view_is_of_the_picture_without_its_padding():
+    network = TagNetwork(build_semantic_encoder("dinov2", "", 0, 64), torch.randn(2, 32), torch.zeros(2))
+    view = network.view(np.random.default_rng(0).integers(0, 255, (40, 80, 3)).astype(np.uint8), "cosine")
+    assert view.grid == (2, 4) and view.activations.shape == (1, 8, 32)
+    assert torch.allclose(view.affinity[0].diagonal(), torch.ones(8), atol=1e-5)
+    assert network.others(torch.tensor([1])).tolist() == [0] and network.logits(view).shape == (1, 2)
