@@ -26,8 +26,8 @@ PROMPTER_SOURCES = {
     "MODEL.FCOS_PROMPTER": ROOT / "wps_sam" / "prompters" / "fcos.py",
     "MODEL.PIXEL_CLASSIFIER": ROOT / "wps_sam" / "prompters" / "pixel_classifier.py",
 }
-# Those of frozen networks have settings of their own: tests/tools/test_pretrain_sam.py, tests/test_distillation.py.
-OTHERS = ("pretrain_sam", "distill_semantic")
+# Those have settings of their own: tests/tools/test_pretrain_sam.py, tests/test_distillation.py, tests/image_level.
+OTHERS = ("pretrain_sam", "distill_semantic", "image_level")
 CONFIG_FILES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in OTHERS)
 
 # The public configuration. A change here is a change users see: it belongs into CHANGELOG.md.

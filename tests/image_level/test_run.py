@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 from wps_sam.data import register_descriptions
 from wps_sam.encoders.clip import ImageView
@@ -23,6 +24,12 @@ import yaml
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs" / "image_level").glob("*.yaml"))
+COCO_NAMES = {
+    *("person", "motorcycle", "airplane", "bird", "backpack", "umbrella", "handbag", "tie", "snowboard", "spoon"),
+    *("baseball glove", "chair", "couch", "potted plant", "dining table", "tv", "remote", "hair drier"),
+}
 CLASSES = ["red", "green", "blue"]
 COLOURS = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
 GROUND = 120
@@ -230,7 +237,7 @@ def test_settings_that_are_not_understood_are_refused(data):
         read_values(ImageLevelSettings, {**data, "superpixels": {"points": 3}})
     with pytest.raises(ValueError, match="side: expected int, got 'large'"):
         read_values(ImageLevelSettings, {**data, "side": "large"})
-    with pytest.raises(ValueError, match="expected dataset, or tags"):
+    with pytest.raises(ValueError, match="expected one of dataset, tags and label_maps"):
         read_values(ImageLevelSettings, {**data, "dataset": "x"})
     found = read_values(ImageLevelSettings, {**data, "fit_tags": {"learning_rate": "1e-2", "long_side": [3, 4]}})
     assert found.fit_tags.learning_rate == 0.01 and found.fit_tags.long_side == (3, 4)
@@ -257,8 +264,8 @@ def test_seeds_are_scored_against_the_truth_beside_knowing_nothing(tiny_parts, s
         "maps_tags": {"affinity": ""},
     }
     run = Run(tmp_path / "run", read_values(ImageLevelSettings, values))
-    records = {r["file_name"]: r for r in DatasetCatalog.get(data_set)} if run.pictures else {}
-    metadata = MetadataCatalog.get(data_set)
+    records = {r["file_name"]: r for r in DatasetCatalog.get(values["dataset"])} if run.pictures else {}
+    metadata = MetadataCatalog.get(values["dataset"])
     (run.folder / "cams" / "tags").mkdir(parents=True)
     for picture in run.pictures:
         labels = read_part_map(records[picture.file], metadata)
@@ -269,6 +276,65 @@ def test_seeds_are_scored_against_the_truth_beside_knowing_nothing(tiny_parts, s
     assert rows["centre"]["mIoU"] < 60 and rows["noise"]["mIoU"] < 60
     tuned = evaluate(run, "tags", tune=True)
     assert tuned["tuned_on_the_truth"] and tuned["rows"]["centre"]["mIoU"] >= rows["centre"]["mIoU"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_the_configs_are_read(path):
+    settings = read_values(ImageLevelSettings, yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert path.read_text(encoding="utf-8").startswith("#") and set(settings.texts) <= {*settings.classes, *COCO_NAMES}
+
+
+def test_published_numbers_are_in_the_configs():
+    """FMA-WSSS's tables of prompt training and of affinity."""
+    voc, coco = (
+        read_values(ImageLevelSettings, yaml.safe_load((ROOT / "configs" / "image_level" / name).read_text()))
+        for name in ("voc.yaml", "coco.yaml")
+    )
+    assert (len(voc.classes), len(voc.backgrounds), len(coco.backgrounds)) == (20, 25, 23)
+    assert set(voc.backgrounds) - set(coco.backgrounds) == {"keyboard", "sign"}
+    assert [(s.fit_tags.iterations, s.fit_tags.stop, s.fit_tags.warmup) for s in (voc, coco)] == [
+        (1800, 0, 500),
+        (20500, 6150, 1000),
+    ]
+    assert [(s.fit_seeds.iterations, s.fit_seeds.stop, s.fit_seeds.crop_tags) for s in (voc, coco)] == [
+        (17000, 0, True),
+        (75000, 45000, False),
+    ]
+    assert all(f.batch_size * f.accumulate == 16 for s in (voc, coco) for f in (s.fit_tags, s.fit_seeds))
+    assert [(s.maps_tags.threshold, s.maps_tags.scores) for s in (voc, coco)] == [(0.4, True), (0.6, False)]
+    assert [(s.seeds.coarse, s.seeds.fine) for s in (voc, coco)] == [(0.6, 0.7), (0.4, 1.0)]
+    assert voc.superpixels == coco.superpixels and voc.superpixels.pred_iou_thresh == 0.86
+
+
+def test_voc_layout_is_read_by_its_masks(tmp_path, stubs):
+    """Folders, lists and label maps as PASCAL VOC has them: 0 background, 255 nobody knows."""
+    for name in ("JPEGImages", "SegmentationClassAug", "ImageSets"):
+        (tmp_path / name).mkdir()
+    labels = np.zeros(SIZE, np.uint8)
+    labels[8:40, 8:32], labels[40:44] = 1, 255
+    image = np.full((*SIZE, 3), GROUND, np.uint8)
+    image[labels == 1] = COLOURS[0]
+    Image.fromarray(image).save(tmp_path / "JPEGImages" / "2007_000032.png")
+    Image.fromarray(labels).save(tmp_path / "SegmentationClassAug" / "2007_000032.png")
+    listed = "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\n"
+    (tmp_path / "ImageSets" / "train_aug.txt").write_text(listed)
+    values = {
+        "label_maps": str(tmp_path / "SegmentationClassAug"),
+        "names": str(tmp_path / "ImageSets" / "train_aug.txt"),
+        "images": str(tmp_path / "JPEGImages"),
+        "classes": CLASSES,
+        "maps_tags": {"affinity": ""},
+        "seeds": {"coarse": 1.0},
+    }
+    run = Run(tmp_path / "run", read_values(ImageLevelSettings, values))
+    assert [p.tags for p in run.pictures] == [(0,)]
+    stages(run)
+    rows = evaluate(run, "coarse")["rows"]
+    assert rows["coarse"]["mIoU_with_background"] == 100
+    labels[0, 0] = 9
+    Image.fromarray(labels).save(tmp_path / "SegmentationClassAug" / "2007_000032.png")
+    with pytest.raises(ValueError, match=r"2007_000032.png: expected 0 to 3 and 255, got \[9\]"):
+        _ = Run(tmp_path / "run", read_values(ImageLevelSettings, values)).pictures
 
 
 def test_regions_of_a_class():

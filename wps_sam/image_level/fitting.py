@@ -28,10 +28,10 @@ Example = tuple[np.ndarray, Sequence[int], np.ndarray | None]
 class FitSettings:
     """How long and fast words are learned; the defaults are FMA-WSSS's for the tags of VOC.
 
-    ``pattern``, ``shared``, ``deviation``: of :class:`PromptBank`; ``backgrounds``: whether backgrounds have names in
-    it. ``crop`` and ``long_side``: see :func:`scale_and_crop`. ``accumulate``: batches a step. ``crop_tags``: the
-    classes of a crop are those that its seed shows, not the picture's tags. ``refine``: SemPLeS's lambda_r against
-    learned backgrounds, 0 without.
+    ``pattern``, ``shared``, ``deviation``: of :class:`PromptBank`; ``named_backgrounds``: whether backgrounds have names
+    in it. ``iterations`` are the schedule's length, of which ``stop`` are done, 0 for all. ``crop`` and ``long_side``:
+    see :func:`scale_and_crop`. ``accumulate``: batches a step. ``crop_tags``: the classes of a crop are those that its
+    seed shows, not the picture's tags.
     """
 
     pattern: str = "[16]{name}."
@@ -39,6 +39,7 @@ class FitSettings:
     deviation: float = 0.015
     named_backgrounds: bool = True
     iterations: int = 1800
+    stop: int = 0
     warmup: int = 500
     batch_size: int = 16
     accumulate: int = 1
@@ -142,7 +143,7 @@ def fit_words(
         raise ValueError(f"batch_size is {needed}, but there are {count} pictures")
     order: list[int] = []
     epoch = 0
-    for iteration in range(settings.iterations):
+    for iteration in range(settings.stop or settings.iterations):
         optimizer.param_groups[0]["lr"] = learning_rate(settings, iteration)
         optimizer.zero_grad()
         total = 0.0

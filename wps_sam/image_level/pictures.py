@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import register_descriptions
 from ..data.tags import read_tags
+from ..masks import read_label_png, read_part_map
 from .settings import ImageLevelSettings
 
 
@@ -31,20 +33,67 @@ def tagged_pictures(settings: ImageLevelSettings) -> tuple[list[Tagged], list[st
     Raises:
         ValueError: names the file or data set, and what is wrong with it.
     """
+    classes = list(settings.classes)
     if settings.dataset:
         register_descriptions(settings.descriptions)
         if settings.dataset not in DatasetCatalog.list():
             raise ValueError(f"dataset: {settings.dataset!r} is not registered; known: {sorted(DatasetCatalog.list())}")
-        records, classes = (
-            DatasetCatalog.get(settings.dataset),
-            list(MetadataCatalog.get(settings.dataset).thing_classes),
-        )
-        found = [(record["file_name"], _tags_of(record)) for record in records]
-    else:
-        classes = list(settings.classes)
+        classes = list(MetadataCatalog.get(settings.dataset).thing_classes)
+        found = [(record["file_name"], _tags_of(record)) for record in DatasetCatalog.get(settings.dataset)]
+    elif settings.tags:
         found = [(str(Path(settings.images) / n), t) for n, t in read_tags(settings.tags, settings.images, classes)]
+    else:
+        maps = ((file, np.unique(_read_label_map(settings, file)).tolist()) for file in _listed(settings))
+        found = [(file, [c for c in values if 0 <= c < len(classes)]) for file, values in maps]
     names = _names([file for file, _ in found])
     return [Tagged(name, file, tuple(sorted(set(tags)))) for name, (file, tags) in zip(names, found)], classes
+
+
+def true_labels(settings: ImageLevelSettings) -> Callable[[str], np.ndarray]:
+    """What every pixel of a picture's file is: int64 [H, W] of classes 0..C-1, C background, -1 where nobody knows.
+
+    Raises:
+        ValueError: the settings name no truth.
+    """
+    if settings.label_maps:
+        return lambda file: _read_label_map(settings, file)
+    if not settings.dataset:
+        raise ValueError("eval needs the truth: settings that name a dataset with masks, or label_maps")
+    records = {record["file_name"]: record for record in DatasetCatalog.get(settings.dataset)}
+    metadata = MetadataCatalog.get(settings.dataset)
+
+    def read(file: str) -> np.ndarray:
+        labels = read_part_map(records[file], metadata)
+        return np.where(labels == metadata.ignore_label, -1, labels)
+
+    return read
+
+
+def _listed(settings: ImageLevelSettings) -> list[str]:
+    """The files of ``names``, which may be with or without ending or folders, as the published lists are."""
+    try:
+        lines = Path(settings.names).read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise ValueError(f"{settings.names}: expected a list of pictures: {error}") from error
+    files = []
+    for line in filter(None, map(str.strip, lines)):
+        stem = Path(line.split()[0]).stem
+        candidates = [Path(settings.images) / (stem + ending) for ending in (".jpg", ".png", ".jpeg")]
+        there = [path for path in candidates if path.is_file()]
+        if not there:
+            raise ValueError(f"{settings.names}: {stem}: there is no such picture in {settings.images}")
+        files.append(str(there[0]))
+    return files
+
+
+def _read_label_map(settings: ImageLevelSettings, file: str) -> np.ndarray:
+    path = Path(settings.label_maps) / f"{Path(file).stem}.png"
+    values = read_label_png(str(path))
+    count = len(settings.classes)
+    unknown = sorted(set(np.unique(values).tolist()) - {*range(count + 1), 255})
+    if unknown:
+        raise ValueError(f"{path}: expected 0 to {count} and 255, got {unknown[:5]}")
+    return np.where(values == 255, -1, np.where(values == 0, count, values - 1))
 
 
 def _tags_of(record: Mapping[str, Any]) -> list[int]:

@@ -11,18 +11,17 @@ import cv2
 import numpy as np
 import torch
 import yaml
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from scipy import ndimage
 from torch import Tensor
 
 from ..evaluation.metrics import confusion_matrix, pooled_iou
-from ..masks import mask_to_box, mask_to_rle, read_part_map, read_rgb
+from ..masks import mask_to_box, mask_to_rle, read_rgb
 from ..outputs import write_output
 from ..visualization.drawing import ALPHA
 from ..visualization.layout import LegendEntry, compose
 from ..visualization.overlay import Overlay
 from .cams import argmax_labels, enlarge
-from .pictures import Tagged
+from .pictures import Tagged, true_labels
 from .run import SOURCES, Run, read_seed
 
 # Powers of the curve of a map's scores.
@@ -116,16 +115,12 @@ def evaluate(run: Run, what: str, tune: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: the run's data set has no truth.
     """
-    if not run.settings.dataset:
-        raise ValueError("eval needs the truth: a run whose settings name a dataset with masks")
-    pictures = run.pictures
-    records = {record["file_name"]: record for record in DatasetCatalog.get(run.settings.dataset)}
-    metadata = MetadataCatalog.get(run.settings.dataset)
+    pictures, truth_of = run.pictures, true_labels(run.settings)
     matrices: dict[tuple[str, float], np.ndarray] = {}
     for number, picture in enumerate(pictures):
-        truth = read_part_map(records[picture.file], metadata)
+        truth = truth_of(picture.file)
         for key, labels in _answers(run, what, picture, truth.shape, number).items():
-            counted = confusion_matrix(labels, truth, len(run.classes) + 1, metadata.ignore_label)
+            counted = confusion_matrix(labels, truth, len(run.classes) + 1, ignore_label=-1)
             matrices[key] = matrices.get(key, 0) + counted
     report: dict[str, Any] = {"what": what, "pictures": len(pictures), "tuned_on_the_truth": tune, "rows": {}}
     for name in dict.fromkeys(name for name, _ in matrices):

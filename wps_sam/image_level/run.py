@@ -248,7 +248,7 @@ class Run:
             network = CLIPNetwork(clip, bank, count, self.settings.side)
             loss = tag_loss if task == "tags" else seed_loss(self._surroundings(), self.settings.refine)
         losses: list[float] = []
-        progress = tqdm(total=settings.iterations, desc=f"fit {task}")
+        progress = tqdm(total=settings.stop or settings.iterations, desc=f"fit {task}")
 
         def report(iteration: int, value: float) -> None:
             losses.append(value)

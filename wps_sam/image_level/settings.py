@@ -49,9 +49,10 @@ class ExportSettings:
 class ImageLevelSettings:
     """All of a run.
 
-    The data: ``descriptions`` of data sets, and ``dataset``, whose records say what is in them, by tags or by labels,
-    of which the names alone are read; or ``tags``, a JSON of {file name: [names]}, and ``images``, its folder, with
-    ``classes``.
+    The data, one of three: ``descriptions`` of data sets, and ``dataset``, whose records say what is in them, by tags
+    or by labels, of which the names alone are read; ``tags``, a JSON of {file name: [names]}; or ``label_maps``, a
+    folder of PNG as of PASCAL VOC (0 background, k class k - 1, 255 nobody knows), of which what occurs is read, for
+    the names in the file ``names``, one a line. The last two are of pictures in ``images``, of ``classes``.
 
     ``network``: "clip", or "tags" where there is none (:class:`wps_sam.image_level.networks.TagNetwork`), and its
     ``weights``; ``semantic`` is MODEL.SEMANTIC.NAME of the latter. ``side``: of pictures as CLIP sees them. ``texts``:
@@ -62,6 +63,8 @@ class ImageLevelSettings:
     descriptions: tuple[str, ...] = ()
     dataset: str = ""
     tags: str = ""
+    label_maps: str = ""
+    names: str = ""
     images: str = ""
     classes: tuple[str, ...] = ()
     sam_arch: str = "vit_h"
@@ -89,10 +92,12 @@ class ImageLevelSettings:
     def __post_init__(self) -> None:
         if self.network not in ("clip", "tags"):
             raise ValueError(f"network: expected 'clip' or 'tags', got {self.network!r}")
-        if bool(self.dataset) == bool(self.tags):
-            raise ValueError("expected dataset, or tags with images and classes")
-        if self.tags and not (self.images and self.classes):
-            raise ValueError("tags: needs images, the folder, and classes, all names that occur")
+        if sum(map(bool, (self.dataset, self.tags, self.label_maps))) != 1:
+            raise ValueError("expected one of dataset, tags and label_maps")
+        if not self.dataset and not (self.images and self.classes):
+            raise ValueError("tags and label_maps need images, the folder, and classes, all names that occur")
+        if bool(self.label_maps) != bool(self.names):
+            raise ValueError("label_maps and names belong together")
 
 
 Kind = TypeVar("Kind")
