@@ -28,10 +28,10 @@ Example = tuple[np.ndarray, Sequence[int], np.ndarray | None]
 class FitSettings:
     """How long and fast words are learned; the defaults are FMA-WSSS's for the tags of VOC.
 
-    ``pattern``, ``shared``, ``deviation``: of :class:`PromptBank`; ``named_backgrounds``: whether backgrounds have names
-    in it. ``iterations`` are the schedule's length, of which ``stop`` are done, 0 for all. ``crop`` and ``long_side``:
-    see :func:`scale_and_crop`. ``accumulate``: batches a step. ``crop_tags``: the classes of a crop are those that its
-    seed shows, not the picture's tags.
+    ``pattern``, ``shared``, ``deviation``: of :class:`PromptBank`; ``named_backgrounds``: whether backgrounds have
+    names in it. ``iterations`` are the schedule's length, of which ``stop`` are done, 0 for all. ``crop`` and
+    ``long_side``: see :func:`scale_and_crop`. ``accumulate``: batches a step. ``crop_tags``: the classes of a crop are
+    those that its seed shows, not the picture's tags.
     """
 
     pattern: str = "[16]{name}."
