@@ -1,0 +1,164 @@
+"""WeakTr: checkpoints of its layout load strictly, attention fuses as published, gradients end where they should."""
+
+from __future__ import annotations
+
+from wps_sam.image_level.weaktr import WeakTr, build_weaktr, learned_parameters, multi_scale_maps
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+SIZES = dict(dim=96, depth=2, heads=6, image_size=64)
+
+
+def tiny(**changes):
+    return build_weaktr(3, **{**SIZES, **changes}).double()
+
+
+def images(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_the_published_layout_of_voc():
+    """Names and shapes of WeakTr's checkpoints for VOC: DeiT-S's, with 20 class tokens, a 3x3 head, and the fusion."""
+    with torch.device("meta"):
+        state = WeakTr(20).state_dict()
+    deit = {k: tuple(v.shape) for k, v in timm.create_model("deit_small_patch16_224").state_dict().items()}
+    expected = {k: v for k, v in deit.items() if not k.startswith("head")}
+    expected |= {
+        "cls_token": (1, 20, 384),
+        "pos_embed": (1, 216, 384),
+        "head.weight": (20, 384, 3, 3),
+        "head.bias": (20,),
+        "adaptive_attention_fusion.attn_head_ffn.0.weight": (9, 72),
+        "adaptive_attention_fusion.attn_head_ffn.2.weight": (72, 9),
+        "adaptive_attention_fusion.attn_feat_ffn.0.weight": (8, 64),
+        "adaptive_attention_fusion.attn_feat_ffn.0.bias": (8,),
+        "adaptive_attention_fusion.attn_feat_ffn.1.weight": (1, 8),
+        "adaptive_attention_fusion.attn_feat_ffn.1.bias": (1,),
+    }
+    assert {k: tuple(v.shape) for k, v in state.items()} == expected
+    assert sum(v.numel() for k, v in state.items() if k.startswith("head")) == 69140
+
+
+def test_checkpoints_load_strictly(tmp_path):
+    model = tiny()
+    torch.save({"model": model.float().state_dict()}, tmp_path / "weaktr.pth")
+    read = build_weaktr(3, str(tmp_path / "weaktr.pth"), **SIZES)
+    assert all(torch.equal(a, b) for a, b in zip(read.state_dict().values(), model.state_dict().values()))
+    with pytest.raises(ValueError, match="not of a WeakTr of 4 classes"):
+        build_weaktr(4, str(tmp_path / "weaktr.pth"), **SIZES)
+    with pytest.raises(ValueError, match="does not exist"):
+        build_weaktr(3, str(tmp_path / "none.pth"), **SIZES)
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    with pytest.raises(ValueError, match="no checkpoint that can be read"):
+        build_weaktr(3, str(tmp_path / "text.pth"), **SIZES)
+
+
+def test_deit_starts_every_class_token_alike(tmp_path):
+    deit = timm.models.vision_transformer.VisionTransformer(
+        img_size=64, patch_size=16, embed_dim=96, depth=2, num_heads=6, num_classes=5
+    )
+    torch.save({"model": deit.state_dict()}, tmp_path / "deit.pth")
+    model = build_weaktr(3, str(tmp_path / "deit.pth"), **SIZES)
+    assert torch.equal(model.cls_token[0, 0], deit.cls_token[0, 0]) and model.cls_token.std(1).abs().max() == 0
+    assert torch.equal(model.pos_embed[0, 3:], deit.pos_embed[0, 1:])
+    # With a single class token it is DeiT: the same tokens come out of the last block.
+    one = build_weaktr(1, str(tmp_path / "deit.pth"), **SIZES).double()
+    picture = images(2, 3, 64, 64)
+    deit.norm = torch.nn.Identity()
+    tokens = deit.double().eval().forward_features(picture)
+    assert torch.allclose(one(picture).tags[:, 0], tokens[:, 0].mean(-1), atol=1e-9)
+    expected = one.head(tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4)))
+    assert torch.allclose(one(picture).coarse, expected, atol=1e-9)
+
+
+class _Fixed(torch.nn.Module):
+    """A fusion of given weights."""
+
+    def __init__(self, gamma):
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, found):
+        return self.gamma.expand(len(found), -1)
+
+
+def test_uniform_attention_takes_the_mean_over_all_tokens():
+    """M_k = sum over patches of Z_k / N, N the class tokens included: rows are not made to sum to 1 again."""
+    model = tiny()
+    for block in model.blocks:
+        block.attn.qkv.weight.data[:192] = 0
+        block.attn.qkv.bias.data[:192] = 0
+    model.adaptive_attention_fusion = _Fixed(torch.ones(12, dtype=torch.float64))
+    maps = model(images(1, 3, 64, 64))
+    tokens = 3 + 16
+    assert torch.allclose(maps.fused, F.relu(maps.coarse) / tokens)
+    expected = (maps.fused.sum((2, 3), keepdim=True) / tokens).expand_as(maps.fine)
+    assert torch.allclose(maps.fine, expected)
+    assert not torch.allclose(maps.fine, maps.fused.mean((2, 3), keepdim=True).expand_as(maps.fine))
+
+
+def test_a_head_is_weighted_by_its_own_index():
+    """One head of one layer alone is uniform and alone counts: heads come first, 2 * head + layer here."""
+    model = tiny()
+    head, layer = 4, 1
+    qkv = model.blocks[layer].attn.qkv
+    for part in (0, 1):
+        rows = slice(96 * part + 16 * head, 96 * part + 16 * head + 16)
+        qkv.weight.data[rows], qkv.bias.data[rows] = 0, 0
+    for index, is_uniform in ((2 * head + layer, True), (6 * layer + head, False)):
+        model.adaptive_attention_fusion = _Fixed(F.one_hot(torch.tensor(index), 12).double())
+        maps = model(images(1, 3, 64, 64))
+        uniform = F.relu(maps.coarse) / (3 + 16) / 12
+        assert torch.allclose(maps.fused, uniform, atol=1e-9) == is_uniform
+
+
+def test_the_fusion_sees_channels_by_their_index_modulo_heads():
+    """As published, channel 6 d + head is head's; the block of sixteen channels, the other reading, is not."""
+    model = tiny(pool="max")
+    seen = {}
+    model.adaptive_attention_fusion.register_forward_pre_hook(lambda m, given: seen.update(found=given[0]))
+    proj = model.blocks[0].attn.proj
+    proj.weight.data[:] = 0
+    proj.bias.data[:] = torch.arange(96.0)
+    model(images(1, 3, 64, 64))
+    of_layer = seen["found"].unflatten(1, (6, 2))[0, :, 0, 0]
+    assert torch.equal(of_layer, torch.arange(96.0, dtype=torch.float64).view(16, 6).T)
+
+
+def test_gradients_of_semples_reach_the_convolution_and_the_fusion_alone():
+    model = tiny()
+    maps = model(images(1, 3, 64, 64), frozen_tokens=True)
+    maps.fine.sum().backward()
+    learned = {id(p) for p in learned_parameters(model)}
+    assert all(p.grad is not None for p in model.parameters() if id(p) in learned)
+    assert all(p.grad is None for p in model.parameters() if id(p) not in learned)
+
+
+def test_weaktrs_own_losses_leave_the_coarse_map_out_of_the_fine_one():
+    model = tiny()
+    maps = model(images(2, 3, 64, 64))
+    assert torch.autograd.grad(maps.fine.sum(), model.head.weight, allow_unused=True, retain_graph=True)[0] is None
+    tags = torch.tensor([[1, 0, 1], [0, 1, 0]])
+    expected = sum(
+        F.binary_cross_entropy_with_logits(x, tags.double())
+        for x in (maps.tags, maps.coarse.mean((2, 3)), maps.fine.mean((2, 3)))
+    )
+    assert torch.allclose(model.losses(maps, tags), expected)
+
+
+def test_positions_are_resized_for_other_sizes_and_rests_cut_off():
+    model = tiny()
+    maps = model(images(1, 3, 70, 101))
+    assert maps.fine.shape == (1, 3, 4, 6)
+    assert torch.equal(model(images(1, 3, 70, 101)[..., :64, :96]).fine, maps.fine)
+
+
+def test_maps_of_several_scales_and_their_mirror_images():
+    model = tiny()
+    picture = images(3, 48, 64)
+    found = multi_scale_maps(model, picture, (1.0, 1.5))
+    assert found.shape == (3, 48, 64) and found.amin() == 0 and 0.999 < found.amax() <= 1
+    assert torch.allclose(multi_scale_maps(model, picture.flip(2), (1.0, 1.5)), found.flip(2), atol=1e-6)
