@@ -149,7 +149,7 @@ class WeakTr(nn.Module):
         return WeakTrMaps(tokens[:, : self.num_classes].mean(-1), coarse, fused, fine)
 
     def _fuse(self, attention: list[Tensor], found: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Attention of all heads by their weights, the mean: of classes to patches [B, C, P], among patches [B, P, P]."""
+        """Mean attention of all heads by their weights: classes to patches [B, C, P], and among patches [B, P, P]."""
         # Heads first, then layers: index 12 * head + layer for DeiT-S.
         weights = torch.stack(attention, dim=2).flatten(1, 2)
         # As published, the head of a channel is its index modulo H, although a head's output is a block of channels.
