@@ -7,7 +7,6 @@ import math
 from wps_sam.encoders.clip import random_clip
 from wps_sam.image_level.augment import _of_channel, colour_jitter, scale_and_crop
 from wps_sam.image_level.fitting import (
-    FitSettings,
     background_loss,
     fit_words,
     learning_rate,
@@ -16,6 +15,7 @@ from wps_sam.image_level.fitting import (
 )
 from wps_sam.image_level.networks import CLIPNetwork
 from wps_sam.image_level.prompt_bank import FixedTexts, PromptBank
+from wps_sam.image_level.settings import FitSettings
 
 import cv2
 import numpy as np

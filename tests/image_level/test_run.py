@@ -11,7 +11,7 @@ from wps_sam.encoders.clip import ImageView
 from wps_sam.encoders.semantic import build_semantic_encoder
 from wps_sam.image_level import run as run_module
 from wps_sam.image_level.__main__ import main
-from wps_sam.image_level.networks import ImageLevelNetwork, TagNetwork, fit_tags
+from wps_sam.image_level.networks import GradCAMNetwork, TagNetwork, fit_tags
 from wps_sam.image_level.results import evaluate, export, regions
 from wps_sam.image_level.run import Run
 from wps_sam.image_level.settings import ImageLevelSettings, read_values
@@ -70,7 +70,7 @@ def data(tmp_path):
     return values
 
 
-class KnowsColours(ImageLevelNetwork):
+class KnowsColours(GradCAMNetwork):
     """Text k is colour k: activations are how near a pixel's colour is to each, and grey is the background."""
 
     affinities = ()

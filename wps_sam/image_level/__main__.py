@@ -8,9 +8,9 @@
     python -m wps_sam.image_level export --config-file ... --run output/from_tags --seeds coarse
     python -m wps_sam.image_level show  --config-file ... --run output/from_tags --picture 0001
 
-With CLIP, fit, cams and seeds once more, with --words seeds and --seeds fine, are FMA-WSSS's second step; fit --words
-background learns SemPLeS's. eval scores maps or seeds where the truth is known. Every stage goes on where it was
-stopped.
+With CLIP, fit, cams and seeds once more, with --words seeds and --seeds fine, are FMA-WSSS's second step. With WeakTr,
+fit --words match, background and refine are SemPLeS's three, cams --words refine its maps, --seeds fine its seeds. eval
+scores maps or seeds where the truth is known. Every stage goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from pathlib import Path
 
 from ..pretraining.command_line import read_values as read_file
 from .results import evaluate, export, show
-from .run import SOURCES, Run
+from .run import KINDS, Run
 from .settings import ImageLevelSettings, read_values
 
+WORDS = ("tags", "seeds", "match", "background", "refine")
 STAGES = ("tags", "masks", "fit", "cams", "seeds", "export", "eval", "show")
 
 
@@ -41,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("stage", choices=STAGES)
     add("--config-file", type=Path, required=True, metavar="YAML", help="settings; see ImageLevelSettings for all")
     add("--run", required=True, metavar="DIR", help="the folder of the run")
-    add("--words", choices=("tags", "seeds", "background"), default="tags", help="what words are learned from")
+    add("--words", choices=WORDS, default="tags", help="what words are learned from")
     add("--words-from", default="", metavar="DIR", help="another run whose learned words are used")
-    add("--seeds", choices=tuple(SOURCES), default="coarse")
-    add("--what", choices=("tags", "seeds", *SOURCES), default="coarse", help="of eval: maps by their words, or seeds")
+    add("--seeds", choices=KINDS, default="coarse")
+    add("--what", choices=(*WORDS, *KINDS), default="coarse", help="of eval: maps by their words, or seeds")
     add("--tune-with-truth", action="store_true", help="of eval: the best power on this very truth, as papers do")
     add("--picture", default="", metavar="NAME", help="of show")
     add("--subset", type=int, default=0, metavar="N", help="only the first N pictures")

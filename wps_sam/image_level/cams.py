@@ -137,3 +137,9 @@ def argmax_labels(maps: Tensor, power: float) -> Tensor:
     background = (1 - scores.amax(0, keepdim=True)) ** power if len(scores) else scores.new_ones(1, *maps.shape[1:])
     # Background first: it wins where all are alike.
     return (torch.cat([background, scores]).argmax(0) - 1) % (len(scores) + 1)
+
+
+def threshold_labels(maps: Tensor, threshold: float) -> Tensor:
+    """As :func:`argmax_labels`, of maps that are 0..1 already: background is where none exceeds the threshold."""
+    background = maps.new_full((1, *maps.shape[1:]), threshold)
+    return (torch.cat([background, maps]).argmax(0) - 1) % (len(maps) + 1)

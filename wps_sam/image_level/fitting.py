@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,39 +16,12 @@ from .cams import softmax_gradcam
 from .losses import cam_activation, contrastive_prompts, multi_label_contrastive, repel, split_picture
 from .networks import CLIPNetwork, normalised
 from .prompt_bank import PromptBank
+from .settings import FitSettings
 
 logger = logging.getLogger(__name__)
 
 # A picture uint8 [H, W, 3], its tags int64 [T], and its seed int64 [H, W] of class ids, or None.
 Example = tuple[np.ndarray, Sequence[int], np.ndarray | None]
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How long and fast words are learned; the defaults are FMA-WSSS's for the tags of VOC.
-
-    ``pattern``, ``shared``, ``deviation``: of :class:`PromptBank`; ``named_backgrounds``: whether backgrounds have
-    names in it. ``iterations`` are the schedule's length, of which ``stop`` are done, 0 for all. ``crop`` and
-    ``long_side``: see :func:`scale_and_crop`. ``accumulate``: batches a step. ``crop_tags``: the classes of a crop are
-    those that its seed shows, not the picture's tags.
-    """
-
-    pattern: str = "[16]{name}."
-    shared: bool = True
-    deviation: float = 0.015
-    named_backgrounds: bool = True
-    iterations: int = 1800
-    stop: int = 0
-    warmup: int = 500
-    batch_size: int = 16
-    accumulate: int = 1
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    crop: int = 224
-    long_side: tuple[int, ...] = (288, 480)
-    crop_tags: bool = False
-    seed: int = 0
 
 
 def learning_rate(settings: FitSettings, iteration: int) -> float:

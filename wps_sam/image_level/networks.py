@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from ..encoders import SemanticEncoder
 from ..encoders.clip import CLIP, PIXEL_MEAN, PIXEL_STD, ImageView
+from .cams import balanced_affinity, class_aware_attention, jensen_shannon_affinity, softmax_gradcam
+from .settings import MapSettings
 
 # Cells in which a semantic network's maps are put together, in pixels of its square.
 STRIDE = 16
@@ -22,13 +24,18 @@ WEIGHT_DECAY = 1e-3
 
 
 class ImageLevelNetwork(ABC):
-    """A frozen network and what its C classes are to it.
-
-    ``affinities``: what :meth:`view` can be asked for.
-    """
+    """What makes maps of tags. ``affinities``: what they can be passed on by."""
 
     num_classes: int
     affinities: tuple[str, ...]
+
+    @abstractmethod
+    def maps(self, image: np.ndarray, tags: Tensor, settings: MapSettings) -> Tensor:
+        """Maps [T, h, w] of the tags int64 [T] of a picture uint8 [H, W, 3], RGB; on the CPU, without gradient."""
+
+
+class GradCAMNetwork(ImageLevelNetwork):
+    """A frozen network and what its C classes are to it, whose maps are those of :func:`softmax_gradcam`."""
 
     @abstractmethod
     def view(self, image: np.ndarray, affinity: str = "") -> ImageView:
@@ -42,8 +49,24 @@ class ImageLevelNetwork(ABC):
     def others(self, tags: Tensor) -> Tensor:
         """What is against the tags int64 [T] of a picture: rows of the logits, int64 [B]."""
 
+    def maps(self, image: np.ndarray, tags: Tensor, settings: MapSettings) -> Tensor:
+        affinity = settings.affinity
+        if affinity and affinity not in self.affinities:
+            raise ValueError(f"affinity: expected one of {('', *self.affinities)}, got {affinity!r}")
+        view = self.view(image, affinity)
+        tags = tags.to(view.activations.device)
+        (maps,) = softmax_gradcam(view, self.logits(view), [tags], [self.others(tags)])
+        if view.affinity is not None and len(tags):
+            between = view.affinity[0]
+            if settings.js:
+                classes = maps.flatten(1).T.clamp(min=0)
+                between = between * jensen_shannon_affinity(classes / classes.sum(1, keepdim=True).clamp(min=1e-12))
+            passed = balanced_affinity(between, settings.rounds, settings.power)
+            maps = class_aware_attention(maps, passed, settings.threshold, settings.scores, settings.exclusive_edges)
+        return maps.detach().cpu()
 
-class CLIPNetwork(ImageLevelNetwork):
+
+class CLIPNetwork(GradCAMNetwork):
     """CLIP; against the tags are backgrounds.
 
     Args:
@@ -80,7 +103,7 @@ def normalised(image: np.ndarray, clip: CLIP) -> Tensor:
     return (pixels / 255 - mean) / std
 
 
-class TagNetwork(ImageLevelNetwork):
+class TagNetwork(GradCAMNetwork):
     """A semantic network and a linear classifier of its mean features, learned from tags; against the tags of a picture
     are the classes that are not in it.
 

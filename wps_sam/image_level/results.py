@@ -20,12 +20,14 @@ from ..outputs import write_output
 from ..visualization.drawing import ALPHA
 from ..visualization.layout import LegendEntry, compose
 from ..visualization.overlay import Overlay
-from .cams import argmax_labels, enlarge
+from .cams import argmax_labels, enlarge, threshold_labels
 from .pictures import Tagged, true_labels
-from .run import SOURCES, Run, read_seed
+from .run import KINDS, Run, read_seed
 
 # Powers of the curve of a map's scores.
 POWERS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
+# Thresholds of the curve of WeakTr's maps, which are 0..1 already; published ones stop where they first fall.
+THRESHOLDS = tuple(round(0.4 + 0.01 * k, 2) for k in range(20))
 # What a map's scores stand beside: a Gaussian of this share of the picture's sides in its middle, and noise.
 CENTRE_DEVIATION = 0.25
 
@@ -103,10 +105,11 @@ def _mask_scores(run: Run, kind: str, picture: Tagged) -> Callable[[int, np.ndar
 
 
 def evaluate(run: Run, what: str, tune: bool = False) -> dict[str, Any]:
-    """Scores of "coarse" or "fine" seeds, or of the maps of "tags" or "seeds", against the true part maps.
+    """Scores of "coarse" or "fine" seeds, or of the maps of what was learned, such as "tags", against the truth.
 
     Tags are given, so this says how well they are placed, not found. Of maps the centre prior and noise stand beside;
-    the power of all is 1, or with ``tune`` the best of :data:`POWERS` on this very truth, said so.
+    the power of all is 1, or with ``tune`` the best of :data:`POWERS` on this very truth, said so. Maps of WeakTr have
+    a threshold instead, 0.5 or one of :data:`THRESHOLDS`.
 
     Returns:
         mIoU over classes, with and without background, per class IoU, precision and recall, all in percent; written to
@@ -125,8 +128,9 @@ def evaluate(run: Run, what: str, tune: bool = False) -> dict[str, Any]:
     report: dict[str, Any] = {"what": what, "pictures": len(pictures), "tuned_on_the_truth": tune, "rows": {}}
     for name in dict.fromkeys(name for name, _ in matrices):
         rows = {power: scores_of(matrix, run.classes) for (n, power), matrix in matrices.items() if n == name}
-        power = max(rows, key=lambda p: rows[p]["mIoU"]) if tune else min(rows, key=lambda p: abs(p - 1))
-        report["rows"][name] = {"power": power, **rows[power], "curve": {p: row["mIoU"] for p, row in rows.items()}}
+        usual = 0.5 if name in ("match", "refine") else 1.0
+        power = max(rows, key=lambda p: rows[p]["mIoU"]) if tune else min(rows, key=lambda p: abs(p - usual))
+        report["rows"][name] = {"at": power, **rows[power], "curve": {p: row["mIoU"] for p, row in rows.items()}}
     write_output(run.folder / f"eval_{what}.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
     return report
 
@@ -135,24 +139,24 @@ def _answers(
     run: Run, what: str, picture: Tagged, shape: tuple[int, ...], number: int
 ) -> dict[tuple[str, float], np.ndarray]:
     """Label maps int64 [H, W] by the name of a row and its power."""
-    if what in SOURCES:
+    if what in KINDS:
         return {(what, 1.0): read_seed(run.folder / what / f"{picture.name}.png")}
     with np.load(run.folder / "cams" / what / f"{picture.name}.npz") as stored:
         maps, classes = torch.from_numpy(stored["maps"]), stored["classes"]
     ids = np.append(classes, len(run.classes))
-    generator = torch.Generator().manual_seed(number)
-    rows = {
-        what: maps,
-        "centre": _centre(maps),
-        "noise": torch.rand(maps.shape, generator=generator),
-    }
-    height, width = shape
-    return {
-        (name, power): ids[argmax_labels(enlarge(of_row, height, width), power).numpy()]
-        for name, of_row in rows.items()
-        for power in POWERS
-        if len(of_row)
-    } or {(name, power): np.full(shape, len(run.classes)) for name in rows for power in POWERS}
+    noise = torch.rand(maps.shape, generator=torch.Generator().manual_seed(number))
+    # (row, maps, how they become labels, what is tried of it); WeakTr's maps are scored as SemPLeS scores them.
+    own = (threshold_labels, THRESHOLDS) if run.settings.network == "weaktr" else (argmax_labels, POWERS)
+    rows = [
+        (what, maps, *own),
+        ("centre", _centre(maps), argmax_labels, POWERS),
+        ("noise", noise, argmax_labels, POWERS),
+    ]
+    found: dict[tuple[str, float], np.ndarray] = {}
+    for name, of_row, labels_of, values in rows:
+        large = enlarge(of_row, *shape) if len(of_row) else of_row.new_zeros(0, *shape)
+        found |= {(name, value): ids[labels_of(large, value).numpy()] for value in values}
+    return found
 
 
 def _centre(maps: Tensor) -> Tensor:
@@ -192,14 +196,14 @@ def show(run: Run, name: str) -> np.ndarray:
     image = read_rgb(chosen[0].file)
     plain = Overlay(image, run.classes, fade=False)
     panels = [("picture", plain.picture())]
-    for words in ("tags", "seeds"):
+    for words in map(run.words_of, KINDS):
         path = run.folder / "cams" / words / f"{name}.npz"
         if path.is_file():
             with np.load(path) as stored:
                 for cam, c in zip(stored["maps"], stored["classes"]):
                     panels.append((run.classes[c], _heat(panels[0][1], cam)))
     shown: set[int] = set()
-    for kind in SOURCES:
+    for kind in KINDS:
         path = run.folder / kind / f"{name}.png"
         if path.is_file():
             overlay = Overlay(image, run.classes, fade=True)

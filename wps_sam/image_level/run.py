@@ -26,19 +26,22 @@ from ..encoders.semantic import build_semantic_encoder
 from ..masks import read_rgb
 from ..outputs import write_output
 from ..prompt_evaluation import load_encoder
-from .cams import balanced_affinity, class_aware_attention, enlarge, jensen_shannon_affinity, softmax_gradcam
-from .fitting import FitSettings, Loss, background_loss, fit_words, seed_loss, tag_loss
+from .cams import enlarge
+from .fitting import Loss, background_loss, fit_words, seed_loss, tag_loss
 from .networks import CLIPNetwork, ImageLevelNetwork, TagNetwork, fit_tags
 from .pictures import Tagged, tagged_pictures
 from .prompt_bank import FixedTexts, PromptBank
 from .seeds import Seeds, seed
-from .settings import ImageLevelSettings, MapSettings
+from .semples import BACKGROUND_PATTERN, WeakTrNetwork, fit_stage
+from .settings import FitSettings, ImageLevelSettings
 from .superpixels import Superpixel, superpixels
+from .weaktr import WeakTr, build_weaktr
 
 logger = logging.getLogger(__name__)
 
-# Seeds, and what the maps are made with that they are grown from.
-SOURCES = {"coarse": "tags", "fine": "seeds"}
+# Seeds, and what was learned for the maps that they are grown from.
+KINDS = ("coarse", "fine")
+_WORDS = {"clip": ("tags", "seeds"), "tags": ("tags", "seeds"), "weaktr": ("match", "refine")}
 
 
 class Run:
@@ -107,7 +110,8 @@ class Run:
         self._each("masks", ".json", {}, of_picture)
 
     def fit(self, task: str) -> None:
-        """words/TASK.safetensors: what is learned from "tags", from "seeds" (coarse ones), or of the "background"."""
+        """words/TASK.safetensors: what is learned from "tags", from "seeds" (coarse ones), or of the "background"; with
+        WeakTr SemPLeS's stages "match", "background" and "refine", in that order."""
         path = self.words_folder / f"{task}.safetensors"
         if path.is_file():
             logger.info("%s: is there", path)
@@ -116,6 +120,8 @@ class Run:
             if task != "tags":
                 raise ValueError(f"network 'tags' learns from tags alone, not from {task}")
             learned, losses = self._fit_tag_network()
+        elif self.settings.network == "weaktr":
+            learned, losses = self._fit_semples(task)
         else:
             learned, losses = self._fit_words(task)
         if losses:
@@ -130,7 +136,7 @@ class Run:
 
         def of_picture(picture: Tagged) -> bytes:
             tags = torch.tensor(picture.tags, dtype=torch.int64)
-            maps = maps_of(network, read_rgb(picture.file), tags, settings)
+            maps = network.maps(read_rgb(picture.file), tags, settings)
             buffer = io.BytesIO()
             np.savez_compressed(buffer, maps=maps.float().numpy(), classes=tags.numpy())
             return buffer.getvalue()
@@ -139,7 +145,7 @@ class Run:
 
     def seeds(self, kind: str) -> None:
         """KIND/NAME.png: the class of every pixel, background last; KIND/NAME.json: what each mask is, and how sure."""
-        words = SOURCES[kind]
+        words = self.words_of(kind)
         power = getattr(self.settings.seeds, kind)
         background = len(self.classes)
         empty = np.zeros(background, dtype=int)
@@ -163,6 +169,10 @@ class Run:
             empty[[c for c in picture.tags if c not in shown]] += 1
         report = {name: {"tagged": int(t), "empty": int(e)} for name, t, e in zip(self.classes, tagged, empty)}
         write_output(self.folder / f"{kind}_empty.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
+
+    def words_of(self, kind: str) -> str:
+        """What was learned for the maps of "coarse" or "fine" seeds."""
+        return _WORDS[self.settings.network][KINDS.index(kind)]
 
     # -- what stages are made of
 
@@ -188,11 +198,11 @@ class Run:
         """What looks at pictures, with the words learned from ``words``, or with texts as they are if none were."""
         path = self.words_folder / f"{words}.safetensors"
         if self.settings.network == "tags":
-            if not path.is_file():
-                raise ValueError(f"{path}: is missing; run the stage fit first")
-            with safe_open(path, "pt") as file:
+            with safe_open(self._learned(words), "pt") as file:
                 self._check_classes(file.metadata(), path)
                 return TagNetwork(self._semantic(), file.get_tensor("weight"), file.get_tensor("bias"))
+        if self.settings.network == "weaktr":
+            return WeakTrNetwork(self._weaktr(words), self.settings.semples.scales)
         clip = self._clip
         texts: nn.Module = FixedTexts(clip, [self.settings.template.format(name=name) for name in self._texts])
         if path.is_file():
@@ -201,7 +211,7 @@ class Run:
                 self._check_classes(file.metadata(), path)
                 texts.load_state_dict({"contexts": file.get_tensor("contexts")})
         elif words != "tags":
-            raise ValueError(f"{path}: is missing; run the stage fit first")
+            self._learned(words)
         return CLIPNetwork(clip, texts.to(_device()), len(self.classes), self.settings.side)
 
     @property
@@ -257,17 +267,63 @@ class Run:
         fit_words(network, bank, loss, self._example(with_seed=task == "seeds"), len(self.pictures), settings, report)
         return {"contexts": bank.contexts.detach().cpu().contiguous()}, losses
 
+    def _fit_semples(self, stage: str) -> tuple[dict[str, Tensor], list[float]]:
+        if stage not in ("match", "background", "refine"):
+            raise ValueError(f"network 'weaktr' learns in the stages match, background and refine, not from {stage}")
+        settings, names = self.settings.semples, self._texts[: len(self.classes)]
+        labels = FixedTexts(self._clip, [self.settings.template.format(name=name) for name in names]).to(_device())()
+        # The first and the last start from WeakTr; the words look at what the first has made of it.
+        model = self._weaktr("match" if stage == "background" else "")
+        bank = None if stage == "match" else self._semples_prompts(read=stage == "refine")
+        losses: list[float] = []
+        progress = tqdm(total=settings.epochs, desc=stage)
+
+        def report(epoch: int, loss: float) -> None:
+            losses.append(loss)
+            progress.update()
+
+        def example(i: int) -> tuple[np.ndarray, Sequence[int]]:
+            return read_rgb(self.pictures[i].file), self.pictures[i].tags
+
+        fit_stage(stage, model, self._clip, labels, bank, example, len(self.pictures), settings, report)
+        if stage == "background" and bank is not None:
+            return {"contexts": bank.contexts.detach().cpu().contiguous()}, losses
+        return {name: value.cpu().contiguous() for name, value in model.state_dict().items()}, losses
+
+    def _weaktr(self, stage: str) -> WeakTr:
+        """As its checkpoint is, or as a stage has left it."""
+        settings = self.settings.semples
+        model = build_weaktr(len(self.classes), settings.checkpoint, settings.reduction, settings.pool)
+        if stage:
+            with safe_open(self._learned(stage), "pt") as file:
+                model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+        return model.to(_device())
+
+    def _semples_prompts(self, read: bool) -> PromptBank:
+        count = len(self.classes)
+        bank = PromptBank(
+            self._clip, [""] * count, BACKGROUND_PATTERN, shared=False, deviation=0, seed=self.settings.semples.seed
+        )
+        if read:
+            with safe_open(self._learned("background"), "pt") as file:
+                bank.load_state_dict({"contexts": file.get_tensor("contexts")})
+        return bank.to(_device())
+
+    def _learned(self, task: str) -> Path:
+        path = self.words_folder / f"{task}.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{path}: is missing; run the stage fit with --words {task} first")
+        return path
+
     def _surroundings(self) -> PromptBank | None:
         """The learned backgrounds of the classes, if they are asked for."""
         if not self.settings.refine:
             return None
-        path, settings = self.words_folder / "background.safetensors", self.settings.fit_background
-        if not path.is_file():
-            raise ValueError(f"{path}: is missing; refine is not 0, so run the stage fit with task background first")
+        settings = self.settings.fit_background
         bank = PromptBank(
             self._clip, [""] * len(self.classes), settings.pattern, settings.shared, settings.deviation, settings.seed
         )
-        with safe_open(path, "pt") as file:
+        with safe_open(self._learned("background"), "pt") as file:
             bank.load_state_dict({"contexts": file.get_tensor("contexts")})
         return bank.to(_device()).requires_grad_(False)
 
@@ -311,25 +367,6 @@ class Run:
 
 # The square in which a semantic network sees pictures, in pixels.
 SQUARE = 512
-
-
-def maps_of(network: ImageLevelNetwork, image: np.ndarray, tags: Tensor, settings: MapSettings) -> Tensor:
-    """Maps [T, h, w] of a picture's tags, on the CPU; with ``affinity`` passed on by who looks at whom."""
-    affinity = settings.affinity
-    if affinity and affinity not in network.affinities:
-        raise ValueError(f"affinity: expected one of {('', *network.affinities)}, got {affinity!r}")
-    view = network.view(image, affinity)
-    tags = tags.to(view.activations.device)
-    logits = network.logits(view)
-    (maps,) = softmax_gradcam(view, logits, [tags], [network.others(tags)])
-    if view.affinity is not None and len(tags):
-        between = view.affinity[0]
-        if settings.js:
-            classes = maps.flatten(1).T.clamp(min=0)
-            between = between * jensen_shannon_affinity(classes / classes.sum(1, keepdim=True).clamp(min=1e-12))
-        passed = balanced_affinity(between, settings.rounds, settings.power)
-        maps = class_aware_attention(maps, passed, settings.threshold, settings.scores, settings.exclusive_edges)
-    return maps.detach().cpu()
 
 
 def read_seed(path: Path) -> np.ndarray:

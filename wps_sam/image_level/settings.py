@@ -6,8 +6,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
-from .fitting import FitSettings
 from .superpixels import SuperpixelSettings
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How long and fast words are learned; the defaults are FMA-WSSS's for the tags of VOC.
+
+    ``pattern``, ``shared``, ``deviation``: of :class:`PromptBank`; ``named_backgrounds``: whether backgrounds have
+    names in it. ``iterations`` are the schedule's length, of which ``stop`` are done, 0 for all. ``crop`` and
+    ``long_side``: see :func:`scale_and_crop`. ``accumulate``: batches a step. ``crop_tags``: the classes of a crop are
+    those that its seed shows, not the picture's tags.
+    """
+
+    pattern: str = "[16]{name}."
+    shared: bool = True
+    deviation: float = 0.015
+    named_backgrounds: bool = True
+    iterations: int = 1800
+    stop: int = 0
+    warmup: int = 500
+    batch_size: int = 16
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    crop: int = 224
+    long_side: tuple[int, ...] = (288, 480)
+    crop_tags: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,6 +64,39 @@ class SeedSettings:
 
 
 @dataclass(frozen=True)
+class StageSettings:
+    """Of a stage of SemPLeS; its learning rate is this times the batch size / 512."""
+
+    batch_size: int = 64
+    learning_rate: float = 5.12e-4
+
+
+@dataclass(frozen=True)
+class SemplesSettings:
+    """SemPLeS on WeakTr; the defaults are those of VOC.
+
+    ``checkpoint``: of WeakTr, from which stages match and refine start; ``reduction``, ``pool``: of its fusion.
+    ``scales`` of the pictures whose maps are added up. ``side`` of the crops. ``match_weight``, ``background_weight``,
+    ``refine_weight``: lambda_b, lambda_T, lambda_r.
+    """
+
+    checkpoint: str = ""
+    reduction: int = 8
+    pool: str = "max"
+    scales: tuple[float, ...] = (1.0, 1.2)
+    side: int = 224
+    epochs: int = 60
+    weight_decay: float = 0.03
+    match: StageSettings = field(default_factory=StageSettings)
+    background: StageSettings = field(default_factory=lambda: StageSettings(128, 0.1))
+    refine: StageSettings = field(default_factory=StageSettings)
+    match_weight: float = 2.4
+    background_weight: float = 0.02
+    refine_weight: float = 0.05
+    seed: int = 504
+
+
+@dataclass(frozen=True)
 class ExportSettings:
     """How pieces become labels: regions smaller than ``min_area`` pixels are left out; ``instances``: "regions", every
     connected region a part, or "classes", all of a class together."""
@@ -54,10 +114,12 @@ class ImageLevelSettings:
     folder of PNG as of PASCAL VOC (0 background, k class k - 1, 255 nobody knows), of which what occurs is read, for
     the names in the file ``names``, one a line. The last two are of pictures in ``images``, of ``classes``.
 
-    ``network``: "clip", or "tags" where there is none (:class:`wps_sam.image_level.networks.TagNetwork`), and its
-    ``weights``; ``semantic`` is MODEL.SEMANTIC.NAME of the latter. ``side``: of pictures as CLIP sees them. ``texts``:
-    what a class is called, by its name; ``backgrounds``: what may be around it; ``template``: of texts without learned
-    words.
+    ``network``: "clip"; "tags" where there is none (:class:`wps_sam.image_level.networks.TagNetwork`); or "weaktr",
+    which learns by CLIP as ``semples`` says. ``weights``: of CLIP, or of the network of "tags", whose
+    MODEL.SEMANTIC.NAME is ``semantic``. ``side``: of pictures as CLIP sees them. ``texts``: what a class is called, by
+    its name; ``backgrounds``: what may be around it; ``template``: of texts without learned words. ``refine``:
+    SemPLeS's lambda_r while words are learned from seeds, and ``background_weight`` its lambda_T; both ours, on CLIP's
+    maps, and in neither paper.
     """
 
     descriptions: tuple[str, ...] = ()
@@ -86,12 +148,13 @@ class ImageLevelSettings:
     refine: float = 0.0
     maps_tags: MapSettings = field(default_factory=MapSettings)
     maps_seeds: MapSettings = field(default_factory=MapSettings)
+    semples: SemplesSettings = field(default_factory=SemplesSettings)
     seeds: SeedSettings = field(default_factory=SeedSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
 
     def __post_init__(self) -> None:
-        if self.network not in ("clip", "tags"):
-            raise ValueError(f"network: expected 'clip' or 'tags', got {self.network!r}")
+        if self.network not in ("clip", "tags", "weaktr"):
+            raise ValueError(f"network: expected 'clip', 'tags' or 'weaktr', got {self.network!r}")
         if sum(map(bool, (self.dataset, self.tags, self.label_maps))) != 1:
             raise ValueError("expected one of dataset, tags and label_maps")
         if not self.dataset and not (self.images and self.classes):
