@@ -39,6 +39,12 @@ OUR_KEYS = {
     "MODEL.CLIPSEG.BACKGROUND_WEIGHT",
     "MODEL.CLIPSEG.TRAIN",
     "MODEL.CLIPSEG.WEIGHTS",
+    "MODEL.MASK2FORMER.ARCH",
+    "MODEL.MASK2FORMER.BACKBONE_MULTIPLIER",
+    "MODEL.MASK2FORMER.BACKBONE_WEIGHTS",
+    "MODEL.MASK2FORMER.NUM_QUERIES",
+    "INPUT.COLOR_AUG_SSD",
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA",
     "MODEL.DENSE_PROMPTER.CLASS_BALANCE",
     "MODEL.DENSE_PROMPTER.CLASS_WEIGHT",
     "MODEL.DENSE_PROMPTER.COMPANION_DIM",
@@ -191,6 +197,7 @@ def load_config(path: Path, **options: Any) -> CfgNode:
 def test_config_file_builds_its_model(path: Path) -> None:
     """On the meta device: sizes are checked at no cost, whatever the SAM. Weights are another test's matter."""
     files = {"MODEL__SAM__WEIGHTS": "", "MODEL__CLIPSEG__WEIGHTS": "", "MODEL__TEXT__EMBEDDINGS": ""}
+    files["MODEL__MASK2FORMER__BACKBONE_WEIGHTS"] = ""
     if load_config(path).MODEL.SEMANTIC.WEIGHTS != "shipped":
         files["MODEL__SEMANTIC__WEIGHTS"] = ""
     cfg = load_config(path, MODEL__DEVICE="meta", **files)
@@ -200,7 +207,7 @@ def test_config_file_builds_its_model(path: Path) -> None:
     if cfg.MODEL.META_ARCHITECTURE == "CLIPSeg":
         assert trained == ({"adapter", "clipseg"} if cfg.MODEL.CLIPSEG.TRAIN else set())
     else:
-        assert trained == {"prompter"}
+        assert trained == {"network" if cfg.MODEL.META_ARCHITECTURE == "Mask2Former" else "prompter"}
 
 
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda p: p.relative_to(ROOT / "configs").as_posix())

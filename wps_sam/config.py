@@ -31,7 +31,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "TEST.WPS_AUTHORS_NULL": ("drop", "zero"),
     "INPUT.FORMAT": ("RGB",),
     "INPUT.RANDOM_FLIP": ("none", "horizontal"),
-    "INPUT.DATASET_MAPPER_NAME": ("weak_labels", "part_masks"),
+    "INPUT.DATASET_MAPPER_NAME": ("weak_labels", "part_masks", "label_maps"),
     # Detectron2's other samplers and its grouping by shape can't be continued exactly after a crash.
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
     "DATALOADER.ASPECT_RATIO_GROUPING": (False,),
@@ -151,6 +151,16 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Weight of the background channel in the loss.
     cfg.MODEL.CLIPSEG.BACKGROUND_WEIGHT = 0.05
 
+    # META_ARCHITECTURE Mask2Former, trained on part maps with their background, such as seeds of wps_sam.image_level;
+    # of MODEL.PROMPTER.NUM_CLASSES, and the background, which is one more label.
+    cfg.MODEL.MASK2FORMER = CN()
+    # swin_large | tiny, for tests; and a Swin of that size to start from, of Hugging Face or a folder. Empty: random.
+    cfg.MODEL.MASK2FORMER.ARCH = "swin_large"
+    cfg.MODEL.MASK2FORMER.BACKBONE_WEIGHTS = ""
+    cfg.MODEL.MASK2FORMER.NUM_QUERIES = 50
+    # Of the backbone's learning rate.
+    cfg.MODEL.MASK2FORMER.BACKBONE_MULTIPLIER = 0.1
+
     # Which proposals become parts, and how their masks become one part map.
     cfg.MODEL.INFERENCE = CN()
     # Proposals whose most likely class is a part, and whose probability reaches this, are decoded.
@@ -183,7 +193,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.WEAK_LABELS.SEED = 0
 
     # What a model is fed. weak_labels: the picture in SAM's frame, with boxes or points. part_masks: part and object
-    # maps, for models that are trained on masks; sizes are Detectron2's INPUT.MIN_SIZE_TRAIN and so on.
+    # maps, for models that are trained on masks; sizes are Detectron2's INPUT.MIN_SIZE_TRAIN and so on. label_maps: the
+    # same, with background a label.
     cfg.INPUT.DATASET_MAPPER_NAME = "weak_labels"
     # Augmentation. The paper uses none.
     # Detectron2's INPUT.RANDOM_FLIP (none | horizontal) and INPUT.CROP also apply.
@@ -191,6 +202,11 @@ def add_wps_sam_config(cfg: CN) -> None:
     # With INPUT.CROP: how many crops a picture has, which are always the same ones and so can be cached; the whole
     # picture is seen as often as each of them. 0: every crop is drawn anew, and no picture is seen whole.
     cfg.INPUT.RANDOM_VIEWS = 0
+
+    # Of label_maps, by the names that Mask2Former gave them: a crop in which one label has more than this share of the
+    # pixels is drawn again, up to ten times; brightness, contrast, saturation and hue vary.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    cfg.INPUT.COLOR_AUG_SSD = False
 
     # YAML descriptions of data sets in a known layout, registered before training; see datasets/README.md.
     cfg.DATASETS.DESCRIPTIONS = []

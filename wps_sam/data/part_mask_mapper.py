@@ -144,9 +144,17 @@ def move_labels(labels: np.ndarray, transforms: T.Transform) -> np.ndarray:
     Returns:
         int64 [h, w].
     """
-    channels = np.ascontiguousarray(labels, dtype="<u4")[..., None].view(np.uint8)
-    moved = np.ascontiguousarray(transforms.apply_segmentation(channels))
-    return moved.view("<u4")[..., 0].astype(np.int64)
+    return from_bytes(transforms.apply_segmentation(to_bytes(labels)))
+
+
+def to_bytes(labels: np.ndarray) -> np.ndarray:
+    """A label map int [H, W] as the four bytes of each label, uint8 [H, W, 4], which transforms move exactly."""
+    return np.ascontiguousarray(labels, dtype="<u4")[..., None].view(np.uint8)
+
+
+def from_bytes(channels: np.ndarray) -> np.ndarray:
+    """Of :func:`to_bytes`: int64 [h, w]."""
+    return np.ascontiguousarray(channels).view("<u4")[..., 0].astype(np.int64)
 
 
 def _class_masks(labels: np.ndarray, ignore_label: int) -> Instances:

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from ..config import needs_part_maps, needs_pixels
+from ..data.label_map_mapper import LabelMapMapper
 from ..data.mapper import FeatureReader, PartDatasetMapper
 from ..data.part_mask_mapper import PartMaskMapper
 from ..data.sources.orientation import pixel_grid_of
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 Record = dict[str, Any]
 Mapper = Callable[[Record], Record]
 
-MAPPERS = {"weak_labels": PartDatasetMapper, "part_masks": PartMaskMapper}
+MAPPERS = {"weak_labels": PartDatasetMapper, "part_masks": PartMaskMapper, "label_maps": LabelMapMapper}
 
 
 def build_mapper(cfg: CfgNode, dataset_name: str, is_train: bool, features: FeatureReader | None = None) -> Mapper:

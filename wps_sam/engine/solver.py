@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,10 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     )
     if cfg.SOLVER.WEIGHT_DECAY_EMBED is not None:
         params = set_embedding_decay(params, model, cfg.SOLVER.WEIGHT_DECAY_EMBED)
+    rules: Any = getattr(model, "optimizer_rules", None)
+    if rules is not None:
+        usual = {"lr": cfg.SOLVER.BASE_LR, "weight_decay": cfg.SOLVER.WEIGHT_DECAY}
+        params = apply_rules(params, rules(), usual)
     kind, clip = OPTIMIZERS[cfg.SOLVER.OPTIMIZER], cfg.SOLVER.CLIP_GRADIENTS
     whole_model = clip.ENABLED and clip.CLIP_TYPE == "full_model"
     clipped = clip_full_model(kind, clip.CLIP_VALUE) if whole_model else maybe_add_gradient_clipping(cfg, kind)
@@ -57,6 +61,28 @@ def set_embedding_decay(
             members = [p for p in group["params"] if (id(p) in embeddings) == chosen]
             if members:
                 split.append({**group, "params": members, **({"weight_decay": weight_decay} if chosen else {})})
+    return split
+
+
+def apply_rules(
+    groups: list[dict[str, Any]],
+    rules: Mapping[torch.nn.Parameter, Mapping[str, float]],
+    usual: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """Optimizer groups in which some parameters have factors of their own on learning rate and weight decay.
+
+    Args:
+        rules: factors by the name of a group's value, of those parameters that have any.
+        usual: the optimizer's own values, where a group names none.
+    """
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        by_rule: dict[tuple[tuple[str, float], ...], list[torch.nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_rule.setdefault(tuple(sorted(rules.get(parameter, {}).items())), []).append(parameter)
+        for rule, members in by_rule.items():
+            changed = {name: group.get(name, usual[name]) * factor for name, factor in rule}
+            split.append({**group, "params": members, **changed})
     return split
 
 

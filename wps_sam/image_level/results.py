@@ -35,8 +35,8 @@ CENTRE_DEVIATION = 0.25
 def export(run: Run, kind: str) -> int:
     """instances.json, in COCO's form, and description.yaml, which DATASETS.DESCRIPTIONS takes; returns how many labels.
 
-    The pictures' connected regions of a class, holes filled, are its parts, each with a box, a mask and the ``score``
-    of the surest mask in it. Tags come along.
+    What of a class is one part, :func:`regions` says; each has a box, a mask and the ``score`` of its surest mask.
+    Tags come along.
     """
     settings = run.settings.export
     folders = {os.path.dirname(os.path.abspath(p.file)) for p in run.pictures}
@@ -82,12 +82,13 @@ def export(run: Run, kind: str) -> int:
 
 
 def regions(mask: np.ndarray, min_area: int, instances: str = "regions") -> list[np.ndarray]:
-    """The parts that a class's pixels bool [H, W] are: connected regions (8), holes filled, none below ``min_area``; or
-    with "classes" all of them together as one."""
+    """The parts that a class's pixels bool [H, W] are: with "regions" its connected regions (8), holes filled; with
+    "classes" all of them together, as they are. None that would be below ``min_area``."""
+    if instances == "classes":
+        return [mask] if mask.sum() >= min_area else []
     labelled, count = ndimage.label(mask, structure=np.ones((3, 3)))
     filled = [ndimage.binary_fill_holes(labelled == k + 1) for k in range(count)]
-    kept = [one for one in filled if one.sum() >= min_area]
-    return [np.logical_or.reduce(kept)] if kept and instances == "classes" else kept
+    return [one for one in filled if one.sum() >= min_area]
 
 
 def _mask_scores(run: Run, kind: str, picture: Tagged) -> Callable[[int, np.ndarray], float]:

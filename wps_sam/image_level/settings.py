@@ -98,8 +98,8 @@ class SemplesSettings:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How pieces become labels: regions smaller than ``min_area`` pixels are left out; ``instances``: "regions", every
-    connected region a part, or "classes", all of a class together."""
+    """How pieces become labels: those smaller than ``min_area`` pixels are left out; ``instances``: "regions", every
+    connected region, holes filled, is a part, or "classes", all of a class together, as it is."""
 
     min_area: int = 40
     instances: str = "regions"

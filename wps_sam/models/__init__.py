@@ -1,6 +1,7 @@
 """The meta-architectures: WPSSAM, and the baselines that run through the same tools."""
 
 from .clipseg import CLIPSeg
+from .mask2former import Mask2Former
 from .wps_sam import WPSSAM
 
-__all__ = ["WPSSAM", "CLIPSeg"]
+__all__ = ["WPSSAM", "CLIPSeg", "Mask2Former"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from wps_sam.data.sources import pascal_part
+from wps_sam.data.sources import pascal_part, voc
 from wps_sam.data.sources.coco import load_vocabulary, register_part_dataset
 from wps_sam.data.sources.ov_parts import ADE20K_PART_234, PASCAL_PART_116, Benchmark, OVSet, register_ov_set
 
@@ -86,3 +86,4 @@ _ROOT = os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 register_all_partimagenet(_ROOT)
 register_all_pascal_part(_ROOT)
 register_all_ov_parts(_ROOT)
+voc.register_voc2012(_ROOT)

@@ -1,0 +1,126 @@
+"""As the mapper of part masks, for segmenters whose background is a label like the others, such as Mask2Former."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wps_sam.data.mapper import RandomCrop, is_mirrored
+from wps_sam.data.part_mask_mapper import PartMaskMapper, from_bytes, to_bytes
+from wps_sam.masks import read_part_map, read_picture, record_size
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from fvcore.transforms.transform import NoOpTransform, Transform
+
+# Times that a crop is drawn before it is taken as it is.
+_TRIES = 10
+
+
+class LabelMapMapper(PartMaskMapper):
+    """Reads a picture and, in training, its part map with the background as label C; see :class:`PartMaskMapper`."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool, dataset_name: str) -> dict[str, Any]:
+        settings = super().from_config(cfg, is_train, dataset_name)
+        if not is_train:
+            return settings
+        augmentations = settings["augmentations"]
+        if cfg.INPUT.CROP.ENABLED:
+            share, ignore_label = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA, settings["metadata"].ignore_label
+            crop = VariedCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, share, ignore_label)
+            augmentations = [crop if isinstance(step, RandomCrop) else step for step in augmentations]
+        if cfg.INPUT.COLOR_AUG_SSD:
+            augmentations = [*augmentations, PhotometricDistortion()]
+        return {**settings, "augmentations": augmentations}
+
+    def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """image, file_name, image_id, height and width as of :class:`PartMaskMapper`; in training also sem_seg int64
+        [h, w], 0..C-1, C where there is none of them, ignore_label where nobody knows, and ignore_label."""
+        height, width = record_size(dataset_dict)
+        labels = to_bytes(read_part_map(dataset_dict, self.metadata)) if self.is_train else None
+        aug_input = T.AugInput(read_picture(dataset_dict), sem_seg=labels)
+        transforms = self.augmentations(aug_input)
+        output = {
+            "image": torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))),
+            **{key: dataset_dict[key] for key in ("file_name", "image_id")},
+            "height": height,
+            "width": width,
+        }
+        if self.is_train:
+            moved = from_bytes(aug_input.sem_seg)
+            # The background, the last label, is itself in a mirror.
+            pairs = self._mirrored_part_labels if is_mirrored(transforms) else self._part_labels
+            is_part = moved < len(self.metadata.thing_classes)
+            output["sem_seg"] = torch.from_numpy(np.where(is_part, pairs[moved], moved))
+            output["ignore_label"] = self.metadata.ignore_label
+        return output
+
+
+class VariedCrop(RandomCrop):
+    """A random crop, drawn again while a single label has more than a share of its known pixels."""
+
+    def __init__(self, crop_type: str, crop_size: tuple[float, float], largest_share: float, ignore_label: int) -> None:
+        super().__init__(crop_type, crop_size)
+        self.largest_share, self.ignore_label = largest_share, ignore_label
+
+    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> Transform:
+        labels = from_bytes(sem_seg)
+        for _ in range(_TRIES):
+            crop = super().get_transform(image)
+            found, counts = np.unique(crop.apply_segmentation(labels), return_counts=True)
+            counts = counts[found != self.ignore_label]
+            if len(counts) > 1 and counts.max() < self.largest_share * counts.sum():
+                break
+        return crop
+
+
+class PhotometricDistortion(T.Augmentation):
+    """SSD's (arXiv 1512.02325): brightness by up to 32, contrast and saturation by half to one and a half times, hue by
+    up to 36 degrees; each in half of all cases, contrast before or after the colours."""
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        draw = np.random.uniform
+        chosen = np.random.rand(5) < 0.5
+        return _Distortion(
+            brightness=draw(-32, 32) if chosen[0] else 0.0,
+            contrast=draw(0.5, 1.5) if chosen[1] else 1.0,
+            saturation=draw(0.5, 1.5) if chosen[2] else 1.0,
+            hue=np.random.randint(-18, 19) if chosen[3] else 0,
+            contrast_first=bool(chosen[4]),
+        )
+
+
+class _Distortion(Transform):
+    """Colours alone: labels and places stay."""
+
+    def __init__(self, brightness: float, contrast: float, saturation: float, hue: int, contrast_first: bool) -> None:
+        super().__init__()
+        self.brightness, self.contrast, self.contrast_first = brightness, contrast, contrast_first
+        self.saturation, self.hue = saturation, hue
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        img = _scaled(img, 1.0, self.brightness)
+        if self.contrast_first:
+            img = _scaled(img, self.contrast, 0.0)
+        hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV)
+        hsv[..., 1] = _scaled(hsv[..., 1], self.saturation, 0.0)
+        hsv[..., 0] = (hsv[..., 0].astype(int) + self.hue) % 180
+        img = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        return img if self.contrast_first else _scaled(img, self.contrast, 0.0)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return segmentation
+
+    def inverse(self) -> Transform:
+        return NoOpTransform()
+
+
+def _scaled(values: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+    return np.clip(values.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)
