@@ -11,7 +11,7 @@ from wps_sam.encoders.clip import ImageView
 from wps_sam.encoders.semantic import build_semantic_encoder
 from wps_sam.image_level import run as run_module
 from wps_sam.image_level.__main__ import main
-from wps_sam.image_level.networks import GradCAMNetwork, TagNetwork, fit_tags
+from wps_sam.image_level.networks import GradCAMNetwork, TagNetwork, exemplar_map, fit_patches, fit_tags
 from wps_sam.image_level.results import evaluate, export, regions
 from wps_sam.image_level.run import Run
 from wps_sam.image_level.settings import ImageLevelSettings, read_values
@@ -366,3 +366,50 @@ def test_a_tag_networks_view_is_of_the_picture_without_its_padding():
     assert view.grid == (2, 4) and view.activations.shape == (1, 8, 32)
     assert torch.allclose(view.affinity[0].diagonal(), torch.ones(8), atol=1e-5)
     assert network.others(torch.tensor([1])).tolist() == [0] and network.logits(view).shape == (1, 2)
+
+
+def test_a_tag_networks_second_step_learns_patches_of_seeds():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (300,), generator=generator)
+    patches = torch.randn(300, 8, generator=generator)
+    patches[torch.arange(300), labels] += 4
+    weight, bias = fit_patches(100 * patches + 7, labels, 3)
+    assert ((100 * patches + 7) @ weight.T + bias).argmax(1).eq(labels).float().mean() > 0.95
+    network = TagNetwork(build_semantic_encoder("dinov2", "", 0, 64), torch.randn(3, 32), torch.zeros(3), True)
+    view = network.view(np.random.default_rng(0).integers(0, 255, (40, 80, 3)).astype(np.uint8))
+    both, one = (network.raw_maps(view, torch.tensor(t)) for t in ([1, 0], [1]))
+    assert network.num_classes == 2 and both.shape == (2, 2, 4) and 0 < both.min() and (both.sum(0) < 1).all()
+    # Fewer tags are against it: more of what is there is this one.
+    assert (one[0] > both[0]).all()
+
+
+def test_exemplars_say_where_a_class_is_that_is_everywhere(data, tmp_path):
+    """Of a class that tags say nothing of: one picture with its mask, and the same colour is found elsewhere."""
+    rng = np.random.default_rng(0)
+
+    def picture(x):
+        image = rng.integers(90, 110, (64, 128, 3)).astype(np.uint8)
+        image[:, x : x + 32] = (250, 20, 20)
+        mask = np.zeros((64, 128), np.uint8)
+        mask[:, x : x + 32] = 1
+        return image, mask
+
+    image, mask = picture(16)
+    Image.fromarray(image).save(tmp_path / "one.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    network = TagNetwork(build_semantic_encoder("timm/test_resnet", "", 0, 128), torch.zeros(3, 0), torch.zeros(3))
+    network.remember({0: (image, mask > 0)})
+    other, truth = picture(80)
+    view = network.view(other)
+    found = exemplar_map(view, *network.exemplars[0])
+    inside = torch.from_numpy(truth[::16, ::16] > 0)
+    assert found[inside].mean() > found[~inside].mean() + 0.05
+    values = {**data, "network": "tags", "weights": "", "semantic": "dinov2"}
+    for given, message in (
+        ({"purple": ["a", "b"]}, r"\['purple'\] are not among"),
+        ({"red": ["a"]}, "expected a picture and a mask"),
+        ({"red": [str(tmp_path / "one.png"), str(tmp_path / "pictures" / "0_none.png")]}, "0_none.png"),
+    ):
+        run = Run(tmp_path / message[-3:], read_values(ImageLevelSettings, {**values, "exemplars": given}))
+        with pytest.raises(ValueError, match=message):
+            run._with_exemplars(network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -49,13 +50,19 @@ class GradCAMNetwork(ImageLevelNetwork):
     def others(self, tags: Tensor) -> Tensor:
         """What is against the tags int64 [T] of a picture: rows of the logits, int64 [B]."""
 
+    # Of a class the mean patch inside and outside of its exemplar, see :meth:`remember`.
+    exemplars: dict[int, tuple[Tensor, Tensor]] = {}  # noqa: RUF012
+
     def maps(self, image: np.ndarray, tags: Tensor, settings: MapSettings) -> Tensor:
         affinity = settings.affinity
         if affinity and affinity not in self.affinities:
             raise ValueError(f"affinity: expected one of {('', *self.affinities)}, got {affinity!r}")
         view = self.view(image, affinity)
         tags = tags.to(view.activations.device)
-        (maps,) = softmax_gradcam(view, self.logits(view), [tags], [self.others(tags)])
+        maps = self.raw_maps(view, tags)
+        for row, tag in enumerate(tags.tolist()):
+            if tag in self.exemplars:
+                maps[row] = exemplar_map(view, *self.exemplars[tag])
         if view.affinity is not None and len(tags):
             between = view.affinity[0]
             if settings.js:
@@ -64,6 +71,38 @@ class GradCAMNetwork(ImageLevelNetwork):
             passed = balanced_affinity(between, settings.rounds, settings.power)
             maps = class_aware_attention(maps, passed, settings.threshold, settings.scores, settings.exclusive_edges)
         return maps.detach().cpu()
+
+    def raw_maps(self, view: ImageView, tags: Tensor) -> Tensor:
+        """[T, h, w], before anything is passed on."""
+        return softmax_gradcam(view, self.logits(view), [tags], [self.others(tags)])[0]
+
+    def remember(self, exemplars: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Of some classes one picture uint8 [H, W, 3] and the mask bool [H, W] of the part in it: their maps are then
+        how alike patches are to what is inside it, and to what is outside. For classes that are in every picture, of
+        which tags say nothing."""
+        self.exemplars = {}
+        for c, (image, mask) in exemplars.items():
+            view = self.view(image)
+            share = F.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None, None], view.grid)[0, 0].flatten()
+            patches = patches_of(view)[0]
+            if share.max() == 0:
+                raise ValueError("an exemplar's mask is empty")
+            weights = torch.stack([share, 1 - share]).to(patches)
+            inside, outside = weights @ patches / weights.sum(1, keepdim=True).clamp(min=1e-6)
+            self.exemplars[c] = (inside, outside)
+
+
+def patches_of(view: ImageView) -> Tensor:
+    """[N, P, D], without gradient."""
+    return view.activations.detach()[:, view.prefix :]
+
+
+def exemplar_map(view: ImageView, inside: Tensor, outside: Tensor) -> Tensor:
+    """[h, w] of one image: how much more its patches are like ``inside`` [D] than like ``outside`` [D], by cosines."""
+    patches = F.normalize(patches_of(view)[0], dim=-1)
+    both = F.normalize(torch.stack([inside, outside]), dim=-1)
+    alike = patches @ both.T
+    return (alike[:, 0] - alike[:, 1]).unflatten(0, view.grid)
 
 
 class CLIPNetwork(GradCAMNetwork):
@@ -112,13 +151,21 @@ class TagNetwork(GradCAMNetwork):
     Args:
         network: frozen.
         weight, bias: [C, D] and [C], of :func:`fit_tags`; None: not learned yet, then it can only look.
+        of_patches: weight and bias are of :func:`fit_patches`, background last, learned from seeds; a map is then the
+            probability of a tag among the tags and background.
     """
 
     affinities = ("cosine",)
 
-    def __init__(self, network: SemanticEncoder, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
-        self.network, self.weight, self.bias = network, weight, bias
-        self.num_classes = 0 if weight is None else len(weight)
+    def __init__(
+        self,
+        network: SemanticEncoder,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        of_patches: bool = False,
+    ) -> None:
+        self.network, self.weight, self.bias, self.of_patches = network, weight, bias, of_patches
+        self.num_classes = 0 if weight is None else len(weight) - of_patches
 
     def view(self, image: np.ndarray, affinity: str = "") -> ImageView:
         size = self.network.square
@@ -148,6 +195,14 @@ class TagNetwork(GradCAMNetwork):
         if self.weight is None or self.bias is None:
             raise ValueError("the network has not learned any tags yet")
         return view.features @ self.weight.T + self.bias
+
+    def raw_maps(self, view: ImageView, tags: Tensor) -> Tensor:
+        if not self.of_patches:
+            return super().raw_maps(view, tags)
+        assert self.weight is not None and self.bias is not None
+        logits = patches_of(view)[0] @ self.weight.T + self.bias
+        allowed = torch.cat([tags, tags.new_tensor([self.num_classes])])
+        return logits[:, allowed].softmax(-1)[:, :-1].T.unflatten(1, view.grid).contiguous()
 
     def others(self, tags: Tensor) -> Tensor:
         absent = torch.ones(self.num_classes, dtype=torch.bool)
@@ -182,3 +237,28 @@ def fit_tags(features: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
     optimizer.step(closure)
     weight, bias = weight.detach() / spread, bias.detach()
     return weight, bias - weight @ features.mean(0)
+
+
+def fit_patches(patches: Tensor, labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
+    """Multinomial logistic regression of patches, every label that occurs of like weight: [K, D] and [K].
+
+    Args:
+        patches: [n, D]; ``labels`` int64 [n], 0..K-1.
+    """
+    weight = torch.zeros(num_labels, patches.shape[1], requires_grad=True)
+    bias = torch.zeros(num_labels, requires_grad=True)
+    mean, spread = patches.mean(0), patches.std(0).clamp(min=1e-6)
+    scaled = (patches - mean) / spread
+    count = labels.bincount(minlength=num_labels).clamp(min=1).float()
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(scaled @ weight.T + bias, labels, weight=1 / count)
+        loss = loss + WEIGHT_DECAY * (weight**2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    learned = weight.detach() / spread
+    return learned, bias.detach() - learned @ mean

@@ -19,16 +19,25 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..encoders.clip import CLIP, build_clip
 from ..encoders.semantic import build_semantic_encoder
-from ..masks import read_rgb
+from ..masks import read_label_png, read_rgb
 from ..outputs import write_output
 from ..prompt_evaluation import load_encoder
 from .cams import enlarge
 from .fitting import Loss, background_loss, fit_words, seed_loss, tag_loss
-from .networks import CLIPNetwork, ImageLevelNetwork, TagNetwork, fit_tags
+from .networks import (
+    CLIPNetwork,
+    GradCAMNetwork,
+    ImageLevelNetwork,
+    TagNetwork,
+    fit_patches,
+    fit_tags,
+    patches_of,
+)
 from .pictures import Tagged, tagged_pictures
 from .prompt_bank import FixedTexts, PromptBank
 from .seeds import Seeds, seed
@@ -116,10 +125,11 @@ class Run:
         if path.is_file():
             logger.info("%s: is there", path)
             return
+        losses: list[float] = []
         if self.settings.network == "tags":
-            if task != "tags":
-                raise ValueError(f"network 'tags' learns from tags alone, not from {task}")
-            learned, losses = self._fit_tag_network()
+            if task not in ("tags", "seeds"):
+                raise ValueError(f"network 'tags' learns from tags and from seeds, not from {task}")
+            learned = self._fit_tag_network() if task == "tags" else self._fit_patches()
         elif self.settings.network == "weaktr":
             learned, losses = self._fit_semples(task)
         else:
@@ -200,7 +210,8 @@ class Run:
         if self.settings.network == "tags":
             with safe_open(self._learned(words), "pt") as file:
                 self._check_classes(file.metadata(), path)
-                return TagNetwork(self._semantic(), file.get_tensor("weight"), file.get_tensor("bias"))
+                weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
+            return self._with_exemplars(TagNetwork(self._semantic(), weight, bias, of_patches=words == "seeds"))
         if self.settings.network == "weaktr":
             return WeakTrNetwork(self._weaktr(words), self.settings.semples.scales)
         clip = self._clip
@@ -212,7 +223,24 @@ class Run:
                 texts.load_state_dict({"contexts": file.get_tensor("contexts")})
         elif words != "tags":
             self._learned(words)
-        return CLIPNetwork(clip, texts.to(_device()), len(self.classes), self.settings.side)
+        return self._with_exemplars(CLIPNetwork(clip, texts.to(_device()), len(self.classes), self.settings.side))
+
+    def _with_exemplars(self, network: GradCAMNetwork) -> GradCAMNetwork:
+        unknown = [name for name in self.settings.exemplars if name not in self.classes]
+        if unknown:
+            raise ValueError(f"exemplars: {unknown} are not among the classes {self.classes}")
+        given = {}
+        for name, files in self.settings.exemplars.items():
+            if len(files) != 2:
+                raise ValueError(f"exemplars: {name}: expected a picture and a mask, got {list(files)}")
+            image, mask = read_rgb(files[0]), read_label_png(files[1]) > 0
+            if mask.shape != image.shape[:2] or not mask.any():
+                raise ValueError(
+                    f"{files[1]}: expected a mask of {image.shape[:2]} that is not empty, got {mask.shape}"
+                )
+            given[self.classes.index(name)] = (image, mask)
+        network.remember(given)
+        return network
 
     @property
     def _texts(self) -> list[str]:
@@ -234,14 +262,27 @@ class Run:
             _device()
         )
 
-    def _fit_tag_network(self) -> tuple[dict[str, Tensor], list[float]]:
+    def _fit_tag_network(self) -> dict[str, Tensor]:
         network = TagNetwork(self._semantic())
         features = [network.view(read_rgb(p.file)).features[0].detach() for p in tqdm(self.pictures, desc="features")]
         present = torch.zeros(len(self.pictures), len(self.classes), dtype=torch.bool)
         for row, picture in zip(present, self.pictures):
             row[list(picture.tags)] = True
         weight, bias = fit_tags(torch.stack(features), present)
-        return {"weight": weight.contiguous(), "bias": bias.contiguous()}, []
+        return {"weight": weight.contiguous(), "bias": bias.contiguous()}
+
+    def _fit_patches(self) -> dict[str, Tensor]:
+        """Of the coarse seeds: each patch is what most of its pixels are."""
+        network, count = TagNetwork(self._semantic()), len(self.classes)
+        patches, labels = [], []
+        for picture in tqdm(self.pictures, desc="patches"):
+            view = network.view(read_rgb(picture.file))
+            one_hot = F.one_hot(torch.from_numpy(read_seed(self.folder / "coarse" / f"{picture.name}.png")), count + 1)
+            shares = F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float()[None], view.grid)[0].flatten(1)
+            patches.append(patches_of(view)[0])
+            labels.append(shares.argmax(0))
+        weight, bias = fit_patches(torch.cat(patches), torch.cat(labels), count + 1)
+        return {"weight": weight.contiguous(), "bias": bias.contiguous()}
 
     def _fit_words(self, task: str) -> tuple[dict[str, Tensor], list[float]]:
         settings: FitSettings = getattr(self.settings, f"fit_{task}")

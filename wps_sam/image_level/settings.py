@@ -117,9 +117,10 @@ class ImageLevelSettings:
     ``network``: "clip"; "tags" where there is none (:class:`wps_sam.image_level.networks.TagNetwork`); or "weaktr",
     which learns by CLIP as ``semples`` says. ``weights``: of CLIP, or of the network of "tags", whose
     MODEL.SEMANTIC.NAME is ``semantic``. ``side``: of pictures as CLIP sees them. ``texts``: what a class is called, by
-    its name; ``backgrounds``: what may be around it; ``template``: of texts without learned words. ``refine``:
-    SemPLeS's lambda_r while words are learned from seeds, and ``background_weight`` its lambda_T; both ours, on CLIP's
-    maps, and in neither paper.
+    its name; ``backgrounds``: what may be around it; ``template``: of texts without learned words. ``exemplars``: by a
+    class's name one picture's file, and a PNG that is not 0 where the class is in it, for classes that are everywhere.
+    ``refine``: SemPLeS's lambda_r while words are learned from seeds, and ``background_weight`` its lambda_T; both
+    ours, on CLIP's maps, and in neither paper.
     """
 
     descriptions: tuple[str, ...] = ()
@@ -138,6 +139,7 @@ class ImageLevelSettings:
     template: str = "a photo of {name}."
     texts: Mapping[str, str] = field(default_factory=dict)
     backgrounds: tuple[str, ...] = ()
+    exemplars: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     superpixels: SuperpixelSettings = field(default_factory=SuperpixelSettings)
     fit_tags: FitSettings = field(default_factory=FitSettings)
     fit_seeds: FitSettings = field(default_factory=FitSettings)
