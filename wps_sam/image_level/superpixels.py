@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class Superpixel:
     point: tuple[float, float]
     crop: tuple[int, int, int, int]
 
-    @property
+    @cached_property
     def box(self) -> tuple[int, int, int, int]:
         """xyxy as the generator counts it, the last pixel included: a one-pixel mask is 0 wide."""
         return tuple(amg.batched_mask_to_box(torch.from_numpy(self.mask)).tolist())
@@ -209,9 +210,10 @@ def without_contained(found: Sequence[Superpixel], settings: SuperpixelSettings)
     kept: list[Superpixel] = []
     for rank in (2, 1, 0):
         of_level = [one for one in found if settings.rank(one.level) == rank]
-        if kept:
-            before = np.stack([one.mask.ravel() for one in kept]).astype(np.float32)
-            shares = [(before @ one.mask.ravel()).max() / max(one.mask.sum(), 1) for one in of_level]
+        if kept and of_level:
+            # One product for all pairs: millions of pixels times hundreds of masks, twice.
+            before, now = (np.stack([one.mask.ravel() for one in some]).astype(np.float32) for some in (kept, of_level))
+            shares = (now @ before.T).max(1) / np.maximum(now.sum(1), 1)
             of_level = [one for one, share in zip(of_level, shares) if share < settings.contained]
         kept += of_level
     return kept
