@@ -80,7 +80,7 @@ def test_masks_of_one_level_do_not_fight_and_order_is_nothing():
     for order in ([piece, whole, *parts], [*parts[::-1], piece, whole]):
         found = without_contained(order, SuperpixelSettings())
         assert {id(one) for one in found} == {id(one) for one in (whole, *parts)}
-    first = without_contained([piece, whole, *parts], SuperpixelSettings(whole_first=False))
+    first = without_contained([piece, whole, *parts], SuperpixelSettings(order=(0, 1, 2)))
     assert {id(one) for one in first} == {id(one) for one in (piece, whole, *parts)}
 
 
@@ -135,5 +135,7 @@ def test_records_are_read_as_written():
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="levels: expected one of"):
         SuperpixelSettings(levels="size")
+    with pytest.raises(ValueError, match=r"order: expected the levels 0, 1 and 2, got \[1, 1, 2\]"):
+        SuperpixelSettings(order=(1, 1, 2))
     with pytest.raises(ValueError, match="points_per_side"):
         SuperpixelSettings(points_per_side=0)

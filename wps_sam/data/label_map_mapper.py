@@ -29,7 +29,7 @@ class LabelMapMapper(PartMaskMapper):
         if not is_train:
             return settings
         augmentations = settings["augmentations"]
-        if cfg.INPUT.CROP.ENABLED:
+        if cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA < 1:
             share, ignore_label = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA, settings["metadata"].ignore_label
             crop = VariedCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, share, ignore_label)
             augmentations = [crop if isinstance(step, RandomCrop) else step for step in augmentations]

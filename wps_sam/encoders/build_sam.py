@@ -6,11 +6,13 @@ import functools
 import logging
 import pickle
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -153,7 +155,8 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
                 f"{path}: not a readable .safetensors file, but {what_it_is(path) or 'damaged, or another'} ({error})"
             ) from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with _numbers_allowed():
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         other = what_it_is(path)
         if other is None and isinstance(error, pickle.UnpicklingError):
@@ -171,6 +174,16 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
             )
         raise ValueError(f"{path}: expected a flat state dict of tensors, found a {found}")
     return dict(state)
+
+
+def _numbers_allowed() -> AbstractContextManager[Any]:
+    """In it numbers of numpy are read too, such as scores that trainers put beside the weights."""
+    scalar = np.float64(0).__reduce__()[0]
+    allowed = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
+    # Files of numpy 1 call it by its old name, which torch lets one say since 2.6.
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        return nullcontext()
+    return torch.serialization.safe_globals([*allowed, (scalar, "numpy.core.multiarray.scalar")])
 
 
 def _unwrapped(state: Any, path: str) -> Any:

@@ -14,13 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from segment_anything.utils import amg
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 from ..encoders import PromptableEncoder
-from ..masks import mask_to_rle, segmentation_to_mask
+from ..masks import mask_to_rle
 from ..prompt_evaluation import PromptedPicture
+
+# Masks that are compared with those before them at a time: a product of millions of pixels.
+MASKS_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,9 @@ class SuperpixelSettings:
 
     ``levels``: what the three masks of a point are, 0 a part of a part, 1 a part, 2 a whole: "index", their order as
     the published SAMs give them; "area", the smallest first, for any SAM. ``thresholds``: "absolute" values of the
-    expected IoU and of the stability, or "quantile", the shares of a picture's masks that are dropped, for a SAM whose
-    expectations are its own. ``whole_first``: whether larger levels come first and smaller ones fill the gaps.
-    ``iou_offsets``, ``nms_offsets``: added to the expected IoU of each level, last the one that comes first.
+    expected IoU and of the stability, or "quantile", the shares of a crop's masks that each of them drops, for a SAM
+    whose expectations are its own. ``order``: which levels come first, and lie on top; later ones fill the gaps.
+    ``iou_offsets``, ``nms_offsets``: added to the expected IoU of levels, in the reverse of that order.
     ``contained``: from this share on a mask of a later level lies in one of an earlier and is dropped. ``max_area``:
     masks above this share of the picture are dropped.
     """
@@ -48,7 +52,7 @@ class SuperpixelSettings:
     min_mask_region_area: int = 100
     levels: str = "index"
     thresholds: str = "absolute"
-    whole_first: bool = True
+    order: tuple[int, ...] = (2, 1, 0)
     iou_offsets: tuple[float, ...] = (0.0, 0.0, 0.1)
     nms_offsets: tuple[float, ...] = (0.0, 0.0, 1.0)
     contained: float = 0.3
@@ -58,12 +62,14 @@ class SuperpixelSettings:
         for name, choices in (("levels", ("index", "area")), ("thresholds", ("absolute", "quantile"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
+        if sorted(self.order) != [0, 1, 2]:
+            raise ValueError(f"order: expected the levels 0, 1 and 2, got {list(self.order)}")
         if self.points_per_side < 1:
             raise ValueError(f"points_per_side: expected 1 or more, got {self.points_per_side}")
 
     def rank(self, level: int) -> int:
         """Of a level: 2 comes first and lies on top, 0 last."""
-        return level if self.whole_first else 2 - level
+        return 2 - self.order.index(level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +108,7 @@ class Superpixel:
         """Of :meth:`to_json`."""
         x, y, width, height = record["crop_box"]
         return cls(
-            mask=segmentation_to_mask(record["segmentation"], *record["segmentation"]["size"]),
+            mask=coco_mask.decode(record["segmentation"]).astype(bool),
             level=record["level"],
             iou=record["predicted_iou"],
             stability=record["stability_score"],
@@ -136,30 +142,34 @@ def _of_crop(
     x0, y0, x1, y1 = crop
     picture = PromptedPicture(encoder, np.ascontiguousarray(image[y0:y1, x0:x1]))
     points = grid * [x1 - x0, y1 - y0]
+    absolute = settings.thresholds == "absolute"
     candidates = []
     for point, (logits, ious) in zip(points, picture.logits(None, points, multimask=True)):
         assert ious is not None
-        levels = _levels(logits, settings.levels)
-        candidates += [(point, one, level, float(iou)) for one, level, iou in zip(logits, levels, ious)]
-    offsets = [settings.iou_offsets[settings.rank(level)] for _, _, level, _ in candidates]
-    expected = np.array([iou + offset for (_, _, _, iou), offset in zip(candidates, offsets)])
-    bound = _bound(expected, settings.pred_iou_thresh, settings.thresholds)
-    large = [
-        (point, picture.enlarged(one), level, iou)
-        for (point, one, level, iou), v in zip(candidates, expected)
-        if v > bound
-    ]
-    stability = np.array([_stability(one, settings.stability_score_offset) for _, one, _, _ in large])
-    bound = _bound(stability, settings.stability_score_thresh, settings.thresholds)
-    found = []
-    for (point, one, level, iou), stable in zip(large, stability):
-        inside = one > 0
+        for one, level, iou in zip(logits, _levels(logits, settings.levels), ious.tolist()):
+            expected = iou + settings.iou_offsets[settings.rank(level)]
+            if not absolute or expected > settings.pred_iou_thresh:
+                candidates.append((expected, one, level, iou, point))
+    bound = _bound([c[0] for c in candidates], settings.pred_iou_thresh, absolute)
+    found: list[Superpixel] = []
+    for expected, one, level, iou, point in candidates:
+        if expected <= bound:
+            continue
+        # One at a time: the masks of a large photo are the largest things here.
+        large = picture.enlarged(one)
+        stable = _stability(large, settings.stability_score_offset)
+        if absolute and stable < settings.stability_score_thresh:
+            continue
+        inside = large > 0
         box = amg.batched_mask_to_box(inside)
-        if stable >= bound and not amg.is_box_near_crop_edge(box[None], crop, [0, 0, width, height])[0]:
+        if not amg.is_box_near_crop_edge(box[None], crop, [0, 0, width, height])[0]:
             mask = np.zeros((height, width), dtype=bool)
             mask[y0:y1, x0:x1] = inside.cpu().numpy()
             at = (float(point[0] + x0), float(point[1] + y0))
-            found.append(Superpixel(mask, level, iou, float(stable), at, (x0, y0, x1, y1)))
+            found.append(Superpixel(mask, level, iou, stable, at, (x0, y0, x1, y1)))
+    if not absolute:
+        bound = _bound([one.stability for one in found], settings.stability_score_thresh, absolute)
+        found = [one for one in found if one.stability >= bound]
     order = [one.iou + settings.nms_offsets[settings.rank(one.level)] for one in found]
     return _suppress(found, order, settings.box_nms_thresh)
 
@@ -171,8 +181,8 @@ def _levels(logits: Tensor, rule: str) -> list[int]:
     return (logits > 0).flatten(1).sum(1).argsort(stable=True).argsort().tolist()
 
 
-def _bound(values: np.ndarray, threshold: float, rule: str) -> float:
-    return float(np.quantile(values, threshold)) if rule == "quantile" and len(values) else threshold
+def _bound(values: Sequence[float], threshold: float, absolute: bool) -> float:
+    return threshold if absolute or not values else float(np.quantile(values, threshold))
 
 
 def _stability(logits: Tensor, offset: float) -> float:
@@ -211,9 +221,13 @@ def without_contained(found: Sequence[Superpixel], settings: SuperpixelSettings)
     for rank in (2, 1, 0):
         of_level = [one for one in found if settings.rank(one.level) == rank]
         if kept and of_level:
-            # One product for all pairs: millions of pixels times hundreds of masks, twice.
-            before, now = (np.stack([one.mask.ravel() for one in some]).astype(np.float32) for some in (kept, of_level))
-            shares = (now @ before.T).max(1) / np.maximum(now.sum(1), 1)
-            of_level = [one for one, share in zip(of_level, shares) if share < settings.contained]
+            before = np.stack([one.mask.ravel() for one in kept]).astype(np.float32)
+            later: list[Superpixel] = []
+            for start in range(0, len(of_level), MASKS_AT_ONCE):
+                some = of_level[start : start + MASKS_AT_ONCE]
+                now = np.stack([one.mask.ravel() for one in some]).astype(np.float32)
+                shares = (now @ before.T).max(1) / np.maximum(now.sum(1), 1)
+                later += [one for one, share in zip(some, shares) if share < settings.contained]
+            of_level = later
         kept += of_level
     return kept

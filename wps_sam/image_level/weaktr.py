@@ -6,7 +6,6 @@ patches, N = C + P tokens, D width, H heads, K layers.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders.build_sam import RANDOM_WEIGHTS_SEED
+from ..encoders.build_sam import RANDOM_WEIGHTS_SEED, read_state_dict
 
 PATCH = 16
 
@@ -134,10 +133,11 @@ class WeakTr(nn.Module):
         tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
         tokens = tokens + self._positions(height, width)
         attention, found = [], []
-        for block in self.blocks:
-            tokens, weights, attended = block(tokens)
-            attention.append(weights.detach())
-            found.append(attended.detach())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen_tokens):
+            for block in self.blocks:
+                tokens, weights, attended = block(tokens)
+                attention.append(weights.detach())
+                found.append(attended.detach())
         of_patches = tokens[:, self.num_classes :]
         if frozen_tokens:
             of_patches = of_patches.detach()
@@ -189,13 +189,7 @@ def build_weaktr(num_classes: int, weights: str = "", reduction: int = 8, pool: 
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         model = WeakTr(num_classes, reduction, pool, **sizes)
     if weights:
-        if not Path(weights).is_file():
-            raise ValueError(f"{weights}: the file does not exist")
-        try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{weights}: no checkpoint that can be read: {error}") from error
-        state = state.get("model", state)
+        state = read_state_dict(weights)
         if "head.weight" in state and state["head.weight"].dim() == 2:
             state = _from_deit(state, model)
         try:

@@ -116,19 +116,19 @@ class Mask2Former(nn.Module):
             In training ``{"loss_mask2former"}``; otherwise per image {"sem_seg": float [C+1, H, W]}: of every class the
             sum over queries of its probability times that of their mask.
         """
-        images, seen = self.preprocess_image(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
         if self.training:
             masks, classes = self.label(batched_inputs, images.shape[-2:])
-            output = self.network(pixel_values=images, pixel_mask=seen, mask_labels=masks, class_labels=classes)
+            output = self.network(pixel_values=images, mask_labels=masks, class_labels=classes)
             return {"loss_mask2former": output.loss.squeeze()}
-        output = self.network(pixel_values=images, pixel_mask=seen)
+        output = self.network(pixel_values=images)
         return [
             {"sem_seg": self.semantic_inference(classes, masks, record, images.shape[-2:])}
             for classes, masks, record in zip(output.class_queries_logits, output.masks_queries_logits, batched_inputs)
         ]
 
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Normalised images [B, 3, H, W], padded at the right and below, and int64 [B, H, W], 1 where a picture is."""
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        """Normalised images [B, 3, H, W], padded at the right and below."""
         normalised = [
             (record["image"].to(self.pixel_mean.device).float() - self.pixel_mean) / self.pixel_std
             for record in batched_inputs
@@ -136,11 +136,9 @@ class Mask2Former(nn.Module):
         sides = [max(image.shape[k] for image in normalised) for k in (1, 2)]
         height, width = (-(-side // STRIDE) * STRIDE for side in sides)
         images = normalised[0].new_zeros(len(normalised), 3, height, width)
-        seen = torch.zeros(len(normalised), height, width, dtype=torch.int64, device=images.device)
-        for k, image in enumerate(normalised):
-            images[k, :, : image.shape[1], : image.shape[2]] = image
-            seen[k, : image.shape[1], : image.shape[2]] = 1
-        return images, seen
+        for square, image in zip(images, normalised):
+            square[:, : image.shape[1], : image.shape[2]] = image
+        return images
 
     def label(self, batched_inputs: list[dict[str, Any]], size: torch.Size) -> tuple[list[Tensor], list[Tensor]]:
         """Of each picture a mask float [n, H, W] for each label that occurs, and int64 [n], which."""
@@ -186,6 +184,8 @@ def build_mask2former(arch: str, backbone_weights: str, num_classes: int, num_qu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         network = transformers.Mask2FormerForUniversalSegmentation(config)
+    # The last norm of a Swin that classifies: nobody reads it here, and several processes would wait for its gradient.
+    network.model.pixel_level_module.encoder.swin.layernorm.requires_grad_(False)
     if not backbone_weights:
         logger.warning("MODEL.MASK2FORMER.BACKBONE_WEIGHTS is empty: the backbone starts from random weights")
         return network
