@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from wps_sam.encoders.clip import random_clip
+from wps_sam.image_level import fitting
 from wps_sam.image_level.augment import _of_channel, colour_jitter, scale_and_crop
 from wps_sam.image_level.fitting import (
     background_loss,
@@ -40,11 +41,8 @@ def example(i):
     return image, [c], seed
 
 
-def train(clip, loss, bank, settings=SHORT, count=12):
-    losses = []
-    network = CLIPNetwork(clip, bank, 3)
-    fit_words(network, bank, loss, example, count, settings, lambda i, value: losses.append(value))
-    return losses
+def train(clip, loss, bank, settings=SHORT, count=12, state=None):
+    return fit_words(CLIPNetwork(clip, bank, 3), bank, loss, example, count, settings, state)
 
 
 def test_the_schedule_is_flat_and_then_a_cosine():
@@ -136,6 +134,32 @@ def test_crops_without_any_class_say_nothing(clip):
     nothing = (np.zeros((40, 40, 3), np.uint8), [0], np.full((40, 40), 3))
     fit_words(CLIPNetwork(clip, bank, 3), bank, seed_loss(), lambda i: nothing, 8, settings)
     assert torch.equal(bank.contexts, start)
+
+
+def test_words_that_were_killed_go_on_exactly(clip, tmp_path, monkeypatch):
+    whole = PromptBank(clip, NAMES, "[4]{name}.")
+    expected = train(clip, tag_loss, whole)
+    monkeypatch.setattr(fitting, "SAVE_SECONDS", -1.0)
+    state = tmp_path / "tags.state"
+
+    def dies(iteration):
+        if iteration == 6:
+            raise KeyboardInterrupt
+
+    bank = PromptBank(clip, NAMES, "[4]{name}.")
+    with pytest.raises(KeyboardInterrupt):
+        fit_words(CLIPNetwork(clip, bank, 3), bank, tag_loss, example, 12, SHORT, state, dies)
+    again = PromptBank(clip, NAMES, "[4]{name}.")
+    assert train(clip, tag_loss, again, state=state) == expected and torch.equal(again.contexts, whole.contexts)
+
+
+def test_adamw_moves_prompts_that_start_far_away(clip):
+    """SemPLeS's start in 0..1 with its own optimiser: a step is as large as its rate."""
+    bank = PromptBank(clip, NAMES, "a photo of [4]<.>", shared=False, deviation=0)
+    start = bank.contexts.detach().clone()
+    settings = FitSettings(**{**SHORT.__dict__, "optimizer": "adamw", "warmup": 0, "learning_rate": 0.025})
+    train(clip, tag_loss, bank, settings)
+    assert (bank.contexts - start).abs().mean() > 0.05
 
 
 def test_too_few_pictures_are_told(clip):

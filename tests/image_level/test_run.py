@@ -16,6 +16,7 @@ from wps_sam.image_level.results import evaluate, export, regions
 from wps_sam.image_level.run import Run
 from wps_sam.image_level.settings import ImageLevelSettings, read_values
 from wps_sam.image_level.superpixels import Superpixel
+from wps_sam.image_level.words import Words
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def of_colour(encoder, image, settings):
 def stubs(monkeypatch):
     monkeypatch.setattr(run_module, "superpixels", of_colour)
     monkeypatch.setattr(run_module, "load_encoder", lambda *args: None)
-    monkeypatch.setattr(Run, "network", lambda self, words: KnowsColours())
+    monkeypatch.setattr(Words, "network", lambda self, words: KnowsColours())
 
 
 def truth(scene):
@@ -171,17 +172,41 @@ def test_twice_is_the_same_and_interrupted_too(data, stubs, tmp_path, monkeypatc
         assert name == "description.yaml" or one[name] == two[name], name
 
 
-def test_a_folder_of_other_settings_and_stages_of_other_words_are_refused(data, stubs, tmp_path):
+def test_what_was_made_otherwise_is_refused_and_the_rest_serves_on(data, stubs, tmp_path):
     run = Run(tmp_path / "run", read_values(ImageLevelSettings, data))
-    with pytest.raises(ValueError, match="masks.*is missing; run the stage masks first|is missing; run the stage cams"):
+    with pytest.raises(ValueError, match="is missing; run the stage cams first"):
         run.seeds("coarse")
     stages(run)
-    with pytest.raises(ValueError, match=r"settings.yaml: this folder is of a run with other settings"):
-        Run(tmp_path / "run", read_values(ImageLevelSettings, {**data, "side": 64}))
+    other = {**data, "classes": [*CLASSES, "pink"]}
+    with pytest.raises(ValueError, match=r"settings.yaml: this folder is of other pictures \(classes\)"):
+        Run(tmp_path / "run", read_values(ImageLevelSettings, other))
+    # Another power needs no other masks and no other maps.
+    again = Run(tmp_path / "run", read_values(ImageLevelSettings, {**data, "seeds": {"coarse": 0.5}}))
+    again.masks()
+    again.cams("tags")
+    with pytest.raises(ValueError, match=r"coarse: was made with other settings"):
+        again.seeds("coarse")
+    shutil.rmtree(run.folder / "coarse")
+    again.seeds("coarse")
+    changed = Run(tmp_path / "run", read_values(ImageLevelSettings, {**data, "superpixels": {"points_per_side": 3}}))
+    with pytest.raises(ValueError, match=r"masks: was made with other settings"):
+        changed.masks()
     (run.folder / "words").mkdir()
     (run.folder / "words" / "tags.safetensors").write_bytes(b"others")
-    with pytest.raises(ValueError, match="was made from other words, masks or maps"):
+    with pytest.raises(ValueError, match="was made with other settings, words"):
         run.cams("tags")
+
+
+def test_what_a_network_cannot_learn_is_told(data, tmp_path):
+    run = Run(tmp_path / "run", read_values(ImageLevelSettings, data))
+    with pytest.raises(ValueError, match=r"network 'clip' has no words 'match'; it learns tags, seeds, background"):
+        run.fit("match")
+    with pytest.raises(ValueError, match="fit there"):
+        Run(tmp_path / "two", read_values(ImageLevelSettings, data), words_from=tmp_path / "run").fit("tags")
+    with pytest.raises(ValueError, match=r"texts: \['rde'\] are not among"):
+        _ = Run(tmp_path / "three", read_values(ImageLevelSettings, {**data, "texts": {"rde": "x"}})).words
+    with pytest.raises(ValueError, match=r"maps_tags.affinity: of network 'clip' expected one of"):
+        read_values(ImageLevelSettings, {**data, "maps_tags": {"affinity": "cosine"}})
 
 
 def test_labels_beside_the_pictures_change_no_byte(data, stubs, tmp_path):
@@ -206,7 +231,13 @@ def test_the_command_line_with_a_tiny_clip(data, tmp_path, capsys):
         "superpixels": {"points_per_side": 2, "crop_n_layers": 0, "pred_iou_thresh": -9, "stability_score_thresh": 0},
         "fit_tags": short,
         "fit_seeds": {**short, "pattern": "{name}[4].", "shared": False, "named_backgrounds": False, "crop_tags": True},
-        "fit_background": {**short, "pattern": "a photo of [6]<.>", "shared": False, "deviation": 0},
+        "fit_background": {
+            **short,
+            "pattern": "a photo of [6]<.>",
+            "shared": False,
+            "deviation": 0,
+            "optimizer": "adamw",
+        },
         "refine": 0.05,
     }
     config = tmp_path / "config.yaml"
@@ -222,7 +253,7 @@ def test_the_command_line_with_a_tiny_clip(data, tmp_path, capsys):
         ("export", "--seeds", "fine"), ("show", "--picture", "0"),
     ):  # fmt: skip
         assert do(*stage) == 0, capsys.readouterr().err
-    assert (folder / "words" / "seeds.csv").read_text().splitlines()[0] == "iteration,loss"
+    assert (folder / "words" / "seeds.csv").read_text().splitlines()[0] == "number,loss"
     assert (folder / "show" / "0.png").is_file() and (folder / "instances.json").is_file()
     assert do("eval") == 1 and "eval needs the truth" in capsys.readouterr().err
     assert do("show", "--picture", "9") == 1 and "there is no picture '9'" in capsys.readouterr().err
@@ -334,7 +365,7 @@ def test_voc_layout_is_read_by_its_masks(tmp_path, stubs):
     labels[0, 0] = 9
     Image.fromarray(labels).save(tmp_path / "SegmentationClassAug" / "2007_000032.png")
     with pytest.raises(ValueError, match=r"2007_000032.png: expected 0 to 3 and 255, got \[9\]"):
-        _ = Run(tmp_path / "run", read_values(ImageLevelSettings, values)).pictures
+        _ = Run(tmp_path / "other", read_values(ImageLevelSettings, values)).pictures
 
 
 def test_regions_of_a_class():
@@ -375,7 +406,8 @@ def test_a_tag_networks_second_step_learns_patches_of_seeds():
     patches[torch.arange(300), labels] += 4
     weight, bias = fit_patches(100 * patches + 7, labels, 3)
     assert ((100 * patches + 7) @ weight.T + bias).argmax(1).eq(labels).float().mean() > 0.95
-    network = TagNetwork(build_semantic_encoder("dinov2", "", 0, 64), torch.randn(3, 32), torch.zeros(3), True)
+    weight = 0.1 * torch.randn(3, 32, generator=generator)
+    network = TagNetwork(build_semantic_encoder("dinov2", "", 0, 64), weight, torch.zeros(3), of_patches=True)
     view = network.view(np.random.default_rng(0).integers(0, 255, (40, 80, 3)).astype(np.uint8))
     both, one = (network.raw_maps(view, torch.tensor(t)) for t in ([1, 0], [1]))
     assert network.num_classes == 2 and both.shape == (2, 2, 4) and 0 < both.min() and (both.sum(0) < 1).all()
@@ -412,4 +444,4 @@ def test_exemplars_say_where_a_class_is_that_is_everywhere(data, tmp_path):
     ):
         run = Run(tmp_path / message[-3:], read_values(ImageLevelSettings, {**values, "exemplars": given}))
         with pytest.raises(ValueError, match=message):
-            run._with_exemplars(network)
+            run.words._with_exemplars(network)

@@ -55,23 +55,21 @@ def test_checkpoints_load_strictly(tmp_path):
     with pytest.raises(ValueError, match="no such checkpoint file"):
         build_weaktr(3, str(tmp_path / "none.pth"), **SIZES)
     (tmp_path / "text.pth").write_text("no checkpoint")
-    with pytest.raises(ValueError, match="not a readable PyTorch checkpoint"):
+    with pytest.raises(ValueError, match="refused, it holds more than tensors"):
         build_weaktr(3, str(tmp_path / "text.pth"), **SIZES)
 
 
-def test_deit_starts_every_class_token_alike(tmp_path):
+def test_with_one_class_it_is_deit():
+    """timm's own network of the same weights: the same class token and patches come out of the last block."""
     deit = timm.models.vision_transformer.VisionTransformer(
         img_size=64, patch_size=16, embed_dim=96, depth=2, num_heads=6, num_classes=5
     )
-    torch.save({"model": deit.state_dict()}, tmp_path / "deit.pth")
-    model = build_weaktr(3, str(tmp_path / "deit.pth"), **SIZES)
-    assert torch.equal(model.cls_token[0, 0], deit.cls_token[0, 0]) and model.cls_token.std(1).abs().max() == 0
-    assert torch.equal(model.pos_embed[0, 3:], deit.pos_embed[0, 1:])
-    # With a single class token it is DeiT: the same tokens come out of the last block.
-    one = build_weaktr(1, str(tmp_path / "deit.pth"), **SIZES).double()
-    picture = images(2, 3, 64, 64)
     deit.norm = torch.nn.Identity()
-    tokens = deit.double().eval().forward_features(picture)
+    deit = deit.double().eval()
+    one = build_weaktr(1, **SIZES).double()
+    one.load_state_dict({k: v for k, v in deit.state_dict().items() if not k.startswith("head")}, strict=False)
+    picture = images(2, 3, 64, 64)
+    tokens = deit.forward_features(picture)
     assert torch.allclose(one(picture).tags[:, 0], tokens[:, 0].mean(-1), atol=1e-9)
     expected = one.head(tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4)))
     assert torch.allclose(one(picture).coarse, expected, atol=1e-9)
@@ -140,16 +138,10 @@ def test_gradients_of_semples_reach_the_convolution_and_the_fusion_alone():
     assert all(p.grad is None for p in model.parameters() if id(p) not in learned)
 
 
-def test_weaktrs_own_losses_leave_the_coarse_map_out_of_the_fine_one():
+def test_in_weaktrs_own_training_coarse_maps_are_out_of_the_fine_ones():
     model = tiny()
     maps = model(images(2, 3, 64, 64))
-    assert torch.autograd.grad(maps.fine.sum(), model.head.weight, allow_unused=True, retain_graph=True)[0] is None
-    tags = torch.tensor([[1, 0, 1], [0, 1, 0]])
-    expected = sum(
-        F.binary_cross_entropy_with_logits(x, tags.double())
-        for x in (maps.tags, maps.coarse.mean((2, 3)), maps.fine.mean((2, 3)))
-    )
-    assert torch.allclose(model.losses(maps, tags), expected)
+    assert torch.autograd.grad(maps.fine.sum(), model.head.weight, allow_unused=True)[0] is None
 
 
 def test_positions_are_resized_for_other_sizes_and_rests_cut_off():

@@ -178,8 +178,8 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
 
 def _numbers_allowed() -> AbstractContextManager[Any]:
     """In it numbers of numpy are read too, such as scores that trainers put beside the weights."""
-    scalar = np.float64(0).__reduce__()[0]
-    allowed = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    allowed: list[Any] = [scalar, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
     # Files of numpy 1 call it by its old name, which torch lets one say since 2.6.
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         return nullcontext()

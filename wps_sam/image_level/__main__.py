@@ -26,8 +26,9 @@ from ..pretraining.command_line import read_values as read_file
 from .results import evaluate, export, show
 from .run import KINDS, Run
 from .settings import ImageLevelSettings, read_values
+from .words import TASKS
 
-WORDS = ("tags", "seeds", "match", "background", "refine")
+WORDS = tuple(dict.fromkeys(task for tasks in TASKS.values() for task in tasks))
 STAGES = ("tags", "masks", "fit", "cams", "seeds", "export", "eval", "show")
 
 

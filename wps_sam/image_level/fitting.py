@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..checkpointer import write_atomically
 from ..encoders.clip import CLIP
 from .augment import colour_jitter, scale_and_crop
 from .cams import softmax_gradcam
@@ -20,12 +23,15 @@ from .settings import FitSettings
 
 logger = logging.getLogger(__name__)
 
+# Between two saves of a training.
+SAVE_SECONDS = 120.0
+
 # A picture uint8 [H, W, 3], its tags int64 [T], and its seed int64 [H, W] of class ids, or None.
 Example = tuple[np.ndarray, Sequence[int], np.ndarray | None]
 
 
 def learning_rate(settings: FitSettings, iteration: int) -> float:
-    """A constant 1e-5 at first, then a cosine down to 0 over the rest."""
+    """With ``warmup`` a constant 1e-5 at first, then a cosine down to 0 over the rest."""
     if iteration < settings.warmup:
         return 1e-5
     done = (iteration - settings.warmup) / max(settings.iterations - settings.warmup, 1)
@@ -98,42 +104,72 @@ def fit_words(
     examples: Callable[[int], Example],
     count: int,
     settings: FitSettings,
-    report: Callable[[int, float], None] = lambda iteration, value: None,
-) -> None:
-    """Learns the words of ``bank`` by stochastic gradient descent.
+    state: Path | None = None,
+    report: Callable[[int], None] = lambda iteration: None,
+) -> list[float]:
+    """Learns the words of ``bank``; returns the loss of every step.
 
     Args:
         network: whose texts hold the bank.
         examples: picture i of ``count``.
-        report: called after each step with its number and loss.
+        state: a file from which it goes on if it is there, and to which it is saved now and then.
+        report: called after each step with its number.
+
+    Raises:
+        ValueError: there are fewer pictures than a batch takes.
     """
-    optimizer = torch.optim.SGD(
-        bank.parameters(), lr=1e-5, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
-    needed = settings.batch_size
-    if count < needed:
-        raise ValueError(f"batch_size is {needed}, but there are {count} pictures")
-    order: list[int] = []
-    epoch = 0
-    for iteration in range(settings.stop or settings.iterations):
+    words = list(bank.parameters())
+    optimizer: torch.optim.Optimizer
+    if settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(words, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(words, lr=1e-5, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    size = settings.batch_size
+    if count < size:
+        raise ValueError(f"batch_size is {size}, but there are {count} pictures")
+    losses = resume(state, bank, optimizer)
+    saved = time.monotonic()
+    for iteration in range(len(losses), settings.stop or settings.iterations):
         optimizer.param_groups[0]["lr"] = learning_rate(settings, iteration)
         optimizer.zero_grad()
         total = 0.0
         for part in range(settings.accumulate):
-            if len(order) < needed:
-                # Without replacement, epoch after epoch; what is left of one is dropped.
-                order = np.random.default_rng([settings.seed, epoch]).permutation(count).tolist()
-                epoch += 1
-            chosen, order = order[:needed], order[needed:]
+            # Without replacement, epoch after epoch; what is left of one is dropped.
+            epoch, start = divmod(iteration * settings.accumulate + part, count // size)
+            order = np.random.default_rng([settings.seed, epoch]).permutation(count).tolist()
             rng = np.random.default_rng([settings.seed, iteration, part, 1])
-            images, tags, seeds = _batch(network.clip, [examples(i) for i in chosen], settings, rng)
+            chosen = [examples(i) for i in order[start * size : (start + 1) * size]]
+            images, tags, seeds = _batch(network.clip, chosen, settings, rng)
             value = loss(network, images, tags, seeds) / settings.accumulate
             # Crops in which no class is left say nothing.
             if value.requires_grad:
-                value.backward()
+                value.backward(inputs=words)
             total += value.item()
         optimizer.step()
-        report(iteration, total)
+        losses.append(total)
+        report(iteration)
+        if state is not None and time.monotonic() - saved > SAVE_SECONDS:
+            keep(state, bank, optimizer, losses)
+            saved = time.monotonic()
+    return losses
+
+
+def keep(state: Path, learned: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> None:
+    """Saves a training, whole or not at all."""
+    content = {"learned": learned.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
+    state.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(state, lambda file: torch.save(content, file))
+
+
+def resume(state: Path | None, learned: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """What :func:`keep` has saved, into these; its losses, [] where there is nothing."""
+    if state is None or not state.is_file():
+        return []
+    content = torch.load(state, map_location="cpu", weights_only=True)
+    learned.load_state_dict(content["learned"])
+    optimizer.load_state_dict(content["optimizer"])
+    logger.info("%s: goes on after %d", state, len(content["losses"]))
+    return content["losses"]
 
 
 def _batch(
@@ -143,7 +179,8 @@ def _batch(
     for image, of_image, seed in examples:
         label = np.zeros(image.shape[:2], np.int64) if seed is None else seed
         low, high = settings.long_side
-        crop, label = scale_and_crop(colour_jitter(image, rng), label, settings.crop, (low, high), rng)
+        varied = colour_jitter(image, rng) if settings.jitter else image
+        crop, label = scale_and_crop(varied, label, settings.crop, (low, high), rng)
         shown = [c for c in of_image if not settings.crop_tags or (label == c).any()]
         images.append(normalised(crop, clip))
         tags.append(torch.tensor(shown, dtype=torch.int64))

@@ -118,6 +118,8 @@ class CLIPNetwork(GradCAMNetwork):
 
     def __init__(self, clip: CLIP, texts: nn.Module, num_classes: int, side: int = 0) -> None:
         self.clip, self.texts, self.num_classes, self.side = clip, texts, num_classes, side
+        with torch.no_grad():
+            self.num_texts = len(texts())
 
     def view(self, image: np.ndarray, affinity: str = "") -> ImageView:
         height, width = image.shape[:2]
@@ -131,8 +133,7 @@ class CLIPNetwork(GradCAMNetwork):
         return self.clip.scale * view.features @ self.texts().T
 
     def others(self, tags: Tensor) -> Tensor:
-        with torch.no_grad():
-            return torch.arange(self.num_classes, len(self.texts()), device=tags.device)
+        return torch.arange(self.num_classes, self.num_texts, device=tags.device)
 
 
 def normalised(image: np.ndarray, clip: CLIP) -> Tensor:

@@ -39,7 +39,8 @@ def tagged_pictures(settings: ImageLevelSettings) -> tuple[list[Tagged], list[st
         if settings.dataset not in DatasetCatalog.list():
             raise ValueError(f"dataset: {settings.dataset!r} is not registered; known: {sorted(DatasetCatalog.list())}")
         classes = list(MetadataCatalog.get(settings.dataset).thing_classes)
-        found = [(record["file_name"], _tags_of(record)) for record in DatasetCatalog.get(settings.dataset)]
+        metadata = MetadataCatalog.get(settings.dataset)
+        found = [(record["file_name"], _tags_of(record, metadata)) for record in DatasetCatalog.get(settings.dataset)]
     elif settings.tags:
         found = [(str(Path(settings.images) / n), t) for n, t in read_tags(settings.tags, settings.images, classes)]
     else:
@@ -96,10 +97,13 @@ def _read_label_map(settings: ImageLevelSettings, file: str) -> np.ndarray:
     return np.where(values == 255, -1, np.where(values == 0, count, values - 1))
 
 
-def _tags_of(record: Mapping[str, Any]) -> list[int]:
-    """Of labels the classes alone are read."""
+def _tags_of(record: Mapping[str, Any], metadata: Any) -> list[int]:
+    """Of labels the classes alone are read; of a record that has none, those of its label map."""
     labelled = [a["category_id"] for a in record["annotations"] if not a.get("iscrowd", 0)]
-    return [*labelled, *record.get("tags", ())]
+    tags = [*labelled, *record.get("tags", ())]
+    if not tags and record.get("sem_seg_file_name"):
+        tags = [c for c in np.unique(read_part_map(record, metadata)).tolist() if c < len(metadata.thing_classes)]
+    return tags
 
 
 def _names(files: Sequence[str]) -> list[str]:

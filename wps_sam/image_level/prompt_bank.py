@@ -56,7 +56,7 @@ class PromptBank(nn.Module):
         start = (
             torch.randn(shape, generator=generator) * deviation if deviation else torch.rand(shape, generator=generator)
         )
-        self.contexts = nn.Parameter(start.to(clip.scale.dtype))
+        self.contexts = nn.Parameter(start.to(clip.scale))
 
     def forward(self) -> Tensor:
         """Features [K, E] of unit length."""
@@ -73,6 +73,15 @@ class FixedTexts(nn.Module):
         with torch.no_grad():
             features = clip.text_features([clip.tokens_of(text) for text in texts])
         self.register_buffer("features", features, persistent=False)
+
+    @classmethod
+    def of(cls, bank: PromptBank) -> FixedTexts:
+        """What a bank says now."""
+        fixed = cls.__new__(cls)
+        nn.Module.__init__(fixed)
+        with torch.no_grad():
+            fixed.register_buffer("features", bank(), persistent=False)
+        return fixed
 
     def forward(self) -> Tensor:
         """Features [K, E] of unit length."""

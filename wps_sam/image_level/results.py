@@ -22,10 +22,11 @@ from ..visualization.layout import LegendEntry, compose
 from ..visualization.overlay import Overlay
 from .cams import argmax_labels, enlarge, threshold_labels
 from .pictures import Tagged, true_labels
-from .run import KINDS, Run, read_seed
+from .run import KINDS, Run
+from .words import read_seed
 
 # Powers of the curve of a map's scores.
-POWERS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
+POWERS = (0.5, *map(float, range(1, 11)))
 # Thresholds of the curve of WeakTr's maps, which are 0..1 already; published ones stop where they first fall.
 THRESHOLDS = tuple(round(0.4 + 0.01 * k, 2) for k in range(20))
 # What a map's scores stand beside: a Gaussian of this share of the picture's sides in its middle, and noise.
@@ -113,8 +114,8 @@ def evaluate(run: Run, what: str, tune: bool = False) -> dict[str, Any]:
     a threshold instead, 0.5 or one of :data:`THRESHOLDS`.
 
     Returns:
-        mIoU over classes, with and without background, per class IoU, precision and recall, all in percent; written to
-        eval_WHAT.json, too.
+        mIoU over classes, with background (the papers') and without it (``d2_semseg``), per class IoU, precision and
+        recall, all in percent; the curve is of the former. Written to eval_WHAT.json, too.
 
     Raises:
         ValueError: the run's data set has no truth.
@@ -130,8 +131,9 @@ def evaluate(run: Run, what: str, tune: bool = False) -> dict[str, Any]:
     for name in dict.fromkeys(name for name, _ in matrices):
         rows = {power: scores_of(matrix, run.classes) for (n, power), matrix in matrices.items() if n == name}
         usual = 0.5 if name in ("match", "refine") else 1.0
-        power = max(rows, key=lambda p: rows[p]["mIoU"]) if tune else min(rows, key=lambda p: abs(p - usual))
-        report["rows"][name] = {"at": power, **rows[power], "curve": {p: row["mIoU"] for p, row in rows.items()}}
+        curve = {power: row["mIoU_with_background"] for power, row in rows.items()}
+        power = max(curve, key=lambda p: curve[p] or 0) if tune else min(curve, key=lambda p: abs(p - usual))
+        report["rows"][name] = {"at": power, **rows[power], "curve": curve}
     write_output(run.folder / f"eval_{what}.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
     return report
 
@@ -142,8 +144,7 @@ def _answers(
     """Label maps int64 [H, W] by the name of a row and its power."""
     if what in KINDS:
         return {(what, 1.0): read_seed(run.folder / what / f"{picture.name}.png")}
-    with np.load(run.folder / "cams" / what / f"{picture.name}.npz") as stored:
-        maps, classes = torch.from_numpy(stored["maps"]), stored["classes"]
+    maps, classes = run.maps_of(picture, what)
     ids = np.append(classes, len(run.classes))
     noise = torch.rand(maps.shape, generator=torch.Generator().manual_seed(number))
     # (row, maps, how they become labels, what is tried of it); WeakTr's maps are scored as SemPLeS scores them.

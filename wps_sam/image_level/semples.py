@@ -10,14 +10,16 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..encoders.clip import CLIP
+from .fitting import keep, resume
 from .losses import contrastive_prompts, label_matching, refinement, split_picture
 from .networks import ImageLevelNetwork
 from .prompt_bank import PromptBank
@@ -61,15 +63,19 @@ def fit_stage(
     examples: Callable[[int], tuple[np.ndarray, Sequence[int]]],
     count: int,
     settings: SemplesSettings,
-    report: Callable[[int, float], None] = lambda epoch, loss: None,
-) -> None:
+    state: Path | None = None,
+    report: Callable[[int], None] = lambda epoch: None,
+) -> list[float]:
     """Trains one stage: "match" and "refine" the maps of ``model``, "background" the words of ``bank``.
+
+    Returns the mean loss of every epoch.
 
     Args:
         labels: text features [C, E] of the classes.
         bank: a prompt a class; None in "match".
         examples: picture uint8 [H, W, 3] and tags of i of ``count``.
-        report: called after each epoch with its mean loss.
+        state: a file from which it goes on if it is there, and to which it is saved after every epoch.
+        report: called after each epoch with its number.
 
     Raises:
         ValueError: there are fewer pictures than a batch takes.
@@ -83,7 +89,9 @@ def fit_stage(
     # Drop path stays on, as published: the maps that learn are noisy.
     model.train(stage != "background")
     augment = _augmentation(settings.side, strong=stage != "background")
-    for epoch in range(settings.epochs):
+    learned = bank if stage == "background" and bank else model
+    of_epochs = resume(state, learned, optimizer)
+    for epoch in range(len(of_epochs), settings.epochs):
         for group in optimizer.param_groups:
             group["lr"] = rate * rate_of(epoch, settings.epochs)
         order = np.random.default_rng([settings.seed, epoch]).permutation(count).tolist()
@@ -101,8 +109,12 @@ def fit_stage(
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        report(epoch, float(np.mean(losses)) if losses else math.nan)
+        of_epochs.append(float(np.mean(losses)) if losses else math.nan)
+        if state is not None:
+            keep(state, learned, optimizer, of_epochs)
+        report(epoch)
     model.eval()
+    return of_epochs
 
 
 def _loss(
@@ -119,13 +131,16 @@ def _loss(
     """Of a batch's pairs of a picture and a tag, int64 [n] each, every pair alike."""
     with torch.set_grad_enabled(stage != "background"):
         fine = model(images, frozen_tokens=True).fine[pairs, classes]
-        inside, outside = (clip.pooled(x) for x in split_picture(fine, images[pairs], EPSILON[stage]))
+        under, around = split_picture(fine, images[pairs], EPSILON[stage])
+        outside = clip.pooled(around)
     named = labels[classes]
+    if stage == "background":
+        assert bank is not None
+        return contrastive_prompts(outside, named, bank()[classes], settings.background_weight)
+    inside = clip.pooled(under)
     if stage == "match":
         return label_matching(inside, outside, named, settings.match_weight)
     assert bank is not None
-    if stage == "background":
-        return contrastive_prompts(outside, named, bank()[classes], settings.background_weight)
     with torch.no_grad():
         prompts = bank()[classes]
     return refinement(inside, outside, named, prompts, settings.match_weight, settings.refine_weight)
@@ -178,11 +193,3 @@ def _seeded(*numbers: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-
-
-def nearest_nouns(bank: nn.Module, clip: CLIP, nouns: Sequence[str], count: int = 5) -> list[list[str]]:
-    """Of each learned prompt the nearest of ``nouns``, by "a photo of NOUN.": what it has learned."""
-    with torch.no_grad():
-        texts = clip.text_features([clip.tokens_of(f"a photo of {noun}.") for noun in nouns])
-        best = (bank() @ texts.T).topk(min(count, len(nouns))).indices
-    return [[nouns[k] for k in row] for row in best.tolist()]

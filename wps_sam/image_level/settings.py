@@ -14,9 +14,9 @@ class FitSettings:
     """How long and fast words are learned; the defaults are FMA-WSSS's for the tags of VOC.
 
     ``pattern``, ``shared``, ``deviation``: of :class:`PromptBank`; ``named_backgrounds``: whether backgrounds have
-    names in it. ``iterations`` are the schedule's length, of which ``stop`` are done, 0 for all. ``crop`` and
-    ``long_side``: see :func:`scale_and_crop`. ``accumulate``: batches a step. ``crop_tags``: the classes of a crop are
-    those that its seed shows, not the picture's tags.
+    names in it. ``iterations`` are the schedule's length, of which ``stop`` are done, 0 for all. ``optimizer``: sgd |
+    adamw. ``jitter``: whether colours vary. ``crop`` and ``long_side``: see :func:`scale_and_crop`. ``accumulate``:
+    batches a step. ``crop_tags``: the classes of a crop are those that its seed shows, not the picture's tags.
     """
 
     pattern: str = "[16]{name}."
@@ -29,7 +29,9 @@ class FitSettings:
     batch_size: int = 16
     accumulate: int = 1
     learning_rate: float = 1e-3
+    optimizer: str = "sgd"
     momentum: float = 0.9
+    jitter: bool = True
     weight_decay: float = 5e-4
     crop: int = 224
     long_side: tuple[int, ...] = (288, 480)
@@ -46,7 +48,7 @@ class MapSettings:
     ``js``: its product with the agreement of patches about the classes (CD-CLIP).
     """
 
-    affinity: str = "qk"
+    affinity: str = ""
     rounds: int = 1
     power: int = 2
     threshold: float = 0.4
@@ -143,8 +145,20 @@ class ImageLevelSettings:
     superpixels: SuperpixelSettings = field(default_factory=SuperpixelSettings)
     fit_tags: FitSettings = field(default_factory=FitSettings)
     fit_seeds: FitSettings = field(default_factory=FitSettings)
+    # SemPLeS's stage b: AdamW at 0.1 * 128 / 512, without jitter, 60 epochs of VOC.
     fit_background: FitSettings = field(
-        default_factory=lambda: FitSettings(pattern="a photo of [30]<.>", shared=False, deviation=0.0)
+        default_factory=lambda: FitSettings(
+            pattern="a photo of [30]<.>",
+            shared=False,
+            deviation=0.0,
+            iterations=4920,
+            warmup=0,
+            batch_size=128,
+            optimizer="adamw",
+            learning_rate=0.025,
+            weight_decay=0.03,
+            jitter=False,
+        )
     )
     background_weight: float = 0.02
     refine: float = 0.0
@@ -161,6 +175,10 @@ class ImageLevelSettings:
             raise ValueError("expected one of dataset, tags and label_maps")
         if not self.dataset and not (self.images and self.classes):
             raise ValueError("tags and label_maps need images, the folder, and classes, all names that occur")
+        known = {"clip": ("", "qk", "qq", "kk", "vv"), "tags": ("", "cosine"), "weaktr": ("", "qk")}[self.network]
+        for name in ("maps_tags", "maps_seeds"):
+            if getattr(self, name).affinity not in known:
+                raise ValueError(f"{name}.affinity: of network {self.network!r} expected one of {known}")
         if bool(self.label_maps) != bool(self.names):
             raise ValueError("label_maps and names belong together")
 

@@ -6,6 +6,7 @@ patches, N = C + P tokens, D width, H heads, K layers.
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders.build_sam import RANDOM_WEIGHTS_SEED, read_state_dict
+
+logger = logging.getLogger(__name__)
 
 PATCH = 16
 
@@ -88,7 +91,7 @@ class WeakTr(nn.Module):
     """DeiT-S with a token for each class, a convolution on its patches, and fused attention.
 
     Args:
-        num_classes: C, 20 for VOC, 90 for COCO, whose slots are its raw ids less 1.
+        num_classes: C, 20 for VOC.
         reduction, pool: of :class:`AdaptiveAttentionFusion`.
         dim, depth, heads: 384, 12, 6 are DeiT-S.
         image_size: side of the pictures that positions were learned at.
@@ -125,8 +128,7 @@ class WeakTr(nn.Module):
         """Maps of normalised images [B, 3, H, W]; what is left of whole patches at the right and below is cut off.
 
         ``frozen_tokens``: as SemPLeS trains it: gradients reach the convolution, through fine maps too, and the fusion,
-        not the transformer. Without, as WeakTr does: the transformer learns from tokens and patches, and the fine maps
-        teach the fusion alone.
+        not the transformer. Without, as WeakTr's own training: the fine maps teach the fusion alone.
         """
         height, width = images.shape[2] // PATCH, images.shape[3] // PATCH
         patches = self.patch_embed["proj"](images[..., : height * PATCH, : width * PATCH]).flatten(2).transpose(1, 2)
@@ -169,17 +171,12 @@ class WeakTr(nn.Module):
         grid = F.interpolate(grid, scale_factor=factors, mode="bicubic")
         return torch.cat([classes, grid.flatten(2).transpose(1, 2)], dim=1)
 
-    def losses(self, maps: WeakTrMaps, tags: Tensor) -> Tensor:
-        """WeakTr's own: the sum of multi-label soft margins of tokens, coarse and fine maps; ``tags`` [B, C]."""
-        answers = (maps.tags, maps.coarse.mean((2, 3)), maps.fine.mean((2, 3)))
-        return torch.stack([F.multilabel_soft_margin_loss(answer, tags.float()) for answer in answers]).sum()
-
 
 def build_weaktr(num_classes: int, weights: str = "", reduction: int = 8, pool: str = "max", **sizes: int) -> WeakTr:
     """A WeakTr in eval mode.
 
     Args:
-        weights: a checkpoint of WeakTr, or of DeiT-S to start from; "": random ones from a fixed seed.
+        weights: a checkpoint of WeakTr; "": random ones from a fixed seed, for tests.
         sizes: of tests.
 
     Raises:
@@ -188,25 +185,15 @@ def build_weaktr(num_classes: int, weights: str = "", reduction: int = 8, pool: 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         model = WeakTr(num_classes, reduction, pool, **sizes)
-    if weights:
+    if not weights:
+        logger.warning("no weights of WeakTr are given: its maps mean nothing")
+    else:
         state = read_state_dict(weights)
-        if "head.weight" in state and state["head.weight"].dim() == 2:
-            state = _from_deit(state, model)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"{weights}: not of a WeakTr of {num_classes} classes: {error}") from error
     return model.eval()
-
-
-def _from_deit(state: dict[str, Tensor], model: WeakTr) -> dict[str, Tensor]:
-    """DeiT's weights with a copy of its class token, and of its position, for every class; the heads are new."""
-    kept = {name: value for name, value in state.items() if not name.startswith("head")}
-    kept["cls_token"] = kept["cls_token"].expand(-1, model.num_classes, -1)
-    first, grid = kept["pos_embed"][:, :1], kept["pos_embed"][:, 1:]
-    kept["pos_embed"] = torch.cat([first.expand(-1, model.num_classes, -1), grid], dim=1)
-    fresh = {name: value for name, value in model.state_dict().items() if name.startswith(("head", "adaptive"))}
-    return {**kept, **fresh}
 
 
 def multi_scale_maps(model: WeakTr, image: Tensor, scales: tuple[float, ...] = (1.0, 1.2)) -> Tensor:

@@ -1,0 +1,295 @@
+"""What a run has learned, in its folder ``words``: of tags, of seeds, of what surrounds a class; and learning it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ..encoders import SemanticEncoder
+from ..encoders.clip import CLIP, build_clip
+from ..encoders.semantic import build_semantic_encoder
+from ..masks import read_label_png, read_rgb
+from ..outputs import write_output
+from .fitting import Loss, background_loss, fit_words, seed_loss, tag_loss
+from .networks import CLIPNetwork, GradCAMNetwork, ImageLevelNetwork, TagNetwork, fit_patches, fit_tags, patches_of
+from .pictures import Tagged
+from .prompt_bank import FixedTexts, PromptBank
+from .semples import BACKGROUND_PATTERN, WeakTrNetwork, fit_stage
+from .settings import FitSettings, ImageLevelSettings
+from .weaktr import WeakTr, build_weaktr
+
+logger = logging.getLogger(__name__)
+
+# What can be learned with each network; the first two are what coarse and fine seeds are grown from.
+TASKS = {
+    "clip": ("tags", "seeds", "background"),
+    "tags": ("tags", "seeds"),
+    "weaktr": ("match", "refine", "background"),
+}
+# The square in which a semantic network sees pictures, in pixels.
+SQUARE = 512
+
+
+class Words:
+    """The folder, and the networks that what is in it makes.
+
+    Args:
+        folder: its files are TASK.safetensors, what was learned; TASK.csv, the losses; TASK.state while it is learned.
+        settings, classes: of the run.
+    """
+
+    def __init__(self, folder: Path, settings: ImageLevelSettings, classes: Sequence[str]) -> None:
+        self.folder, self.settings, self.classes = folder, settings, list(classes)
+        unknown = sorted(set(settings.texts) - set(classes))
+        if unknown:
+            raise ValueError(f"texts: {unknown} are not among the classes {self.classes}")
+
+    # -- learning
+
+    def fit(self, task: str, pictures: Sequence[Tagged], seeds: Path) -> None:
+        """TASK.safetensors, from the pictures that have any tags; ``seeds`` is the folder of the coarse ones.
+
+        Raises:
+            ValueError: the network can't learn this, what it takes is missing, or it is there, of other pictures.
+        """
+        self.check_task(task)
+        pictures = [picture for picture in pictures if picture.tags]
+        path = self.folder / f"{task}.safetensors"
+        about = {"classes": json.dumps(self.classes), "pictures": json.dumps(len(pictures))}
+        if path.is_file():
+            with safe_open(path, "pt") as file:
+                found = file.metadata() or {}
+            if found != about:
+                raise ValueError(
+                    f"{path}: was learned from {found.get('pictures')} pictures, not {len(pictures)}; remove it"
+                )
+            logger.info("%s: is there", path)
+            return
+        state = self.folder / f"{task}.state"
+        losses: list[float] = []
+        if self.settings.network == "tags":
+            learned = self._fit_tags(pictures) if task == "tags" else self._fit_patches(pictures, seeds)
+        elif self.settings.network == "weaktr":
+            learned, losses = self._fit_semples(task, pictures, state)
+        else:
+            learned, losses = self._fit_words(task, pictures, seeds, state)
+        if losses:
+            lines = "".join(f"{i},{loss:.6g}\n" for i, loss in enumerate(losses))
+            write_output(path.with_suffix(".csv"), f"number,loss\n{lines}".encode())
+        write_output(path, save({name: value.cpu().contiguous() for name, value in learned.items()}, about))
+        state.unlink(missing_ok=True)
+
+    def check_task(self, task: str) -> None:
+        """ValueError unless the network of the settings can learn this."""
+        known = TASKS[self.settings.network]
+        if task not in known:
+            raise ValueError(f"network {self.settings.network!r} has no words {task!r}; it learns {', '.join(known)}")
+
+    def _fit_tags(self, pictures: Sequence[Tagged]) -> dict[str, Tensor]:
+        network = TagNetwork(self._semantic)
+        features = [network.view(read_rgb(p.file)).features[0].detach() for p in tqdm(pictures, desc="features")]
+        present = torch.zeros(len(pictures), len(self.classes), dtype=torch.bool)
+        for row, picture in zip(present, pictures):
+            row[list(picture.tags)] = True
+        weight, bias = fit_tags(torch.stack(features), present)
+        return {"weight": weight, "bias": bias}
+
+    def _fit_patches(self, pictures: Sequence[Tagged], seeds: Path) -> dict[str, Tensor]:
+        """Of the coarse seeds: each patch is what most of its pixels are."""
+        network, count = TagNetwork(self._semantic), len(self.classes)
+        patches, labels = [], []
+        for picture in tqdm(pictures, desc="patches"):
+            view = network.view(read_rgb(picture.file))
+            one_hot = F.one_hot(torch.from_numpy(read_seed(seeds / f"{picture.name}.png")), count + 1)
+            shares = F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float()[None], view.grid)[0].flatten(1)
+            patches.append(patches_of(view)[0])
+            labels.append(shares.argmax(0))
+        weight, bias = fit_patches(torch.cat(patches), torch.cat(labels), count + 1)
+        return {"weight": weight, "bias": bias}
+
+    def _fit_words(
+        self, task: str, pictures: Sequence[Tagged], seeds: Path, state: Path
+    ) -> tuple[dict[str, Tensor], list[float]]:
+        settings: FitSettings = getattr(self.settings, f"fit_{task}")
+        loss: Loss
+        if task == "background":
+            tagged = self.network("tags")
+            assert isinstance(tagged, CLIPNetwork)
+            network, bank = tagged, self._surroundings(settings)
+            loss = background_loss(self._labels(), bank, self.settings.background_weight)
+        else:
+            bank = self._bank(settings)
+            network = CLIPNetwork(self._clip, bank, len(self.classes), self.settings.side)
+            refine = self.settings.refine if task == "seeds" else 0.0
+            around = self._surroundings(self.settings.fit_background, read=True) if refine else None
+            loss = tag_loss if task == "tags" else seed_loss(around, refine)
+
+        def example(i: int) -> tuple[np.ndarray, Sequence[int], np.ndarray | None]:
+            label = read_seed(seeds / f"{pictures[i].name}.png") if task == "seeds" else None
+            return read_rgb(pictures[i].file), pictures[i].tags, label
+
+        with tqdm(total=settings.stop or settings.iterations, desc=task) as progress:
+            losses = fit_words(
+                network, bank, loss, example, len(pictures), settings, state, lambda _: self._tick(progress)
+            )
+        return {"contexts": bank.contexts.detach()}, losses
+
+    def _fit_semples(
+        self, stage: str, pictures: Sequence[Tagged], state: Path
+    ) -> tuple[dict[str, Tensor], list[float]]:
+        settings = self.settings.semples
+        # The first and the last start from WeakTr; the words look at what the first has made of it.
+        model = self._weaktr("match" if stage == "background" else "")
+        bank = None if stage == "match" else self._semples_prompts(read=stage == "refine")
+
+        def example(i: int) -> tuple[np.ndarray, Sequence[int]]:
+            return read_rgb(pictures[i].file), pictures[i].tags
+
+        with tqdm(total=settings.epochs, desc=stage) as progress:
+            losses = fit_stage(
+                stage,
+                model,
+                self._clip,
+                self._labels(),
+                bank,
+                example,
+                len(pictures),
+                settings,
+                state,
+                lambda _: self._tick(progress),
+            )
+        if stage == "background" and bank is not None:
+            return {"contexts": bank.contexts.detach()}, losses
+        return model.state_dict(), losses
+
+    @staticmethod
+    def _tick(progress: tqdm) -> None:
+        progress.update()
+
+    # -- using it
+
+    def network(self, task: str) -> ImageLevelNetwork:
+        """What makes maps, by what was learned from ``task``; where nothing was from tags, CLIP by its texts alone."""
+        self.check_task(task)
+        if self.settings.network == "tags":
+            learned = self._read(task)
+            of_patches = task == "seeds"
+            return self._with_exemplars(TagNetwork(self._semantic, learned["weight"], learned["bias"], of_patches))
+        if self.settings.network == "weaktr":
+            return WeakTrNetwork(self._weaktr(task), self.settings.semples.scales)
+        if task == "tags" and not self.hash_of(task):
+            texts: nn.Module = FixedTexts(self._clip, self._sentences(self._texts))
+        else:
+            bank = self._bank(self.settings.fit_tags if task == "tags" else self.settings.fit_seeds)
+            bank.load_state_dict(self._read(task))
+            # They stay as they are: encoded once, not for every picture.
+            texts = FixedTexts.of(bank)
+        return self._with_exemplars(CLIPNetwork(self._clip, texts, len(self.classes), self.settings.side))
+
+    def hash_of(self, task: str) -> str:
+        """SHA-256 of what was learned; "" if nothing was."""
+        path = self.folder / f"{task}.safetensors"
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+    def _read(self, task: str) -> dict[str, Tensor]:
+        path = self.folder / f"{task}.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{path}: is missing; run the stage fit with --words {task} first")
+        with safe_open(path, "pt") as file:
+            classes = json.loads((file.metadata() or {}).get("classes", "[]"))
+            if classes != self.classes:
+                raise ValueError(f"{path}: was learned for the classes {classes}, not {self.classes}")
+            return {name: file.get_tensor(name) for name in file.keys()}
+
+    def _with_exemplars(self, network: GradCAMNetwork) -> GradCAMNetwork:
+        unknown = [name for name in self.settings.exemplars if name not in self.classes]
+        if unknown:
+            raise ValueError(f"exemplars: {unknown} are not among the classes {self.classes}")
+        given = {}
+        for name, files in self.settings.exemplars.items():
+            if len(files) != 2:
+                raise ValueError(f"exemplars: {name}: expected a picture and a mask, got {list(files)}")
+            image, mask = read_rgb(files[0]), read_label_png(files[1]) > 0
+            if mask.shape != image.shape[:2] or not mask.any():
+                size = list(image.shape[:2])
+                raise ValueError(f"{files[1]}: expected a mask of {size} that is not empty, got {list(mask.shape)}")
+            given[self.classes.index(name)] = (image, mask)
+        network.remember(given)
+        return network
+
+    # -- what it is made of
+
+    @property
+    def _texts(self) -> list[str]:
+        """Of all classes, then of all backgrounds."""
+        return [*(self.settings.texts.get(name, name) for name in self.classes), *self.settings.backgrounds]
+
+    def _sentences(self, names: Sequence[str]) -> list[str]:
+        return [self.settings.template.format(name=name) for name in names]
+
+    def _labels(self) -> Tensor:
+        """Text features [C, E] of the classes."""
+        return FixedTexts(self._clip, self._sentences(self._texts[: len(self.classes)]))()
+
+    @cached_property
+    def _clip(self) -> CLIP:
+        return build_clip(self.settings.weights).to(device())
+
+    @cached_property
+    def _semantic(self) -> SemanticEncoder:
+        return build_semantic_encoder(self.settings.semantic, self.settings.weights, 0, SQUARE)
+
+    def _bank(self, settings: FitSettings) -> PromptBank:
+        names = self._texts
+        if not settings.named_backgrounds:
+            names = [*names[: len(self.classes)], *[""] * len(self.settings.backgrounds)]
+        return PromptBank(self._clip, names, settings.pattern, settings.shared, settings.deviation, settings.seed)
+
+    def _surroundings(self, settings: FitSettings, read: bool = False) -> PromptBank:
+        """A text for what surrounds each class."""
+        bank = PromptBank(
+            self._clip, [""] * len(self.classes), settings.pattern, settings.shared, settings.deviation, settings.seed
+        )
+        if read:
+            bank.load_state_dict(self._read("background"))
+            bank.requires_grad_(False)
+        return bank
+
+    def _semples_prompts(self, read: bool) -> PromptBank:
+        seed = self.settings.semples.seed
+        settings = FitSettings(pattern=BACKGROUND_PATTERN, shared=False, deviation=0.0, seed=seed)
+        return self._surroundings(settings, read).requires_grad_(True)
+
+    def _weaktr(self, stage: str) -> WeakTr:
+        """As its checkpoint is, or as a stage has left it."""
+        settings = self.settings.semples
+        model = build_weaktr(len(self.classes), settings.checkpoint, settings.reduction, settings.pool)
+        if stage:
+            model.load_state_dict(self._read(stage))
+        return model.to(device())
+
+
+def read_seed(path: Path) -> np.ndarray:
+    """int64 [H, W] of a seed's PNG."""
+    if not path.is_file():
+        raise ValueError(f"{path}: is missing; run the stage seeds first")
+    with Image.open(path) as image:
+        return np.asarray(image).astype(np.int64)
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
