@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--picture", default="", metavar="NAME", help="of show")
     add("--subset", type=int, default=0, metavar="N", help="only the first N pictures")
     add("settings", nargs="*", metavar="NAME=VALUE", help="settings that replace those of the file, as YAML")
-    args = parser.parse_args(argv)
+    # Settings may stand among and after the options.
+    args = parser.parse_intermixed_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         settings = read_values(ImageLevelSettings, read_file(args.config_file, args.settings))

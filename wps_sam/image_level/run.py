@@ -109,7 +109,7 @@ class Run:
         write_output(self.folder / "tags.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
 
     def masks(self) -> None:
-        """masks/NAME.json: SAM's quasi-superpixels. A picture that can't be read is named, and left out."""
+        """masks/NAME.json: SAM's quasi-superpixels."""
         settings = self.settings
         encoder = load_encoder(settings.sam_arch, settings.sam_weights, str(device()))
 
