@@ -74,7 +74,6 @@ def data(tmp_path):
 class KnowsColours(GradCAMNetwork):
     """Text k is colour k: activations are how near a pixel's colour is to each, and grey is the background."""
 
-    affinities = ()
     num_classes = 3
 
     def view(self, image, affinity=""):

@@ -7,7 +7,7 @@ from typing import Any
 
 from wps_sam.data.mapper import RandomCrop, is_mirrored
 from wps_sam.data.part_mask_mapper import PartMaskMapper, from_bytes, to_bytes
-from wps_sam.masks import read_part_map, read_picture, record_size
+from wps_sam.masks import read_part_map
 
 import cv2
 import numpy as np
@@ -37,27 +37,20 @@ class LabelMapMapper(PartMaskMapper):
             augmentations = [*augmentations, PhotometricDistortion()]
         return {**settings, "augmentations": augmentations}
 
-    def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """image, file_name, image_id, height and width as of :class:`PartMaskMapper`; in training also sem_seg int64
-        [h, w], 0..C-1, C where there is none of them, ignore_label where nobody knows, and ignore_label."""
-        height, width = record_size(dataset_dict)
-        labels = to_bytes(read_part_map(dataset_dict, self.metadata)) if self.is_train else None
-        aug_input = T.AugInput(read_picture(dataset_dict), sem_seg=labels)
-        transforms = self.augmentations(aug_input)
-        output = {
-            "image": torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))),
-            **{key: dataset_dict[key] for key in ("file_name", "image_id")},
-            "height": height,
-            "width": width,
-        }
-        if self.is_train:
-            moved = from_bytes(aug_input.sem_seg)
-            # The background, the last label, is itself in a mirror.
-            pairs = self._mirrored_part_labels if is_mirrored(transforms) else self._part_labels
-            is_part = moved < len(self.metadata.thing_classes)
-            output["sem_seg"] = torch.from_numpy(np.where(is_part, pairs[moved], moved))
-            output["ignore_label"] = self.metadata.ignore_label
-        return output
+    def _labels_to_move(self, record: Mapping[str, Any]) -> np.ndarray | None:
+        return to_bytes(read_part_map(record, self.metadata)) if self.is_train else None
+
+    def _labels(
+        self, record: Mapping[str, Any], transforms: T.TransformList, moved_labels: np.ndarray | None
+    ) -> dict[str, Any]:
+        """sem_seg int64 [h, w]: 0..C-1, C where there is none of them, ignore_label where nobody knows."""
+        assert moved_labels is not None
+        moved = from_bytes(moved_labels)
+        # The background, the last label, is itself in a mirror.
+        pairs = self._mirrored_part_labels if is_mirrored(transforms) else self._part_labels
+        is_part = moved < len(self.metadata.thing_classes)
+        sem_seg = torch.from_numpy(np.where(is_part, pairs[moved], moved))
+        return {"sem_seg": sem_seg, "ignore_label": self.metadata.ignore_label}
 
 
 class VariedCrop(RandomCrop):

@@ -88,7 +88,7 @@ class PartMaskMapper:
         """
         height, width = record_size(dataset_dict)
         # With the size of the annotations, the picture comes in their pixel grid, whatever its EXIF tag says.
-        aug_input = T.AugInput(read_picture(dataset_dict))
+        aug_input = T.AugInput(read_picture(dataset_dict), sem_seg=self._labels_to_move(dataset_dict))
         transforms = self.augmentations(aug_input)
         output = {
             "image": torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))),
@@ -99,11 +99,17 @@ class PartMaskMapper:
         if "category_id" in dataset_dict:
             output["category_id"] = dataset_dict["category_id"]
         if self.is_train:
-            output.update(self._labels(dataset_dict, transforms))
+            output.update(self._labels(dataset_dict, transforms, aug_input.sem_seg))
         return output
 
-    def _labels(self, record: Mapping[str, Any], transforms: T.TransformList) -> dict[str, Any]:
-        """What training adds to a model input."""
+    def _labels_to_move(self, record: Mapping[str, Any]) -> np.ndarray | None:
+        """Labels that augmentations have to see, uint8 [H, W, n]."""
+        return None
+
+    def _labels(
+        self, record: Mapping[str, Any], transforms: T.TransformList, moved_labels: np.ndarray | None
+    ) -> dict[str, Any]:
+        """What training adds to a model input; ``moved_labels``: :meth:`_labels_to_move`, augmented."""
         ignore_label = self.metadata.ignore_label
         labels: dict[str, Any] = {"ignore_label": ignore_label}
         part_map = read_part_map(record, self.metadata)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..checkpointer import write_atomically
 from ..encoders.clip import CLIP
@@ -60,7 +61,7 @@ def seed_loss(background: PromptBank | None = None, refine: float = 0.0) -> Loss
         maps = softmax_gradcam(view, network.logits(view), tags, others, learn=True)
         total = cam_activation(maps, tags, seeds, ignored=-1)
         if refine and background is not None and any(map(len, tags)):
-            inside, _ = _looks(network.clip, maps, images, epsilon=0.1)
+            inside = _look(network.clip, maps, images, epsilon=0.1)
             with torch.no_grad():
                 prompts = background()[torch.cat(tags)]
             total = total + refine * repel(inside, prompts)
@@ -78,23 +79,23 @@ def background_loss(labels: Tensor, bank: PromptBank, weight: float) -> Loss:
         view = network.clip.look(images)
         maps = softmax_gradcam(view, network.logits(view), tags, [network.others(t) for t in tags])
         with torch.no_grad():
-            _, outside = _looks(network.clip, maps, images, epsilon=1e-4)
+            outside = _look(network.clip, maps, images, epsilon=1e-4, around=True)
         classes = torch.cat(tags)
         return contrastive_prompts(outside, labels[classes], bank()[classes], weight)
 
     return loss
 
 
-def _looks(clip: CLIP, maps: list[Tensor], images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """CLIP's features [n, E] of the pictures under each map and under the rest of it, in the order of the maps."""
+def _look(clip: CLIP, maps: list[Tensor], images: Tensor, epsilon: float, around: bool = False) -> Tensor:
+    """CLIP's features [n, E] of the pictures under each map, or what is around it, in the order of the maps."""
     counts = torch.tensor([len(of_image) for of_image in maps], device=images.device)
     pairs = images.repeat_interleave(counts, dim=0)
-    inside, outside = split_picture(torch.cat([m.clamp(min=0) for m in maps]), pairs, epsilon)
-    side = clip.model.config.vision_config.image_size
+    seen = split_picture(torch.cat([m.clamp(min=0) for m in maps]), pairs, epsilon)[around]
     # CLIP's own feature needs its own size.
-    sized = [torch.nn.functional.interpolate(x, (side, side), mode="bicubic") if x.shape[-1] != side else x
-             for x in (inside, outside)]  # fmt: skip
-    return clip.pooled(sized[0]), clip.pooled(sized[1])
+    side = clip.model.config.vision_config.image_size
+    if seen.shape[-1] != side:
+        seen = F.interpolate(seen, (side, side), mode="bicubic")
+    return clip.pooled(seen)
 
 
 def fit_words(
@@ -105,7 +106,7 @@ def fit_words(
     count: int,
     settings: FitSettings,
     state: Path | None = None,
-    report: Callable[[int], None] = lambda iteration: None,
+    report: Callable[[int], object] = lambda iteration: None,
 ) -> list[float]:
     """Learns the words of ``bank``; returns the loss of every step.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -25,10 +25,9 @@ WEIGHT_DECAY = 1e-3
 
 
 class ImageLevelNetwork(ABC):
-    """What makes maps of tags. ``affinities``: what they can be passed on by."""
+    """What makes maps of tags; by which affinities they are passed on, settings have checked."""
 
     num_classes: int
-    affinities: tuple[str, ...]
 
     @abstractmethod
     def maps(self, image: np.ndarray, tags: Tensor, settings: MapSettings) -> Tensor:
@@ -54,10 +53,7 @@ class GradCAMNetwork(ImageLevelNetwork):
     exemplars: dict[int, tuple[Tensor, Tensor]] = {}  # noqa: RUF012
 
     def maps(self, image: np.ndarray, tags: Tensor, settings: MapSettings) -> Tensor:
-        affinity = settings.affinity
-        if affinity and affinity not in self.affinities:
-            raise ValueError(f"affinity: expected one of {('', *self.affinities)}, got {affinity!r}")
-        view = self.view(image, affinity)
+        view = self.view(image, settings.affinity)
         tags = tags.to(view.activations.device)
         maps = self.raw_maps(view, tags)
         for row, tag in enumerate(tags.tolist()):
@@ -85,8 +81,6 @@ class GradCAMNetwork(ImageLevelNetwork):
             view = self.view(image)
             share = F.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None, None], view.grid)[0, 0].flatten()
             patches = patches_of(view)[0]
-            if share.max() == 0:
-                raise ValueError("an exemplar's mask is empty")
             weights = torch.stack([share, 1 - share]).to(patches)
             inside, outside = weights @ patches / weights.sum(1, keepdim=True).clamp(min=1e-6)
             self.exemplars[c] = (inside, outside)
@@ -113,8 +107,6 @@ class CLIPNetwork(GradCAMNetwork):
         num_classes: C; the other K - C are backgrounds.
         side: the longer side of a picture in pixels as CLIP sees it; 0: as it is. Both are rounded up to patches.
     """
-
-    affinities = ("qk", "qq", "kk", "vv")
 
     def __init__(self, clip: CLIP, texts: nn.Module, num_classes: int, side: int = 0) -> None:
         self.clip, self.texts, self.num_classes, self.side = clip, texts, num_classes, side
@@ -155,8 +147,6 @@ class TagNetwork(GradCAMNetwork):
         of_patches: weight and bias are of :func:`fit_patches`, background last, learned from seeds; a map is then the
             probability of a tag among the tags and background.
     """
-
-    affinities = ("cosine",)
 
     def __init__(
         self,
@@ -221,23 +211,11 @@ def fit_tags(features: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         features: of pictures, [n, D]; ``tags`` bool [n, C].
     """
-    weight = torch.zeros(tags.shape[1], features.shape[1], requires_grad=True)
-    bias = torch.zeros(tags.shape[1], requires_grad=True)
-    # In units of its own spread a feature's weight costs alike, whatever the network.
-    spread = features.std(0).clamp(min=1e-6)
-    scaled = (features - features.mean(0)) / spread
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(scaled @ weight.T + bias, tags.float(), reduction="sum") / len(tags)
-        loss = loss + WEIGHT_DECAY * (weight**2).sum()
-        loss.backward()
-        return loss
+    def loss(logits: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, tags.float(), reduction="sum") / len(tags)
 
-    optimizer.step(closure)
-    weight, bias = weight.detach() / spread, bias.detach()
-    return weight, bias - weight @ features.mean(0)
+    return _regress(features, tags.shape[1], loss)
 
 
 def fit_patches(patches: Tensor, labels: Tensor, num_labels: int) -> tuple[Tensor, Tensor]:
@@ -246,19 +224,24 @@ def fit_patches(patches: Tensor, labels: Tensor, num_labels: int) -> tuple[Tenso
     Args:
         patches: [n, D]; ``labels`` int64 [n], 0..K-1.
     """
-    weight = torch.zeros(num_labels, patches.shape[1], requires_grad=True)
-    bias = torch.zeros(num_labels, requires_grad=True)
-    mean, spread = patches.mean(0), patches.std(0).clamp(min=1e-6)
-    scaled = (patches - mean) / spread
-    count = labels.bincount(minlength=num_labels).clamp(min=1).float()
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+    rarity = 1 / labels.bincount(minlength=num_labels).clamp(min=1).float()
+    return _regress(patches, num_labels, lambda logits: F.cross_entropy(logits, labels, weight=rarity))
+
+
+def _regress(features: Tensor, num_outputs: int, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight [K, D] and bias [K] with the least ``loss`` of logits [n, K], and squares of weights."""
+    weight = torch.zeros(num_outputs, features.shape[1], requires_grad=True)
+    bias = torch.zeros(num_outputs, requires_grad=True)
+    # In units of its own spread a feature's weight costs alike, whatever the network.
+    mean, spread = features.mean(0), features.std(0).clamp(min=1e-6)
+    scaled = (features - mean) / spread
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(scaled @ weight.T + bias, labels, weight=1 / count)
-        loss = loss + WEIGHT_DECAY * (weight**2).sum()
-        loss.backward()
-        return loss
+        total = loss(scaled @ weight.T + bias) + WEIGHT_DECAY * (weight**2).sum()
+        total.backward()
+        return total
 
     optimizer.step(closure)
     learned = weight.detach() / spread

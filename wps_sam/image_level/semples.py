@@ -23,10 +23,9 @@ from .fitting import keep, resume
 from .losses import contrastive_prompts, label_matching, refinement, split_picture
 from .networks import ImageLevelNetwork
 from .prompt_bank import PromptBank
-from .settings import SemplesSettings
+from .settings import MapSettings, SemplesSettings
 from .weaktr import WeakTr, learned_parameters, multi_scale_maps
 
-STAGES = ("match", "background", "refine")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Added to the range of a map, see :func:`split_picture`.
 EPSILON = {"match": 0.1, "background": 1e-4, "refine": 0.1}
@@ -36,12 +35,10 @@ BACKGROUND_PATTERN = "a photo of [30]<.>"
 class WeakTrNetwork(ImageLevelNetwork):
     """WeakTr's maps of several scales."""
 
-    affinities = ()
-
     def __init__(self, model: WeakTr, scales: Sequence[float]) -> None:
         self.model, self.scales, self.num_classes = model, tuple(scales), model.num_classes
 
-    def maps(self, image: np.ndarray, tags: Tensor, affinity: object = None) -> Tensor:
+    def maps(self, image: np.ndarray, tags: Tensor, settings: MapSettings | None = None) -> Tensor:
         """[T, H, W] in 0..1."""
         device = self.model.cls_token.device
         mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -64,7 +61,7 @@ def fit_stage(
     count: int,
     settings: SemplesSettings,
     state: Path | None = None,
-    report: Callable[[int], None] = lambda epoch: None,
+    report: Callable[[int], object] = lambda epoch: None,
 ) -> list[float]:
     """Trains one stage: "match" and "refine" the maps of ``model``, "background" the words of ``bank``.
 

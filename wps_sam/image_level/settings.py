@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
+from ..encoders.clip import ATTENTION_KINDS
 from .superpixels import SuperpixelSettings
+
+# By the networks there are, what their maps can be passed on by.
+AFFINITIES: dict[str, tuple[str, ...]] = {"clip": ATTENTION_KINDS, "tags": ("cosine",), "weaktr": ()}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class FitSettings:
 class MapSettings:
     """How maps are made.
 
-    ``affinity``: what attends, of the network's ``affinities``; "" for maps as they are. ``rounds``, ``power``: of
+    ``affinity``: what attends, of :data:`AFFINITIES`; "" for maps as they are. ``rounds``, ``power``: of
     :func:`balanced_affinity`; ``threshold``, ``scores``, ``exclusive_edges``: of :func:`class_aware_attention`.
     ``js``: its product with the agreement of patches about the classes (CD-CLIP).
     """
@@ -169,13 +173,13 @@ class ImageLevelSettings:
     export: ExportSettings = field(default_factory=ExportSettings)
 
     def __post_init__(self) -> None:
-        if self.network not in ("clip", "tags", "weaktr"):
-            raise ValueError(f"network: expected 'clip', 'tags' or 'weaktr', got {self.network!r}")
+        if self.network not in AFFINITIES:
+            raise ValueError(f"network: expected one of {', '.join(AFFINITIES)}, got {self.network!r}")
         if sum(map(bool, (self.dataset, self.tags, self.label_maps))) != 1:
             raise ValueError("expected one of dataset, tags and label_maps")
         if not self.dataset and not (self.images and self.classes):
             raise ValueError("tags and label_maps need images, the folder, and classes, all names that occur")
-        known = {"clip": ("", "qk", "qq", "kk", "vv"), "tags": ("", "cosine"), "weaktr": ("", "qk")}[self.network]
+        known = ("", *AFFINITIES[self.network])
         for name in ("maps_tags", "maps_seeds"):
             if getattr(self, name).affinity not in known:
                 raise ValueError(f"{name}.affinity: of network {self.network!r} expected one of {known}")

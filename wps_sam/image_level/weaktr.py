@@ -141,8 +141,6 @@ class WeakTr(nn.Module):
                 attention.append(weights.detach())
                 found.append(attended.detach())
         of_patches = tokens[:, self.num_classes :]
-        if frozen_tokens:
-            of_patches = of_patches.detach()
         coarse = self.head(of_patches.transpose(1, 2).unflatten(2, (height, width)))
         fused, passed = self._fuse(attention, found)
         seen = F.relu(coarse if frozen_tokens else coarse.detach())

@@ -143,7 +143,7 @@ class Words:
 
         with tqdm(total=settings.stop or settings.iterations, desc=task) as progress:
             losses = fit_words(
-                network, bank, loss, example, len(pictures), settings, state, lambda _: self._tick(progress)
+                network, bank, loss, example, len(pictures), settings, state, lambda _: progress.update()
             )
         return {"contexts": bank.contexts.detach()}, losses
 
@@ -169,15 +169,11 @@ class Words:
                 len(pictures),
                 settings,
                 state,
-                lambda _: self._tick(progress),
+                lambda _: progress.update(),
             )
         if stage == "background" and bank is not None:
             return {"contexts": bank.contexts.detach()}, losses
         return model.state_dict(), losses
-
-    @staticmethod
-    def _tick(progress: tqdm) -> None:
-        progress.update()
 
     # -- using it
 
