@@ -144,6 +144,15 @@ def files_of(run):
     }
 
 
+def test_a_damaged_picture_is_left_out_with_its_reason_and_the_others_go_on(data, stubs, tmp_path, caplog):
+    damaged = Path(data["images"]) / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    run = Run(tmp_path / "run", read_values(ImageLevelSettings, data))
+    assert stages(run) == sum(len(scene) for i, scene in enumerate(SCENES) if i != 1)
+    assert "1.png" in caplog.text and f"1 of {len(SCENES)} pictures can't be read" in caplog.text
+    assert "1" not in json.loads((run.folder / "tags.json").read_text())["pictures"]
+
+
 def test_twice_is_the_same_and_interrupted_too(data, stubs, tmp_path, monkeypatch):
     settings = read_values(ImageLevelSettings, data)
     whole = Run(tmp_path / "one" / "run", settings)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from wps_sam.image_level.weaktr import WeakTr, build_weaktr, learned_parameters, multi_scale_maps
 
 import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from torch.nn import functional as F
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "image_level"
 SIZES = dict(dim=96, depth=2, heads=6, image_size=64)
 
 
@@ -157,3 +161,30 @@ def test_maps_of_several_scales_and_their_mirror_images():
     found = multi_scale_maps(model, picture, (1.0, 1.5))
     assert found.shape == (3, 48, 64) and found.amin() == 0 and 0.999 < found.amax() <= 1
     assert torch.allclose(multi_scale_maps(model, picture.flip(2), (1.0, 1.5)), found.flip(2), atol=1e-6)
+
+
+def test_slots_that_no_class_has_attend_and_give_no_maps(tmp_path):
+    """COCO's ids have gaps: class 1 is slot 2 where slot 1 is unused, not slot 1."""
+    whole = build_weaktr(4, **SIZES).double()
+    torch.save(whole.state_dict(), tmp_path / "weaktr.pth")
+    gap = build_weaktr(3, str(tmp_path / "weaktr.pth"), unused=(1,), **SIZES).double()
+    picture = images(2, 3, 64, 96)
+    for of_gap, of_whole in zip(gap(picture), whole(picture)):
+        assert torch.allclose(of_gap, of_whole[:, [0, 2, 3]], atol=1e-9)
+        assert not torch.allclose(of_gap, of_whole[:, :3], atol=1e-9)
+    assert multi_scale_maps(gap, picture[0]).shape == (3, 64, 96)
+    with pytest.raises(ValueError, match="unused: expected slots below 4"):
+        build_weaktr(3, unused=(4,), **SIZES)
+
+
+def test_the_published_layout_of_coco():
+    """90 slots, of which 80 are in use, and the fusion of WeakTr's first recipe for COCO: r 4."""
+    settings = yaml.safe_load((CONFIGS / "coco_semples.yaml").read_text())["semples"]
+    with torch.device("meta"):
+        model = WeakTr(80, settings["reduction"], settings["pool"], unused=settings["unused"])
+    shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    assert shapes["cls_token"] == (1, 90, 384) and shapes["head.weight"] == (90, 384, 3, 3)
+    assert shapes["adaptive_attention_fusion.attn_head_ffn.0.weight"] == (18, 72)
+    # COCO's 80 ids, as its files number them.
+    gaps = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+    assert [slot + 1 for slot in model.used] == [i for i in range(1, 91) if i not in gaps]

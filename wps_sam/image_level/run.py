@@ -93,8 +93,13 @@ class Run:
     # -- stages
 
     def tags(self) -> None:
-        """tags.json: the names of each picture, and how often each class is there."""
-        pictures, classes = self._data
+        """tags.json: the names of each picture, and how often each class is there. Pictures that can't be read are left
+        out, each with its reason, so that no later stage stops at them."""
+        listed, classes = self._data
+        pictures = [picture for picture in tqdm(listed, desc="tags") if _is_readable(picture)]
+        if len(pictures) < len(listed):
+            logger.warning("%d of %d pictures can't be read and are left out", len(listed) - len(pictures), len(listed))
+        self._data = pictures, classes
         present = np.zeros(len(classes), dtype=int)
         for picture in pictures:
             present[list(picture.tags)] += 1
@@ -219,3 +224,12 @@ class Run:
         if not path.is_file():
             raise ValueError(f"{path.parent}: is missing; run the stage {stage.split('/')[0]} first")
         return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_readable(picture: Tagged) -> bool:
+    try:
+        read_rgb(picture.file)
+    except ValueError as error:
+        logger.warning("left out: %s", error)
+        return False
+    return True

@@ -81,14 +81,15 @@ class StageSettings:
 class SemplesSettings:
     """SemPLeS on WeakTr; the defaults are those of VOC.
 
-    ``checkpoint``: of WeakTr, from which stages match and refine start; ``reduction``, ``pool``: of its fusion.
-    ``scales`` of the pictures whose maps are added up. ``side`` of the crops. ``match_weight``, ``background_weight``,
-    ``refine_weight``: lambda_b, lambda_T, lambda_r.
+    ``checkpoint``: of WeakTr, from which stages match and refine start; ``reduction``, ``pool``: of its fusion;
+    ``unused``: of :class:`WeakTr`. ``scales`` of the pictures whose maps are added up. ``side`` of the crops.
+    ``match_weight``, ``background_weight``, ``refine_weight``: lambda_b, lambda_T, lambda_r.
     """
 
     checkpoint: str = ""
     reduction: int = 8
     pool: str = "max"
+    unused: tuple[int, ...] = ()
     scales: tuple[float, ...] = (1.0, 1.2)
     side: int = 224
     epochs: int = 60

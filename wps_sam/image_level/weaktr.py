@@ -7,6 +7,7 @@ patches, N = C + P tokens, D width, H heads, K layers.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -91,7 +92,9 @@ class WeakTr(nn.Module):
     """DeiT-S with a token for each class, a convolution on its patches, and fused attention.
 
     Args:
-        num_classes: C, 20 for VOC.
+        num_classes: C, 20 for VOC, 80 for COCO.
+        unused: of its slots those that no class has: of COCO's ids 1 to 90 ten have no pictures. They attend with the
+            others; the maps leave them out, so that class c is the c-th slot in use.
         reduction, pool: of :class:`AdaptiveAttentionFusion`.
         dim, depth, heads: 384, 12, 6 are DeiT-S.
         image_size: side of the pictures that positions were learned at.
@@ -108,18 +111,23 @@ class WeakTr(nn.Module):
         heads: int = 6,
         image_size: int = 224,
         drop_path: float = 0.1,
+        unused: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.num_classes, self.heads = num_classes, heads
+        self.slots = num_classes + len(unused)
+        self.used = [slot for slot in range(self.slots) if slot not in unused]
+        if len(self.used) != num_classes:
+            raise ValueError(f"unused: expected slots below {self.slots}, each once, got {list(unused)}")
         self.side = image_size // PATCH
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, PATCH, stride=PATCH)})
-        self.cls_token = nn.Parameter(torch.zeros(1, num_classes, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, num_classes + self.side**2, dim))
+        self.cls_token = nn.Parameter(torch.zeros(1, self.slots, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.slots + self.side**2, dim))
         rates = [drop_path * k / max(depth - 1, 1) for k in range(depth)]
         self.blocks = nn.ModuleList(_Block(dim, heads, rate) for rate in rates)
         # Of DeiT; in the checkpoints, and not used.
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Conv2d(dim, num_classes, 3, padding=1)
+        self.head = nn.Conv2d(dim, self.slots, 3, padding=1)
         self.adaptive_attention_fusion = AdaptiveAttentionFusion(heads * depth, dim // heads, reduction, pool)
         for parameter in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
@@ -140,13 +148,13 @@ class WeakTr(nn.Module):
                 tokens, weights, attended = block(tokens)
                 attention.append(weights.detach())
                 found.append(attended.detach())
-        of_patches = tokens[:, self.num_classes :]
-        coarse = self.head(of_patches.transpose(1, 2).unflatten(2, (height, width)))
+        of_patches = tokens[:, self.slots :]
+        coarse = self.head(of_patches.transpose(1, 2).unflatten(2, (height, width)))[:, self.used]
         fused, passed = self._fuse(attention, found)
         seen = F.relu(coarse if frozen_tokens else coarse.detach())
         fused = fused.unflatten(2, (height, width)) * seen
         fine = (passed @ fused.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (height, width))
-        return WeakTrMaps(tokens[:, : self.num_classes].mean(-1), coarse, fused, fine)
+        return WeakTrMaps(tokens[:, self.used].mean(-1), coarse, fused, fine)
 
     def _fuse(self, attention: list[Tensor], found: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Mean attention of all heads by their weights: classes to patches [B, C, P], and among patches [B, P, P]."""
@@ -156,21 +164,28 @@ class WeakTr(nn.Module):
         of_heads = torch.stack([f.unflatten(2, (-1, self.heads)) for f in found], dim=1)  # [B, K, N, D / H, H]
         gamma = self.adaptive_attention_fusion(of_heads.permute(0, 4, 1, 2, 3).flatten(1, 2))
         mean = (gamma[..., None, None] * weights).mean(1)
-        classes = self.num_classes
-        return mean[:, :classes, classes:], mean[:, classes:, classes:]
+        patches = mean[:, :, self.slots :]
+        return patches[:, self.used], patches[:, self.slots :]
 
     def _positions(self, height: int, width: int) -> Tensor:
         """[1, C + P, D]; the grid resized by the factors (h + 0.1) / side, which guard against rounding."""
         if (height, width) == (self.side, self.side):
             return self.pos_embed
-        classes, grid = self.pos_embed[:, : self.num_classes], self.pos_embed[:, self.num_classes :]
+        classes, grid = self.pos_embed[:, : self.slots], self.pos_embed[:, self.slots :]
         grid = grid.transpose(1, 2).unflatten(2, (self.side, self.side))
         factors = ((height + 0.1) / self.side, (width + 0.1) / self.side)
         grid = F.interpolate(grid, scale_factor=factors, mode="bicubic")
         return torch.cat([classes, grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-def build_weaktr(num_classes: int, weights: str = "", reduction: int = 8, pool: str = "max", **sizes: int) -> WeakTr:
+def build_weaktr(
+    num_classes: int,
+    weights: str = "",
+    reduction: int = 8,
+    pool: str = "max",
+    unused: Sequence[int] = (),
+    **sizes: int,
+) -> WeakTr:
     """A WeakTr in eval mode.
 
     Args:
@@ -182,7 +197,7 @@ def build_weaktr(num_classes: int, weights: str = "", reduction: int = 8, pool: 
     """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
-        model = WeakTr(num_classes, reduction, pool, **sizes)
+        model = WeakTr(num_classes, reduction, pool, unused=unused, **sizes)
     if not weights:
         logger.warning("no weights of WeakTr are given: its maps mean nothing")
     else:
@@ -190,7 +205,7 @@ def build_weaktr(num_classes: int, weights: str = "", reduction: int = 8, pool: 
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(f"{weights}: not of a WeakTr of {num_classes} classes: {error}") from error
+            raise ValueError(f"{weights}: not of a WeakTr of {model.slots} classes: {error}") from error
     return model.eval()
 
 

@@ -272,7 +272,7 @@ class Words:
     def _weaktr(self, stage: str) -> WeakTr:
         """As its checkpoint is, or as a stage has left it."""
         settings = self.settings.semples
-        model = build_weaktr(len(self.classes), settings.checkpoint, settings.reduction, settings.pool)
+        model = build_weaktr(len(self.classes), settings.checkpoint, settings.reduction, settings.pool, settings.unused)
         if stage:
             model.load_state_dict(self._read(stage))
         return model.to(device())
