@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from wps_sam.data import check_part_map_ids, register_descriptions
-from wps_sam.data.sources.descriptions import read_description
+from wps_sam.data.sources.descriptions import read_description, sided_pairs
 from wps_sam.masks import read_object_map, read_part_map
 
 import numpy as np
@@ -279,6 +279,28 @@ def test_flip_pairs_are_numbered_as_each_data_set_numbers_its_classes(pets):
     assert MetadataCatalog.get(whole).flip_map == [1, 0, 2, 3]
     assert MetadataCatalog.get(conditioned).flip_map == [1, 0, 2, 3]
     assert MetadataCatalog.get(seen).flip_map == [1, 0, 2]
+
+
+def test_left_and_right_are_paired_by_name_unless_the_description_says_otherwise(pets, caplog):
+    assert sided_pairs(["left ear", "tail", "right ear", "dog's left paw", "legR", "legL", "left", "l"]) == (
+        (("left ear", "right ear"), ("legL", "legR")),
+        ["dog's left paw", "left"],
+    )
+    whole, seen, _ = register_descriptions([pets(unseen=["dog's tail"])])
+    assert MetadataCatalog.get(whole).flip_map == [1, 0, 2, 3]
+    assert MetadataCatalog.get(seen).flip_map == [1, 0, 2]
+
+
+def test_one_side_alone_is_told_and_an_empty_list_is_taken_as_it_is(pets, caplog):
+    caplog.set_level("INFO")
+    whole, seen, _ = register_descriptions([pets(unseen=["dog's right ear"])])
+    assert "dog's left ear: named after a side" in caplog.text
+    assert MetadataCatalog.get(whole).get("flip_map") is None
+
+
+def test_no_pairs_where_the_description_names_none(pets):
+    whole, _ = register_descriptions([pets(flip_pairs=[])])
+    assert MetadataCatalog.get(whole).get("flip_map") is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ The form is explained in datasets/README.md::
       val: {images: images/val, annotations: annotations/val}
     classes: [wheel, window]        # optional: the order of the class ids
     unseen: [window]                # optional: classes that zero-shot training does not see
-    flip_pairs: [[left ear, right ear]]  # optional: classes that a mirrored picture exchanges
+    flip_pairs: [[near ear, far ear]]    # optional: classes that a mirrored picture exchanges; "left ear" and "right ear"
+                                         # are found by their names
     objects: [person]               # optional: what the parts belong to, with a folder of object maps in a split
     crowds: parts                   # optional: what iscrowd marks; else "ignore", a region of no single part
     exif: upright                   # optional: how the pictures lay under the labels; else "auto", or "stored"
@@ -48,6 +49,8 @@ _OPTIONAL = ("classes", "unseen", "flip_pairs", "objects", "crowds", "exif")
 _SPLIT_REQUIRED, _SPLIT_OPTIONAL = ("images", "annotations"), ("objects",)
 # Of a data set with unseen classes: what a part data set is measured by, and the zero-shot protocol.
 _ZERO_SHOT_PROTOCOLS = ("d2_semseg", "pin41", "wps_image_part", "wps_authors", "coco_ap", "pred_all")
+_WORD = re.compile(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])|\d+")
+_OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}|\$(\w+)")
 
 
@@ -69,7 +72,7 @@ class Description:
     splits: tuple[SplitPaths, ...]
     classes: tuple[str, ...] | None
     unseen: tuple[str, ...]
-    flip_pairs: tuple[tuple[str, str], ...]
+    flip_pairs: tuple[tuple[str, str], ...] | None
     objects: tuple[str, ...]
     options: LoadOptions
 
@@ -204,15 +207,53 @@ def _with_objects(vocabulary: PartVocabulary, objects: tuple[str, ...]) -> PartV
 
 
 def _flip_map(description: Description, vocabulary: PartVocabulary) -> tuple[int, ...] | None:
-    """Class to class after a horizontal flip; None where no pair is exchanged."""
+    """Class to class after a horizontal flip; None where no pair is exchanged. Pairs are those of the description, or,
+    where it names none, those that differ in "left" and "right"."""
+    pairs = description.flip_pairs
+    if pairs is None:
+        # Of two sides both are seen, or none: a mirrored label of a class that training may not see would show it.
+        seen = [vocabulary.names[c] for c in vocabulary.seen_ids]
+        pairs, alone = sided_pairs(seen)
+        pairs += sided_pairs([name for name in vocabulary.names if name not in seen])[0]
+        if pairs:
+            logger.info("%s: mirrored pictures exchange %s", description.name, "; ".join(map(" and ".join, pairs)))
+        if alone:
+            logger.warning(
+                "%s: %s: named after a side, and the other side is no class: with INPUT.RANDOM_FLIP horizontal they "
+                "are taught on both. Write flip_pairs into the description, [] if that is right",
+                description.name,
+                ", ".join(alone),
+            )
     flip_map = list(range(len(vocabulary)))
-    for pair in description.flip_pairs:
+    for pair in pairs:
         _check_known(pair, vocabulary, "flip_pairs")
         left, right = map(vocabulary.names.index, pair)
         if (left in vocabulary.unseen) != (right in vocabulary.unseen):
             raise ValueError(f"flip_pairs: of {list(pair)} one is unseen; expected both or none")
         flip_map[left], flip_map[right] = right, left
-    return tuple(flip_map) if description.flip_pairs else None
+    return tuple(flip_map) if pairs else None
+
+
+def sided_pairs(names: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """Pairs of names that differ in left and right alone, "left ear" or "earL", and names whose other side is missing.
+
+    A side is a word of its own: left, right, l or r, whatever its case.
+    """
+    by_words = {_words(name): name for name in names}
+    pairs, alone = [], []
+    for words, name in by_words.items():
+        mirrored = tuple(_OTHER_SIDE.get(word, word) for word in words)
+        # A single letter may mean anything, unless its counterpart is there, too.
+        if mirrored in by_words and words < mirrored:
+            pairs.append((name, by_words[mirrored]))
+        elif mirrored not in by_words and {"left", "right"} & set(words):
+            alone.append(name)
+    return tuple(pairs), alone
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Words in lower case, also of names like leftEar."""
+    return tuple(word.lower() for word in _WORD.findall(name))
 
 
 def _check_known(names: Sequence[str], vocabulary: PartVocabulary, key: str) -> None:
@@ -370,9 +411,11 @@ def _names(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _pairs(content: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
-    """``flip_pairs``: lists of two names, in which no name occurs twice."""
-    pairs = content.get("flip_pairs", [])
+def _pairs(content: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...] | None:
+    """``flip_pairs``: lists of two names, in which no name occurs twice; None where the key is left out."""
+    if "flip_pairs" not in content:
+        return None
+    pairs = content["flip_pairs"]
     well_formed = isinstance(pairs, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair) for pair in pairs
     )
