@@ -23,8 +23,9 @@ datasets/synthetic_parts/.made: $(INSTALLED) tools/make_synthetic.py $(wildcard 
 features: data
 	$(BIN)/python tools/cache_features.py --config-file $(QUICKSTART) --output $(FEATURES)
 
+# Goes on where it was stopped; of a finished run it evaluates alone. To train anew, remove output/quickstart.
 train: features
-	$(BIN)/python tools/train_net.py --config-file $(QUICKSTART) MODEL.SAM.FEATURES cache MODEL.SAM.CACHE_DIR $(FEATURES)
+	$(BIN)/python tools/train_net.py --resume --config-file $(QUICKSTART) MODEL.SAM.FEATURES cache MODEL.SAM.CACHE_DIR $(FEATURES)
 
 draw: train
 	$(BIN)/python tools/visualize_predictions.py --config-file $(QUICKSTART)

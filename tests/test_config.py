@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wps_sam.config import add_wps_sam_config
+from wps_sam.config import add_wps_sam_config, read_config
 
 import pytest
 import torch
@@ -96,6 +96,7 @@ OUR_KEYS = {
     "MODEL.TEXT.EMBEDDINGS",
     "MODEL.TEXT.ENCODER",
     "MODEL.TEXT.TEMPLATES",
+    "SOLVER.MAX_EPOCHS",
     "SOLVER.OPTIMIZER",
     "SOLVER.POLY_LR_POWER",
     "SOLVER.WEIGHT_DECAY_EMBED",
@@ -201,6 +202,8 @@ def test_config_file_builds_its_model(path: Path) -> None:
     if load_config(path).MODEL.SEMANTIC.WEIGHTS != "shipped":
         files["MODEL__SEMANTIC__WEIGHTS"] = ""
     cfg = load_config(path, MODEL__DEVICE="meta", **files)
+    # 0 is filled in from a data set.
+    cfg.MODEL.PROMPTER.NUM_CLASSES = cfg.MODEL.PROMPTER.NUM_CLASSES or 3
     with torch.device("meta"):
         model = build_model(cfg)
     trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -233,3 +236,11 @@ def test_unknown_key_in_a_file_is_refused(tmp_path: Path) -> None:
     path.write_text("MODEL:\n  PROMPTER:\n    NUM_QUERRIES: 3\n")
     with pytest.raises(KeyError, match="NUM_QUERRIES"):
         load_config(path)
+
+
+@pytest.mark.parametrize(("there", "chosen"), [(True, "cuda"), (False, "cpu")])
+def test_the_device_is_chosen(there: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    path = ROOT / "configs" / "own_data.yaml"
+    assert read_config(path).MODEL.DEVICE == chosen
+    assert read_config(path, ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"

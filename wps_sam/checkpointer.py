@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,13 +78,21 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Writes model, checkpointables and ``kwargs`` to ``save_dir/name.pth`` and marks it as the last one."""
         if not self.save_dir or not self.save_to_disk:
             return
-        data = {"model": self.model.state_dict()}
-        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
-        data.update(kwargs)
+        states = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        self.tag_last_checkpoint(self._write(name, {**states, **kwargs}))
+
+    def save_weights(self, name: str, trained_on: Mapping[str, Any]) -> None:
+        """Writes the model alone to ``save_dir/name.pth``, to be used, not continued; ``trained_on`` as of read()."""
+        if self.save_dir and self.save_to_disk:
+            self._write(name, {"trainer": dict(trained_on)})
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> str:
+        """The file name of model and ``content`` in ``save_dir``."""
+        data = {"model": self.model.state_dict(), **content}
         file_name = f"{name}.pth"
         logger.info("Saving checkpoint to %s", os.path.join(self.save_dir, file_name))
         write_atomically(os.path.join(self.save_dir, file_name), lambda file: torch.save(data, file))
-        self.tag_last_checkpoint(file_name)
+        return file_name
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         path = os.path.join(self.save_dir, "last_checkpoint")

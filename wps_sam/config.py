@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -72,6 +73,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     for old, new in RENAMED.items():
         cfg.register_renamed_key(old, new)
     cfg.MODEL.META_ARCHITECTURE = "WPSSAM"
+    # Detectron2's MODEL.DEVICE may also be auto: a CUDA device where torch finds one, else the CPU.
     # The frozen promptable encoder: SAMEncoder.
     cfg.MODEL.BACKBONE.NAME = "SAMEncoder"
     cfg.MODEL.WEIGHTS = ""
@@ -120,7 +122,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     # FCOSPrompter, PixelClassifier: rivals, see configs/rivals/.
     # Or the name of any other class in PROMPTER_REGISTRY.
     cfg.MODEL.PROMPTER.NAME = "DETRPrompter"
-    # C, the number of part classes; checked against the data set.
+    # C, the number of part classes; checked against the data set. 0: as many as that has.
     cfg.MODEL.PROMPTER.NUM_CLASSES = 40
     # linear: a score a class, learned for the C classes of the training set. text: the cosine with a text
     # embedding of each class name, so that a model can be asked for classes that it was not trained on; NUM_CLASSES
@@ -228,6 +230,9 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.SOLVER.WARMUP_ITERS = 250
     cfg.SOLVER.WARMUP_FACTOR = 0.0
     cfg.SOLVER.MAX_ITER = 38370
+    # In place of MAX_ITER, how often each training picture is seen; warm-up, evaluations and checkpoints then follow
+    # the length: WARMUP_ITERS is a twentieth of it, TEST.EVAL_PERIOD and CHECKPOINT_PERIOD a fifth. 0: MAX_ITER.
+    cfg.SOLVER.MAX_EPOCHS = 0
 
     # Images are padded to one square: nothing is won by grouping them by shape.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
@@ -259,6 +264,8 @@ def read_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CN:
     add_wps_sam_config(cfg)
     cfg.merge_from_file(str(config_file))
     cfg.merge_from_list(list(opts))
+    if cfg.MODEL.DEVICE == "auto":
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check_config(cfg)
     return cfg
 
@@ -279,10 +286,13 @@ def check_config(cfg: CN) -> None:
             f"MODEL.SEMANTIC.NAME is {cfg.MODEL.SEMANTIC.NAME!r}, but MODEL.META_ARCHITECTURE is "
             f"{cfg.MODEL.META_ARCHITECTURE!r}, which does not read it"
         )
-    if cfg.MODEL.PROMPTER.NUM_CLASSES < 1:
+    if cfg.MODEL.PROMPTER.NUM_CLASSES < 0:
         raise ValueError(
-            f"MODEL.PROMPTER.NUM_CLASSES is {cfg.MODEL.PROMPTER.NUM_CLASSES}; set the number of part classes"
+            f"MODEL.PROMPTER.NUM_CLASSES is {cfg.MODEL.PROMPTER.NUM_CLASSES}; set the number of part classes, or 0 for "
+            "as many as the data set has"
         )
+    if cfg.SOLVER.MAX_EPOCHS < 0:
+        raise ValueError(f"SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS}; expected 0, or how often each picture is seen")
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ValueError(f"SOLVER.AMP.ENABLED needs MODEL.DEVICE cuda, not {cfg.MODEL.DEVICE!r}")
     if cfg.INPUT.RANDOM_VIEWS < 0 or (cfg.INPUT.RANDOM_VIEWS and not cfg.INPUT.CROP.ENABLED):

@@ -9,9 +9,11 @@ import math
 from pathlib import Path
 
 from wps_sam import engine
+from wps_sam.checkpointer import SafeCheckpointer
 from wps_sam.config import CHOICES, add_wps_sam_config, check_config
 from wps_sam.data import register_descriptions
 from wps_sam.engine.evaluate import verify
+from wps_sam.engine.setup import check_output_dir
 from wps_sam.engine.trainer import drop_metrics_from
 from wps_sam.evaluation import PROTOCOLS
 from wps_sam.structures import Frame
@@ -147,7 +149,8 @@ def test_unknown_protocols_are_refused_by_the_config_check(tiny_cfg):
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (("MODEL.PROMPTER.NUM_CLASSES", 0), "NUM_CLASSES is 0; set the number"),
+        (("MODEL.PROMPTER.NUM_CLASSES", -1), "NUM_CLASSES is -1; set the number"),
+        (("SOLVER.MAX_EPOCHS", -1), "MAX_EPOCHS is -1; expected 0, or how often"),
         (("SOLVER.AMP.ENABLED", True), "AMP.ENABLED needs MODEL.DEVICE cuda, not 'cpu'"),
         (("TEST.EXPECTED_RESULTS", [["d2_semseg", "mIoU", 50.0]]), r"each entry is \[protocol, metric, value,"),
     ],
@@ -463,3 +466,32 @@ def test_two_processes_resume_exactly_and_train_and_evaluate_as_one(toy_cfg, tmp
 
 def last_loss(path):
     return [json.loads(line)["total_loss"] for line in path.read_text().splitlines() if "total_loss" in line][-1]
+
+
+def test_the_best_weights_are_kept_beside_the_last_and_a_resumed_run_knows_their_score(toy_cfg, tmp_path, monkeypatch):
+    """Scores 3, 9, 5: the second evaluation's weights are kept, and after a stop behind it still are."""
+    scores = iter([3.0, 9.0, 5.0, 5.0])
+    monkeypatch.setattr(
+        "wps_sam.engine.trainer.evaluate",
+        lambda cfg, *args, **more: {cfg.DATASETS.TEST[0]: {"d2_semseg": {"mIoU": next(scores)}}},
+    )
+    cfg = toy_cfg("TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 2, "OUTPUT_DIR", str(tmp_path / "run"))
+    train(cfg, stop_at=4)
+    best = tmp_path / "run" / "model_best.pth"
+    kept = best.read_bytes()
+    final = train(cfg, resume=True)
+    assert best.read_bytes() == kept and (tmp_path / "run" / "last_checkpoint").read_text() == "model_final.pth"
+    content = SafeCheckpointer.read(str(best))
+    assert content["trainer"]["class_names"] == MetadataCatalog.get("tiny_parts_train").thing_classes
+    assert any(not torch.equal(value, final[key]) for key, value in content["model"].items())
+
+
+def test_a_finished_run_is_not_written_over(toy_cfg, tmp_path):
+    cfg = toy_cfg("OUTPUT_DIR", str(tmp_path / "run"), "DATASETS.TEST", ())
+    train(cfg)
+    (tmp_path / "run" / "log.txt").touch()
+    args = argparse.Namespace(eval_only=False, resume=False)
+    with pytest.raises(ValueError, match=r"holds a finished run, .* choose another, such as OUTPUT_DIR .*run_2"):
+        check_output_dir(cfg, args)
+    args.resume = True
+    check_output_dir(cfg, args)

@@ -136,7 +136,8 @@ def test_a_run_writes_over_nothing_but_a_run(tiny_cfg, tmp_path):
     (output / "last_checkpoint").write_text("model_final.pth")
     check("--resume")
     (output / "log.txt").touch()
-    check()
+    with pytest.raises(ValueError, match=r"holds a finished run, .* choose another, such as OUTPUT_DIR .*output_2"):
+        check()
     with pytest.raises(ValueError, match=r"model_final\.pth: MODEL\.WEIGHTS lies in OUTPUT_DIR"):
         check(**weights)
     for flag in ("--eval-only", "--resume"):

@@ -74,6 +74,7 @@ def evaluate(
         has_boxes = MetadataCatalog.get(name).evaluator_type == "part_seg"
         if has_boxes and (cfg.TEST.ORACLES if oracles is None else oracles):
             scores.update(evaluate_oracles(cfg, model, loader, name))
+            warn_of_weak_masks(scores, name)
         if comm.is_main_process():
             results[name] = scores
             logger.info("Results on %s, for copying:", name)
@@ -125,6 +126,18 @@ def evaluate_oracles(
         if comm.is_main_process():
             rows[name] = oracle_scores(scores)
     return rows
+
+
+def warn_of_weak_masks(scores: Mapping[str, Mapping[str, float]], dataset_name: str) -> None:
+    """Says where the segmenter's masks of the true boxes are worth less than these boxes filled."""
+    asked, filled = (scores.get(f"oracle_{way}", {}).get("mIoU", math.nan) for way in ("box_prompt", "filled_box"))
+    if asked < filled:
+        logger.warning(
+            "%s: SAM's masks of the true boxes have %.1f mIoU, less than the boxes filled in, %.1f: this SAM does not "
+            "know such pictures, and no prompter can do better than it. Take a larger one (MODEL.SAM.ARCH, WEIGHTS), "
+            "or train it on (tools/pretrain_sam.py); tools/evaluate_prompts.py compares them",
+            *(dataset_name, asked, filled),
+        )
 
 
 def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 import torch
@@ -15,6 +16,9 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import is_open_vocabulary, read_config
 from ..data.sources.descriptions import register_descriptions
+from .fill_in import fill_in_classes, fill_in_length
+
+logger = logging.getLogger(__name__)
 
 # What a run writes over, if a folder holds it.
 _WRITTEN_BY_EVALUATION = ("config.yaml", "evaluation.json")
@@ -45,15 +49,21 @@ def setup(args: argparse.Namespace) -> CfgNode:
         check_output_dir(cfg, args)
     # default_setup opens Detectron2's own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="wps_sam")
-    default_setup(cfg, args)
     register_descriptions(cfg.DATASETS.DESCRIPTIONS)
-    check_classes(cfg, cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    names = cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    fill_in_classes(cfg, names)
+    check_classes(cfg, names)
+    if not args.eval_only:
+        fill_in_length(cfg)
+    # Writes the configuration, as it is now, into the log and OUTPUT_DIR.
+    default_setup(cfg, args)
+    logger.info("on %s", cfg.MODEL.DEVICE)
     cfg.freeze()
     return cfg
 
 
 def check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Requires that OUTPUT_DIR is new, or that of a run, and that training does not write over what it starts from.
+    """Requires that OUTPUT_DIR is new, or that of a run that is not finished, and no training's start in its way.
 
     Raises:
         ValueError: names the file that would be lost.
@@ -67,6 +77,11 @@ def check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
             )
     # Every run begins with log.txt, to which later ones add. One that is continued may have been copied without it.
     if (output / "log.txt").is_file() or (args.resume and (output / "last_checkpoint").is_file()):
+        if trains and (output / "model_final.pth").is_file():
+            raise ValueError(
+                f"{output}: OUTPUT_DIR holds a finished run, which would be written over: choose another, such as "
+                f"OUTPUT_DIR {output}_2, or look at it again with --eval-only"
+            )
         return
     written = _WRITTEN_BY_EVALUATION if args.eval_only else _WRITTEN_BY_EVALUATION + _WRITTEN_BY_TRAINING
     foreign = [name for name in written if (output / name).exists()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import weakref
 from typing import Any
@@ -20,11 +21,15 @@ from .. import models  # noqa: F401  (registers the meta-architectures)
 from ..checkpointer import SafeCheckpointer
 from ..data.train_order import seed_everything
 from .check_test_sets import check_test_set
-from .evaluate import build_evaluator, by_protocol, evaluate, set_vocabulary, training_classes, verify
+from .evaluate import Results, build_evaluator, by_protocol, evaluate, set_vocabulary, training_classes, verify
 from .loader import TrainLoader, build_test_loader, build_train_loader
 from .solver import build_optimizer, build_poly_schedule
 
 logger = logging.getLogger(__name__)
+
+# Protocol and metric by which the best checkpoint of a run is chosen.
+HEADLINE = ("d2_semseg", "mIoU")
+BEST = "model_best"
 
 
 class _StepGuard(hooks.HookBase):
@@ -85,6 +90,8 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
+        # The best headline score of this run so far.
+        self.best_score = -math.inf
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
@@ -137,15 +144,28 @@ class Trainer(DefaultTrainer):
         def evaluate_and_keep() -> dict[str, Any]:
             # The oracles ask the frozen SAM and never change: once, at the end, is enough.
             finished = self.iter >= self.max_iter
-            self._last_eval_results = by_protocol(
-                evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished)
-            )
+            results = evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished)
+            self._keep_best(results)
+            self._last_eval_results = by_protocol(results)
             set_vocabulary(self.model, self.cfg.DATASETS.TRAIN[0], training_classes(self.cfg))
             return self._last_eval_results
 
         hook = _EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate_and_keep if self.cfg.DATASETS.TEST else dict)
         own = [hook if isinstance(h, hooks.EvalHook) else h for h in super().build_hooks()]
         return [_StepGuard(), *own]
+
+    def _keep_best(self, results: Results) -> None:
+        """BEST.pth: the weights with the best d2_semseg mIoU on the first of DATASETS.TEST, where there are
+        evaluations on the way. On the main process."""
+        scores = results.get(self.cfg.DATASETS.TEST[0], {}).get(HEADLINE[0], {})
+        if self.cfg.TEST.EVAL_PERIOD and scores.get(HEADLINE[1], -math.inf) > self.best_score:
+            self.best_score = scores[HEADLINE[1]]
+            self.checkpointer.save_weights(BEST, {**self._trained_on(), "score": self.best_score})
+
+    def _trained_on(self) -> dict[str, Any]:
+        """With it PartPredictor needs nothing but a checkpoint: the data set may be elsewhere."""
+        class_names = list(MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).thing_classes)
+        return {"class_names": class_names, "exif": self.data_loader.exif}
 
     def train(self) -> dict[str, Any] | None:
         """Trains and evaluates; on the main process returns the last results, after TEST.EXPECTED_RESULTS.
@@ -163,6 +183,10 @@ class Trainer(DefaultTrainer):
         """Continues the last checkpoint of OUTPUT_DIR if asked to and there is one; else loads MODEL.WEIGHTS."""
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
         super().resume_or_load(resume)
+        best = os.path.join(self.cfg.OUTPUT_DIR, f"{BEST}.pth")
+        if self.start_iter and os.path.isfile(best):
+            # Not of the last checkpoint, which is written before the evaluation.
+            self.best_score = SafeCheckpointer.read(best)["trainer"]["score"]
         if self.start_iter and comm.is_main_process():
             drop_metrics_from(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
 
@@ -171,9 +195,7 @@ class Trainer(DefaultTrainer):
         steps = self.iter + 1 - self.start_iter
         return {
             **super().state_dict(),
-            # With them PartPredictor needs nothing but the checkpoint: the data set may be elsewhere.
-            "class_names": list(MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).thing_classes),
-            "exif": self.data_loader.exif,
+            **self._trained_on(),
             "data_order": {
                 "seed": order.seed,
                 "position": order.first_position + steps * order.batch_size,

@@ -293,7 +293,7 @@ def test_left_and_right_are_paired_by_name_unless_the_description_says_otherwise
 
 def test_one_side_alone_is_told_and_an_empty_list_is_taken_as_it_is(pets, caplog):
     caplog.set_level("INFO")
-    whole, seen, _ = register_descriptions([pets(unseen=["dog's right ear"])])
+    whole, *_ = register_descriptions([pets(unseen=["dog's right ear"])])
     assert "dog's left ear: named after a side" in caplog.text
     assert MetadataCatalog.get(whole).get("flip_map") is None
 

@@ -10,8 +10,8 @@ The form is explained in datasets/README.md::
       val: {images: images/val, annotations: annotations/val}
     classes: [wheel, window]        # optional: the order of the class ids
     unseen: [window]                # optional: classes that zero-shot training does not see
-    flip_pairs: [[near ear, far ear]]    # optional: classes that a mirrored picture exchanges; "left ear" and "right ear"
-                                         # are found by their names
+    flip_pairs: [[near ear, far ear]]  # optional: classes that a mirrored picture exchanges; else those
+                                       # that differ in left and right
     objects: [person]               # optional: what the parts belong to, with a folder of object maps in a split
     crowds: parts                   # optional: what iscrowd marks; else "ignore", a region of no single part
     exif: upright                   # optional: how the pictures lay under the labels; else "auto", or "stored"
