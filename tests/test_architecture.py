@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
     "checkpoint_conversion": BELOW_ENGINE,
     "benchmark": BELOW_ENGINE | {"engine"},
+    "report": BELOW_ENGINE,
 }
 TOOLS_MAY_IMPORT = {
     "config",
@@ -58,6 +59,7 @@ TOOLS_MAY_IMPORT = {
     "checkpoint_conversion",
     "text_embeddings",
     "benchmark",
+    "report",
     "outputs",
     "picture_files",
     "structures",

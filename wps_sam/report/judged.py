@@ -1,0 +1,97 @@
+"""Predictions of a run against the truth, picture by picture: which parts are taken for which, and where it fails."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wps_sam.evaluation.ground_truth import GroundTruth
+from wps_sam.evaluation.metrics import confusion_matrix, pooled_iou
+from wps_sam.masks import record_size, segmentation_to_mask
+
+import numpy as np
+
+# Share of the picture's pixels that a part has, up to which it counts as small, middling, large.
+SIZES = (("small, under 1% of the picture", 0.01), ("middling, 1 to 5%", 0.05), ("large, over 5%", 1.0))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A data set as a run sees it.
+
+    Attributes:
+        class_names: the C part classes.
+        confusion: int64 [C+1, C+1], pixels by predicted (rows) and true label, background last.
+        pictures: (record, score 0..1) of each picture that has parts, the worst first; the score is the mean IoU over
+            the classes that are in it.
+        by_size: of each entry of SIZES (name, number of masks of a class in a picture, mean of their IoU).
+    """
+
+    class_names: list[str]
+    confusion: np.ndarray
+    pictures: list[tuple[Mapping[str, Any], float]]
+    by_size: list[tuple[str, int, float]]
+
+    def mistaken(self, count: int = 10) -> list[tuple[str, str, float]]:
+        """The commonest confusions: true name, predicted name ("background" for none), share of the true pixels."""
+        names = [*self.class_names, "background"]
+        share = self.confusion.T / np.maximum(self.confusion.sum(0), 1)[:, None]
+        np.fill_diagonal(share, 0)
+        share[-1] = 0
+        order = np.argsort(-share, axis=None)[:count]
+        return [(names[i // len(names)], names[i % len(names)], float(share.flat[i])) for i in order if share.flat[i]]
+
+
+def read_predictions(path: str | Path) -> dict[str, list[Mapping[str, Any]]]:
+    """sem_seg_predictions.json by the picture's file name.
+
+    Raises:
+        ValueError: it is missing, or no JSON.
+    """
+    by_file: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: is missing; evaluate the run by d2_semseg first") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: no valid JSON: {error}") from error
+    for entry in entries:
+        by_file[entry["file_name"]].append(entry)
+    return dict(by_file)
+
+
+def predicted_map(record: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], num_classes: int) -> np.ndarray:
+    """int64 [H, W]: the predicted class of each pixel, ``num_classes`` for background."""
+    height, width = record_size(record)
+    part_map = np.full((height, width), num_classes, dtype=np.int64)
+    for entry in entries:
+        part_map[segmentation_to_mask(entry["segmentation"], height, width)] = entry["category_id"]
+    return part_map
+
+
+def judge(truth: GroundTruth, predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> Judged:
+    """Of all pictures of ``truth``; one without predictions has background everywhere."""
+    count = truth.num_classes
+    total = np.zeros((count + 1, count + 1), dtype=np.int64)
+    pictures = []
+    ious: list[list[float]] = [[] for _ in SIZES]
+    for record in truth.records:
+        true = truth.part_map(record)
+        found = predicted_map(record, predictions.get(record["file_name"], ()), count)
+        matrix = confusion_matrix(found, true, count + 1, truth.metadata.ignore_label)
+        total += matrix
+        present = [c for c in range(count) if matrix[:, c].any()]
+        if not present:
+            continue
+        of_classes = pooled_iou(matrix)
+        pictures.append((record, float(np.mean(of_classes[present]))))
+        for c in present:
+            share = matrix[:, c].sum() / true.size
+            ious[next(k for k, (_, limit) in enumerate(SIZES) if share <= limit)].append(float(of_classes[c]))
+    pictures.sort(key=lambda pair: pair[1])
+    by_size = [(name, len(v), float(np.mean(v)) if v else float("nan")) for (name, _), v in zip(SIZES, ious)]
+    return Judged(truth.class_names, total, pictures, by_size)
