@@ -29,13 +29,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    # configs/ lies at the root, where users look for it, and is installed as wps_sam/configs.
-    packages=[*find_packages(include=["wps_sam", "wps_sam.*"]), "wps_sam.configs"],
-    package_dir={"wps_sam.configs": "configs"},
+    # configs/ and datasets/ lie at the root, where users look for them, and are installed in wps_sam/.
+    packages=[*find_packages(include=["wps_sam", "wps_sam.*"]), "wps_sam.configs", "wps_sam.datasets"],
+    package_dir={"wps_sam.configs": "configs", "wps_sam.datasets": "datasets"},
     package_data={
         "wps_sam": ["data/vocabularies/*.yaml", "weights/*", "weights/semantic/*"],
-        "wps_sam.configs": ["*.yaml", "*/*.yaml"],
+        "wps_sam.configs": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
+        "wps_sam.datasets": ["README.md", "*.yaml", "embeddings/*"],
     },
+    entry_points={"console_scripts": ["wps-sam = wps_sam.cli:main"]},
     install_requires=[
         "fvcore",
         "iopath",

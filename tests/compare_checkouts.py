@@ -48,10 +48,11 @@ COMMON = (
 )
 # Run inside a checkout; only names that both have.
 DRIVER = """
-import hashlib, json, sys, torch
-from wps_sam.engine import Trainer, argument_parser, setup
+import argparse, hashlib, json, sys, torch
+from wps_sam.engine import Trainer, setup
 torch.set_num_threads(1)
-cfg = setup(argument_parser().parse_args(sys.argv[1:]))
+file, *opts = sys.argv[1:]
+cfg = setup(argparse.Namespace(config_file=file, opts=opts, eval_only=False, resume=False))
 trainer = Trainer(cfg)
 trainer.resume_or_load(False)
 losses, digest = [], hashlib.sha256()
@@ -69,7 +70,7 @@ print(json.dumps({"losses": losses, "weights": digest.hexdigest()}))
 def run(checkout: Path, recipe: Sequence[str], description: Path, iterations: int, output: Path) -> dict[str, Any]:
     """Losses of every step, a hash of the trained weights, and all scores."""
     options = [*COMMON, *recipe[1:], "SOLVER.MAX_ITER", str(iterations), "OUTPUT_DIR", str(output)]
-    command = [sys.executable, "-c", DRIVER, "--config-file", recipe[0]]
+    command = [sys.executable, "-c", DRIVER, recipe[0]]
     command += ["DATASETS.DESCRIPTIONS", f"['{description}']", *options]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wps_sam.config import add_wps_sam_config, read_config
+from wps_sam.data.sources.descriptions import read_description
 
 import pytest
 import torch
@@ -244,3 +245,54 @@ def test_the_device_is_chosen(there: bool, chosen: str, monkeypatch: pytest.Monk
     path = ROOT / "configs" / "own_data.yaml"
     assert read_config(path).MODEL.DEVICE == chosen
     assert read_config(path, ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "opts", "message"),
+    [
+        (
+            "MODEL:\n  PROMPTER:\n    CLASIFIER: text\n",
+            [],
+            r"typo\.yaml: no key MODEL\.PROMPTER\.CLASIFIER \(did you mean .*R",
+        ),
+        ("", [], r"typo\.yaml: expected keys and values"),
+        ("- a\n", [], r"typo\.yaml: expected keys and values"),
+        ("MODEL: [\n", [], r"typo\.yaml: "),
+        ("_BASE_: nowhere.yaml\n", [], r"typo\.yaml: .*nowhere\.yaml"),
+        ("SOLVER:\n  MAX_ITER: many\n", [], r"typo\.yaml: SOLVER\.MAX_ITER: expected int, as in 38370, got str many"),
+        (
+            "SEED: 1\n",
+            ["SOLVER.MAX_ITERS", "3"],
+            r"overrides: no key SOLVER\.MAX_ITERS \(did you mean SOLVER\.MAX_ITER\?\)",
+        ),
+        ("SEED: 1\n", ["SEED"], "expected KEY VALUE pairs, but 'SEED' stands alone at the end"),
+        (
+            "SEED: 1\n",
+            ["SOLVER.MAX_ITER", "many"],
+            r"overrides: SOLVER\.MAX_ITER: expected int, as in 38370, got str many",
+        ),
+        ("SEED: 1\n", ["MODEL.LOSS", "1"], r"overrides: .*MODEL\.LOSS was renamed to CLASS_WEIGHT"),
+    ],
+)
+def test_mistakes_in_configurations_are_told(tmp_path: Path, text: str, opts: list[str], message: str) -> None:
+    path = tmp_path / "typo.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_config(path, opts)
+
+
+def test_a_configuration_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own file, its _BASE_, the file of embeddings and, where it is read, the description of its data set."""
+    monkeypatch.chdir(tmp_path)
+    cfg = read_config("configs/ccp_parts/wps_sam_tiny_zero_shot.yaml")
+    assert cfg.MODEL.TEXT.EMBEDDINGS == str(ROOT / "datasets" / "embeddings" / "ccp_parts.safetensors")
+    assert cfg.MODEL.SAM.WEIGHTS == "shipped" and cfg.MODEL.WEIGHTS == ""
+    with pytest.raises(ValueError, match=r"ccp_parts_zero_shot\.yaml: root: the folder does not exist"):
+        monkeypatch.delenv("WPS_SAM_CCP_PARTS", raising=False)
+        monkeypatch.setattr("wps_sam.data.sources.descriptions._find_root", _no_root)
+        read_description(cfg.DATASETS.DESCRIPTIONS[0])
+
+
+def _no_root(root: str, folder: Path, where: str) -> Path:
+    assert folder == ROOT / "datasets"
+    raise ValueError(f"{where}: root: the folder does not exist")

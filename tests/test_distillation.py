@@ -127,7 +127,7 @@ def test_the_tool_and_its_messages(photos, tmp_path, capsys):
         (["pictures=[nowhere]"], "nowhere"),
         (["student=no_such_network"], "no_such_network"),
     ):
-        assert run(["--output-dir", str(tmp_path / "wrong"), *more, *wrong]) == 1
+        assert run(["--output-dir", str(tmp_path / "wrong"), *more, *wrong]) == 2
         assert message in capsys.readouterr().err
 
 

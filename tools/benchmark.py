@@ -1,94 +1,12 @@
 #!/usr/bin/env python
-"""Measures one subject against its stock counterpart, in turn and in one run; prints a Markdown table.
+"""The same as ``wps-sam benchmark``; see wps_sam/cli/benchmark.py."""
 
-    python tools/benchmark.py encoder --model vit_b --batch 1 --json encoder.json
-    python tools/benchmark.py training_step --model vit_b --batch 2 --repeats 2
-    python tools/benchmark.py encoder --model vit_h --batch 8 --device cuda --peak-tflops fp32=67 --peak-tflops bf16=989
-
-Weights are random and pictures are generated: nothing has to be downloaded. Times are medians with their quartiles;
-memory is how far one run goes above what was there before it, in a process of its own. Let nothing else run meanwhile.
-"""
-
-from __future__ import annotations
-
-import argparse
-import logging
 import sys
-import tempfile
-from collections.abc import Sequence
+from functools import partial
 
-from wps_sam.benchmark import (
-    SUBJECTS,
-    VARIANTS,
-    Settings,
-    describe_machine,
-    describe_schedule,
-    markdown,
-    run_benchmark,
-    write_json,
-)
+from wps_sam.cli import run_command
 
-import torch
-
-
-def _peak(text: str) -> tuple[str, float]:
-    precision, _, value = text.partition("=")
-    if precision not in ("fp32", "bf16"):
-        raise argparse.ArgumentTypeError(f"expected fp32=NUMBER or bf16=NUMBER, got {text!r}")
-    return precision, float(value)
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("subject", choices=sorted(SUBJECTS))
-    add("--model", default="vit_b", help="vit_tiny, vit_b, vit_l or vit_h (default: %(default)s)")
-    add("--batch", type=int, default=2, help="images at once (default: %(default)s)")
-    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    add("--repeats", type=int, default=5, help="rounds in which every side is run (default: %(default)s)")
-    add("--warmup", type=int, default=1, help="runs of every side before (default: %(default)s)")
-    add("--variant", action="append", default=[], choices=sorted(VARIANTS), help="of our encoder; may be repeated")
-    add("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
-    add("--folder", help="where pictures and caches are written, and stay (default: a temporary folder)")
-    add("--no-memory", action="store_true", help="leave out the memory, for which every side is run once more")
-    add("--peak-tflops", action="append", type=_peak, default=[], metavar="fp32|bf16=NUMBER", help="of the device")
-    add("--json", metavar="FILE", help="write the pairs there")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    # Evaluators tell their results to a log, which is not what is measured.
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("wps_sam.benchmark").setLevel(logging.INFO)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            settings = Settings(
-                subject=args.subject,
-                folder=args.folder or temporary,
-                model=args.model,
-                batch=args.batch,
-                device=args.device,
-                repeats=args.repeats,
-                warmup=args.warmup,
-                threads=args.threads,
-                variants=tuple(args.variant),
-            )
-            pairs = run_benchmark(settings, memory=not args.no_memory, peak_tflops=dict(args.peak_tflops))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if args.json:
-        write_json(args.json, pairs)
-    print(describe_machine(pairs[0]["machine"]))
-    print(markdown(pairs))
-    for pair in pairs:
-        if "schedule" in pair:
-            print(describe_schedule(pair["schedule"]))
-    return 0
-
+main = partial(run_command, "benchmark")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,66 +1,12 @@
 #!/usr/bin/env python
-"""Makes the file of text embeddings, MODEL.TEXT.EMBEDDINGS, of all part names of DATASETS.TRAIN and DATASETS.TEST.
+"""The same as ``wps-sam names``; see wps_sam/cli/names.py."""
 
-    python tools/embed_names.py --config-file FILE --output clip_names.safetensors
-    python tools/embed_names.py --config-file FILE --names "heron's crest" "heron's bill"
-    python tools/embed_names.py --config-file FILE --output F MODEL.TEXT.TEMPLATES "['a photo of a {}.', 'a {}']"
-
-MODEL.TEXT.ENCODER and MODEL.TEXT.TEMPLATES say how. The encoder is needed here only: whoever reads the file needs none.
-The same command writes the same bytes.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
-from collections.abc import Sequence
+from functools import partial
 
-from wps_sam.config import read_config
-from wps_sam.data import register_descriptions
-from wps_sam.engine import check_classes
-from wps_sam.text_embeddings import embed_names
+from wps_sam.cli import run_command
 
-from detectron2.data import MetadataCatalog
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument(
-        "--names", nargs="+", default=[], metavar="NAME", help="embed these too; overrides go before --names"
-    )
-    parser.add_argument("--output", metavar="FILE", help="a .safetensors; default: MODEL.TEXT.EMBEDDINGS")
-    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    try:
-        cfg = read_config(args.config_file, args.opts)
-        # Overrides that stand after --names would be taken for names.
-        swallowed = [name for name in args.names if "." in name and name.split(".")[0] in cfg]
-        if swallowed:
-            raise ValueError(f"--names holds the config key {swallowed[0]!r}; put overrides before --names")
-        output = args.output or cfg.MODEL.TEXT.EMBEDDINGS
-        if not output:
-            raise ValueError("MODEL.TEXT.EMBEDDINGS is empty; expected the file to write, there or as --output")
-        register_descriptions(cfg.DATASETS.DESCRIPTIONS)
-        datasets = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-        check_classes(cfg, datasets)
-        names = list(dict.fromkeys(name for d in datasets for name in MetadataCatalog.get(d).thing_classes))
-        names += [name for name in args.names if name not in names]
-        embeddings = embed_names(names, cfg.MODEL.TEXT.ENCODER, cfg.MODEL.TEXT.TEMPLATES)
-        embeddings.write(output)
-    except (ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(
-        f"{output}: {len(names)} names, {embeddings.dim} numbers each, by {cfg.MODEL.TEXT.ENCODER} "
-        f"from {cfg.MODEL.TEXT.TEMPLATES}; use it with MODEL.TEXT.EMBEDDINGS {output}"
-    )
-    return 0
-
+main = partial(run_command, "names")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,78 +1,12 @@
 #!/usr/bin/env python
-"""How well a SAM cuts out annotated pieces when it is prompted with their true boxes and with points inside them.
+"""The same as ``wps-sam prompts``; see wps_sam/cli/prompts.py."""
 
-    python tools/evaluate_prompts.py --dataset synthetic
-    python tools/evaluate_prompts.py --description datasets/ccp_parts.yaml --dataset ccp_parts_val --output FILE.json
-    python tools/evaluate_prompts.py --arch vit_b --weights sam_vit_b.safetensors --dataset synthetic --limit 10 --bf16
-
-Prints mean IoU over all pieces, by their size and by class. "synthetic" are generated pictures that no training draws.
-"""
-
-from __future__ import annotations
-
-import argparse
-import json
-import logging
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from wps_sam.data import register_descriptions
-from wps_sam.data.synthetic import CLASS_NAMES
-from wps_sam.outputs import check_outputs, write_output
-from wps_sam.prompt_evaluation import dataset_pictures, load_encoder, score_prompts, synthetic_pictures, weights_hash
+from wps_sam.cli import run_command
 
-import torch
-from detectron2.data import MetadataCatalog
-
-SYNTHETIC_PICTURES = 40
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--arch", default="vit_tiny", help="vit_tiny, vit_b, vit_l or vit_h (default: %(default)s)")
-    add("--weights", default="shipped", metavar="FILE", help='.safetensors or .pth, or "shipped" (default)')
-    add("--description", action="append", default=[], metavar="YAML", help="data set to register; may be repeated")
-    add("--dataset", required=True, metavar="NAME", help='registered name, or "synthetic"')
-    add("--limit", type=int, help=f"first pictures only (default: all; synthetic: {SYNTHETIC_PICTURES})")
-    add("--size", type=int, default=512, help="side of synthetic pictures in pixels (default: %(default)s)")
-    add("--bf16", action="store_true", help="autocast to bfloat16")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default here: %(default)s")
-    add("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
-    add("--output", type=Path, metavar="FILE", help="write the results there as JSON, IoU 0 to 1")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    synthetic = args.dataset == "synthetic"
-    try:
-        check_outputs([args.output] if args.output else [])
-        register_descriptions(args.description)
-        if synthetic:
-            limit = SYNTHETIC_PICTURES if args.limit is None else args.limit
-            pictures, names = synthetic_pictures(limit, args.size), list(CLASS_NAMES)
-        else:
-            pictures = dataset_pictures(args.dataset, args.limit)
-            names = MetadataCatalog.get(args.dataset).thing_classes
-        encoder = load_encoder(args.arch, args.weights, args.device, args.bf16)
-        scores = score_prompts(encoder, pictures, bf16=args.bf16)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{args.dataset}: {scores.pictures} pictures; SAM {args.arch} ({args.weights or 'random weights'})")
-    print(scores.table(names))
-    if args.output:
-        about = {"arch": args.arch, "weights": args.weights, "weights_sha256": weights_hash(encoder)}
-        about |= {"dataset": args.dataset, "limit": args.limit, "bf16": args.bf16, "device": args.device}
-        about |= {"size": args.size} if synthetic else {}
-        write_output(args.output, f"{json.dumps({**about, **scores.as_dict(names)}, indent=1)}\n".encode())
-    return 0
-
+main = partial(run_command, "prompts")
 
 if __name__ == "__main__":
     sys.exit(main())

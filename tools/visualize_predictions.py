@@ -1,52 +1,12 @@
 #!/usr/bin/env python
-"""Draws picture, ground truth and prediction side by side, for pictures spread over the test set.
+"""The same as ``wps-sam compare``; see wps_sam/cli/compare.py."""
 
-    python tools/visualize_predictions.py --config-file configs/quickstart.yaml
-    python tools/visualize_predictions.py --config-file FILE --weights output/model_final.pth --num-images 50
-
-Without --weights: MODEL.WEIGHTS, else the last checkpoint in OUTPUT_DIR.
-"""
-
-from __future__ import annotations
-
-import argparse
-from collections.abc import Sequence
+import sys
 from functools import partial
-from pathlib import Path
 
-from wps_sam.data import register_descriptions
-from wps_sam.outputs import write_output
-from wps_sam.picture_files import distinct
-from wps_sam.predictor import PartPredictor
+from wps_sam.cli import run_command
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--weights", metavar="FILE")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: OUTPUT_DIR/predictions")
-    parser.add_argument("--num-images", type=int, default=20, help="of each data set of DATASETS.TEST")
-    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
-    args = parser.parse_args(argv)
-
-    predictor = PartPredictor(args.config_file, args.weights, opts=args.opts)
-    register_descriptions(predictor.cfg.DATASETS.DESCRIPTIONS)
-    output = args.output or Path(predictor.cfg.OUTPUT_DIR) / "predictions"
-    for name in predictor.cfg.DATASETS.TEST:
-        records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
-        count = min(args.num_images, len(records))
-        # Spread over the set: the first pictures of a data set are often all of one kind.
-        chosen = [records[i * len(records) // count] for i in range(count)]
-        # Of records about one object there may be several to a picture.
-        names = [f"{r['image_id']}.png" if "category_id" in r else Path(r["file_name"]).name for r in chosen]
-        for record, base in zip(chosen, distinct(output / name / file_name for file_name in names)):
-            picture = predictor.compare(record, metadata)
-            write_output(f"{base}.png", partial(Image.fromarray(picture).save, format="PNG"))
-            print(f"{record['file_name']} -> {base}.png")
-
+main = partial(run_command, "compare")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 CHOICE_VARIABLE = "WPS_SAM_DETECTRON2"
 INSTALLATION_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 STANDIN_DIR = Path(__file__).resolve().parent / "standin"
+# Modules of ours that do not ask for Detectron2 when they are imported.
+LIGHT = {"_detectron2", "cli", "paths", "user_errors"}
 
 
 class StandinFinder(MetaPathFinder):
@@ -27,16 +29,61 @@ class StandinFinder(MetaPathFinder):
 
     Submodules need no finder: the package's search path leads Python's own one to them, and they get
     Detectron2's names, so that what is pickled under the stand-in can be read under the real one.
+
+    Args:
+        reason: why it is not Detectron2, told when the module is first looked for.
     """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.told = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname != "detectron2":
             return None
+        # A warning, since at import time no log level lets an info pass; once, not once a worker, and by the
+        # name because a spawned process learns of its parent only later.
+        if not self.told and multiprocessing.current_process().name == "MainProcess":
+            logger.warning("%s: using the stand-in that comes with wps_sam (%s chooses)", self.reason, CHOICE_VARIABLE)
+        self.told = True
         return importlib.util.spec_from_file_location(
             fullname, STANDIN_DIR / "__init__.py", submodule_search_locations=[str(STANDIN_DIR)]
         )
+
+
+class CompanionFinder(MetaPathFinder):
+    """Imports a module of ours right after ``detectron2``, whichever it is: what registers our data sets and models.
+
+    Not where a module of ours asks for ``detectron2``: it would be half imported then, and it imports what it needs.
+    """
+
+    def __init__(self, companion: str) -> None:
+        self.companion = companion
+        self._searching = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "detectron2" or self._searching:
+            return None
+        self._searching = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._searching = False
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_both(module: ModuleType) -> None:
+                execute(module)
+                ours = {name.partition(".")[2].partition(".")[0] for name in sys.modules if name.startswith("wps_sam.")}
+                if ours <= LIGHT:
+                    importlib.import_module(self.companion)
+
+            spec.loader.exec_module = execute_both  # type: ignore[method-assign]
+        return spec
 
 
 class _ImportsPackage:
@@ -86,18 +133,18 @@ def choose() -> str:
         return "real"
 
     # First, because an empty namespace package of that name would otherwise be found before.
-    sys.meta_path.insert(0, StandinFinder())
+    sys.meta_path.insert(0, StandinFinder(f"Detectron2 is not {'asked for' if installed else 'installed'}"))
     sys.modules.pop("detectron2", None)
     # A spawned process (launch, DataLoader workers where fork is not the default) unpickles its work
     # before anything imports wps_sam, unless the main script does. Every process object carries its
     # parent's configuration, pickled before target and arguments: the import travels with it.
     multiprocessing.current_process()._config["wps_sam"] = _ImportsPackage()  # type: ignore[attr-defined]
-    # A warning, since at import time no log level lets an info pass; once, not once a worker, and by the
-    # name because a spawned process learns of its parent only later.
-    if multiprocessing.current_process().name == "MainProcess":
-        logger.warning(
-            "%s: using the stand-in that comes with wps_sam (%s chooses)",
-            "Detectron2 is not asked for" if installed else "Detectron2 is not installed",
-            CHOICE_VARIABLE,
-        )
     return "standin"
+
+
+def import_with_it(companion: str) -> None:
+    """Lets the module ``companion`` be imported with ``detectron2``; see :class:`CompanionFinder`."""
+    if "detectron2" in sys.modules:
+        importlib.import_module(companion)
+    elif not any(isinstance(finder, CompanionFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, CompanionFinder(companion))

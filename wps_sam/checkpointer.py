@@ -61,6 +61,19 @@ def what_it_is(path: str | Path) -> str | None:
     return None
 
 
+def check_not_sam(state: Mapping[str, Any], path: str) -> None:
+    """Requires weights of a model of ours: a SAM alone, which checkpoints of ours do not hold, is often given instead.
+
+    Raises:
+        ValueError: names the key that takes it.
+    """
+    if any(name.startswith(("image_encoder.", "mask_decoder.")) for name in state):
+        raise ValueError(
+            f"MODEL.WEIGHTS {path}: is a SAM, expected a trained part model; MODEL.SAM.WEIGHTS takes SAMs. To train "
+            "from the start leave MODEL.WEIGHTS empty"
+        )
+
+
 class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, written atomically and read without unpickling code.
 
@@ -100,7 +113,9 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         self._file = f
-        return self.read(f)
+        loaded = self.read(f)
+        check_not_sam(loaded["model"], f)
+        return loaded
 
     @staticmethod
     def read(path: str) -> dict[str, Any]:

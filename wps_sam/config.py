@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY
 
+from . import data, models  # noqa: F401  (registers the data sets and meta-architectures that configurations name)
 from .encoders import PromptableEncoder, check_semantic_name
 from .evaluation import check_protocols
+from .paths import find_config, find_file
 from .prompters import PROMPTER_REGISTRY, Prompter
+from .user_errors import did_you_mean
 
 # Keys whose value is one of a few, checked by check_config. A list value is checked item by item.
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -38,6 +44,17 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "DATALOADER.ASPECT_RATIO_GROUPING": (False,),
 }
 
+# Keys that may name a file or a folder, which is then looked for in the project's folder, too; see wps_sam/paths.py.
+# DATASETS.DESCRIPTIONS is looked for where descriptions are read.
+PATHS = (
+    "MODEL.WEIGHTS",
+    "MODEL.SAM.WEIGHTS",
+    "MODEL.SEMANTIC.WEIGHTS",
+    "MODEL.TEXT.EMBEDDINGS",
+    "MODEL.CLIPSEG.WEIGHTS",
+    "MODEL.MASK2FORMER.BACKBONE_WEIGHTS",
+    "TEST.OBJECT_PREDICTIONS",
+)
 
 # Keys of earlier versions; a configuration that holds one is told the new name.
 RENAMED = {
@@ -255,19 +272,59 @@ def add_wps_sam_config(cfg: CN) -> None:
 def read_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CN:
     """Defaults, then ``config_file`` (with its _BASE_), then ``opts`` (key, value, key, value ...), checked.
 
+    Files are looked for in the current folder, then in the project's: the configuration itself, and those of PATHS.
+
     Raises:
-        ValueError: the file is missing, or see :func:`check_config`.
+        ValueError: the file is missing, a key is unknown, a value is of another kind, or see :func:`check_config`.
     """
-    if not Path(config_file).is_file():
-        raise ValueError(f"config {config_file}: the file does not exist")
+    file = find_config(config_file)
     cfg = get_cfg()
     add_wps_sam_config(cfg)
-    cfg.merge_from_file(str(config_file))
-    cfg.merge_from_list(list(opts))
+    with _told_of(f"config {config_file}", cfg):
+        cfg.merge_from_file(file)
+    if len(opts) % 2:
+        raise ValueError(
+            f"config overrides: expected KEY VALUE pairs, but {opts[-1]!r} stands alone at the end of {opts}"
+        )
+    with _told_of("config overrides", cfg):
+        cfg.merge_from_list(list(opts))
+    for key in PATHS:
+        section, _, name = key.rpartition(".")
+        _value_of(cfg, section)[name] = find_file(_value_of(cfg, key))
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check_config(cfg)
     return cfg
+
+
+@contextmanager
+def _told_of(where: str, cfg: CN) -> Iterator[None]:
+    """Makes ValueErrors of what yacs and the YAML parser raise: with ``where``, and the key that was perhaps meant."""
+    try:
+        yield
+    except (KeyError, AssertionError) as error:
+        message = str(error.args[0]) if error.args else repr(error)
+        unknown = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", message)
+        if unknown:
+            message = f"no key {unknown[1]}{did_you_mean(unknown[1], _keys_of(cfg))}"
+        raise ValueError(f"{where}: {message}") from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{where}: expected keys and values, such as SOLVER: {{MAX_ITER: 300}}") from error
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        kinds, values = r"\(<class '(.*)'> vs\. <class '(.*)'>\)", r"\((.*) vs\. (.*)\)"
+        other = re.fullmatch(rf"Type mismatch {kinds} with values {values} for config key: (\S+)", str(error))
+        message = (
+            f"{other[5]}: expected {other[1]}, as in {other[3]}, got {other[2]} {other[4]}" if other else str(error)
+        )
+        raise ValueError(f"{where}: {message}") from error
+
+
+def _keys_of(node: CN, prefix: str = "") -> Iterator[str]:
+    """All keys below ``node``, sections included."""
+    for name, value in node.items():
+        yield prefix + name
+        if isinstance(value, CN):
+            yield from _keys_of(value, f"{prefix}{name}.")
 
 
 def check_config(cfg: CN) -> None:

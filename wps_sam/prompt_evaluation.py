@@ -21,6 +21,7 @@ from wps_sam.encoders import PromptableEncoder, SAMEncoder, build_sam
 from wps_sam.encoders.frozen import hash_tensors
 from wps_sam.inference.merge import resize_mask
 from wps_sam.masks import annotation_mask, deepest_pixel, mask_to_box, read_picture
+from wps_sam.user_errors import did_you_mean
 
 import numpy as np
 import torch
@@ -83,7 +84,9 @@ def records_with_pieces(dataset_name: str) -> list[tuple[Any, list[Any]]]:
         ValueError: names the data set, which is not registered or has no mask.
     """
     if dataset_name not in DatasetCatalog.list():
-        raise ValueError(f"{dataset_name}: no such data set; known: {', '.join(sorted(DatasetCatalog.list()))}")
+        known = sorted(DatasetCatalog.list())
+        near = did_you_mean(dataset_name, [*known, "synthetic"])
+        raise ValueError(f"{dataset_name}: no such data set{near}; known: {', '.join(known)}")
     records = [
         (record, pieces)
         for record in DatasetCatalog.get(dataset_name)

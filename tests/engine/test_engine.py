@@ -10,8 +10,10 @@ from pathlib import Path
 
 from wps_sam import engine
 from wps_sam.checkpointer import SafeCheckpointer
+from wps_sam.cli import parse
 from wps_sam.config import CHOICES, add_wps_sam_config, check_config
 from wps_sam.data import register_descriptions
+from wps_sam.encoders.build_sam import SHIPPED_WEIGHTS
 from wps_sam.engine.evaluate import verify
 from wps_sam.engine.setup import check_output_dir
 from wps_sam.engine.trainer import drop_metrics_from
@@ -167,13 +169,54 @@ def test_impossible_values_are_refused(tiny_cfg, opts, message):
             ("MODEL.PROMPTER.NUM_CLASSES", 40),
             "is 40, but data set tiny_parts_train has 3 part classes: set MODEL.PROMPTER.NUM_CLASSES 3",
         ),
-        (("DATASETS.TEST", ("tiny_parts_vla",)), "'tiny_parts_vla', which is not registered; known: .*tiny_parts_val"),
+        (
+            ("DATASETS.TEST", ("tiny_parts_vla",)),
+            r"'tiny_parts_vla', which is not registered \(did you mean tiny_parts_val\?\); known: ",
+        ),
         (("MODEL.SAM.ARCH", "vit_x"), "MODEL.SAM.ARCH: unknown SAM 'vit_x'; expected one of vit_tiny, vit_b"),
     ],
 )
 def test_setup_checks_the_config_against_the_data(tiny_cfg, tmp_path, opts, message):
     with pytest.raises(ValueError, match=message):
         engine.setup(arguments(tiny_cfg(*opts), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("opts", "flags", "message"),
+    [
+        (("SOLVER.MAX_ITER", 0), (), "SOLVER.MAX_ITER is 0; expected 1 step or more"),
+        (("DATASETS.TRAIN", ()), (), "DATASETS.TRAIN is empty"),
+        (("DATASETS.TEST", ()), ("--eval-only",), "DATASETS.TEST is empty: there is nothing to evaluate on"),
+        (("MODEL.SAM.WEIGHTS", "nowhere.pth"), (), "MODEL.SAM.WEIGHTS nowhere.pth: the file does not exist"),
+        (("MODEL.WEIGHTS", "nowhere.pth"), (), "MODEL.WEIGHTS nowhere.pth: the file does not exist"),
+        (
+            ("MODEL.WEIGHTS", str(SHIPPED_WEIGHTS)),
+            (),
+            "is a SAM, expected a trained part model; MODEL.SAM.WEIGHTS takes",
+        ),
+    ],
+)
+def test_setup_tells_what_can_lead_nowhere_and_writes_nothing(tiny_cfg, tmp_path, opts, flags, message):
+    with pytest.raises(ValueError, match=message):
+        engine.setup(arguments(tiny_cfg(*opts), tmp_path, *flags))
+    assert not (tmp_path / "output").exists()
+
+
+def test_the_configuration_is_in_the_log_and_not_on_the_console(tiny_cfg, tmp_path, capsys):
+    cfg = engine.setup(arguments(tiny_cfg("DATASETS.TEST", ()), tmp_path))
+    printed = capsys.readouterr().out
+    assert "DATASETS.TEST is empty: nothing will be evaluated" in printed and "NUM_QUERIES" not in printed
+    assert f"Environment and configuration are in {cfg.OUTPUT_DIR}" in printed
+    assert "NUM_QUERIES" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+
+
+def test_evaluation_without_weights_takes_the_last_checkpoint(toy_cfg, log):
+    cfg = toy_cfg("SOLVER.MAX_ITER", 1)
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty, and OUTPUT_DIR .* holds no last_checkpoint"):
+        engine.evaluate_only(cfg)
+    train(cfg)
+    engine.evaluate_only(cfg)
+    assert f"Evaluating {cfg.OUTPUT_DIR}/model_final.pth, the last checkpoint of OUTPUT_DIR" in log.text
 
 
 def test_a_missing_gpu_is_named(tiny_cfg, tmp_path, monkeypatch):
@@ -203,7 +246,7 @@ def test_more_parts_than_queries_names_image_and_number(toy_cfg):
 def arguments(cfg, folder, *more) -> argparse.Namespace:
     path = Path(folder) / "config.yaml"
     path.write_text(cfg.dump())
-    return engine.argument_parser().parse_args(["--config-file", str(path), *more])
+    return parse("train", ["--config-file", str(path), *more])
 
 
 # ------------------------------------------------------------------ training

@@ -28,11 +28,11 @@ def cfg(tiny_cfg, tiny_parts):
     return tiny_cfg()
 
 
-def test_the_number_of_classes_is_the_data_sets(cfg, log):
+def test_the_number_of_classes_is_the_data_sets(cfg):
     known = cfg.MODEL.PROMPTER.NUM_CLASSES
     cfg.MODEL.PROMPTER.NUM_CLASSES = 0
     fill_in_classes(cfg, ["no_such_set", "tiny_parts_train"])
-    assert cfg.MODEL.PROMPTER.NUM_CLASSES == known and f"{known} part classes" in log.text
+    assert cfg.MODEL.PROMPTER.NUM_CLASSES == known
     cfg.MODEL.PROMPTER.NUM_CLASSES = known + 1
     fill_in_classes(cfg, ["tiny_parts_train"])
     assert cfg.MODEL.PROMPTER.NUM_CLASSES == known + 1  # is checked, and refused, afterwards

@@ -264,8 +264,8 @@ def test_the_command_line_with_a_tiny_clip(data, tmp_path, capsys):
     assert (folder / "words" / "seeds.csv").read_text().splitlines()[0] == "number,loss"
     assert (folder / "show" / "0.png").is_file() and (folder / "instances.json").is_file()
     assert do("tags", "--subset", "2", "side=0", "template=a {name}.") == 0
-    assert do("eval") == 1 and "eval needs the truth" in capsys.readouterr().err
-    assert do("show", "--picture", "9") == 1 and "there is no picture '9'" in capsys.readouterr().err
+    assert do("eval") == 2 and "eval needs the truth" in capsys.readouterr().err
+    assert do("show", "--picture", "9") == 2 and "there is no picture '9'" in capsys.readouterr().err
     other = main(["cams", "--config-file", str(config), "--run", str(tmp_path / "other"), "--words-from", str(folder)])
     assert other == 0
     first, second = (np.load(f / "cams" / "tags" / "2.npz")["maps"] for f in (folder, tmp_path / "other"))

@@ -176,7 +176,7 @@ def test_the_command_line_runs_all_stages(tmp_path, capsys, monkeypatch):
         code = main([*stage, "--config-file", str(config), "--run", str(tmp_path / "run")])
         return code or capsys.readouterr().out
 
-    assert do("fit", "--words", "refine") == 1
+    assert do("fit", "--words", "refine") == 2
     assert "run the stage fit with --words background first" in capsys.readouterr().err
     for stage in (
         ("tags",), ("masks",), ("fit", "--words", "match"), ("fit", "--words", "background"),

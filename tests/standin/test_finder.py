@@ -150,3 +150,51 @@ def test_spawned_processes_and_pickles_find_the_standin(tmp_path: Path) -> None:
     assert run.stderr.count("using the stand-in") == 1
     assert (tmp_path / "rank0").read_text() == "[2, 4] (0, 2) 1 ['x', 'x']"
     assert (tmp_path / "rank1").read_text() == "[2, 4] (1, 2) 1 []"
+
+
+@pytest.mark.parametrize("choice", ["auto", "standin"])
+def test_a_companion_is_imported_right_after_detectron2(tmp_path: Path, choice: str) -> None:
+    (tmp_path / "companion.py").write_text("import detectron2, sys\nprint('registered')\n")
+    run = mechanism(
+        """
+        _detectron2.choose()
+        _detectron2.import_with_it("companion")
+        assert "companion" not in sys.modules and "detectron2" not in sys.modules
+        import detectron2
+        import detectron2 as again
+        assert again is detectron2 is sys.modules["companion"].detectron2
+        """,
+        installed(tmp_path),
+        choice,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[1:] == ["registered"]
+
+
+def test_a_module_of_ours_that_asks_for_detectron2_imports_what_it_needs_itself(tmp_path: Path) -> None:
+    (tmp_path / "companion.py").write_text("raise AssertionError('a circle')")
+    run = mechanism(
+        """
+        _detectron2.choose()
+        _detectron2.import_with_it("companion")
+        sys.modules["wps_sam.structures"] = types.ModuleType("wps_sam.structures")
+        import detectron2
+        """,
+        installed(tmp_path),
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_import_is_light_and_registers_with_detectron2(tmp_path: Path) -> None:
+    run = python(
+        """
+        import sys, wps_sam
+        assert not {"torch", "numpy", "detectron2"} & set(sys.modules)
+        from detectron2.data import DatasetCatalog
+        from detectron2.modeling import META_ARCH_REGISTRY
+        assert "partimagenet_val" in DatasetCatalog.list() and "WPSSAM" in META_ARCH_REGISTRY
+        assert wps_sam.PartPredictor.__module__ == "wps_sam.predictor"
+        """,
+        tmp_path,
+    )
+    assert run.returncode == 0, run.stderr

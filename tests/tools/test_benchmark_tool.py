@@ -29,7 +29,7 @@ def test_writes_pairs_and_prints_the_table(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert _run("encoder", "--model", "vit_x") == 1
+    assert _run("encoder", "--model", "vit_x") == 2
     assert "vit_x" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         _run("encoder", "--peak-tflops", "int8=1")

@@ -324,7 +324,7 @@ def test_tool_names_the_file_and_every_difference(
     state["image_encoder.neck.0.weight"] = torch.zeros(256, 7, 1, 1)
     source = tmp_path / "broken.pth"
     torch.save(state, source)
-    assert run_tool("--from", "sam", source, tmp_path / "sam.pth") == 1
+    assert run_tool("--from", "sam", source, tmp_path / "sam.pth") == 2
     message = capsys.readouterr().err
     for part in ("broken.pth", "mask_decoder.iou_token.weight", "mask_decoder.extra", "(256, 7, 1, 1)"):
         assert part in message
@@ -401,7 +401,7 @@ def test_exported_training_predicts_without_its_data_set(run_tool, tiny_model, t
 
 
 def test_a_checkpoint_without_class_names_is_not_exported(run_tool, tiny_model, tmp_path: Path, capsys) -> None:
-    assert run_tool("--from", "training", str(tiny_model.weights), str(tmp_path / "shipped.safetensors")) == 1
+    assert run_tool("--from", "training", str(tiny_model.weights), str(tmp_path / "shipped.safetensors")) == 2
     assert "holds no class names" in capsys.readouterr().err
 
 
@@ -494,5 +494,5 @@ def test_a_folded_mobilenet_that_is_none_is_refused(
     _, tensors = folded
     wrong = tmp_path / "wrong.safetensors"
     save_file({key: value for key, value in tensors.items() if key != "convs.7.bias"}, wrong)
-    assert run_tool("--from", "folded-mobilenet-v2", str(wrong), str(tmp_path / "out")) == 1
+    assert run_tool("--from", "folded-mobilenet-v2", str(wrong), str(tmp_path / "out")) == 2
     assert "wrong.safetensors: convs.7.bias: expected a tensor (144,), got none" in capsys.readouterr().err

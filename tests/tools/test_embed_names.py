@@ -67,13 +67,13 @@ def test_a_refused_command_leaves_the_old_file_alone(
 ) -> None:
     output = tmp_path / "names.safetensors"
     output.write_bytes(b"old")
-    assert run("--output", output, *arguments) == 1
+    assert run("--output", output, *arguments) == 2
     assert message in capsys.readouterr().err
     assert output.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_output_and_the_encoder_must_be_named(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run() == 1
+    assert run() == 2
     assert "MODEL.TEXT.EMBEDDINGS is empty" in capsys.readouterr().err
-    assert run("--output", tmp_path / "names.safetensors", "MODEL.TEXT.ENCODER", tmp_path / "nowhere") == 1
+    assert run("--output", tmp_path / "names.safetensors", "MODEL.TEXT.ENCODER", tmp_path / "nowhere") == 2
     assert f"MODEL.TEXT.ENCODER is '{tmp_path / 'nowhere'}'; expected a CLIP" in capsys.readouterr().err

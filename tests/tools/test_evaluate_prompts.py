@@ -62,6 +62,6 @@ def test_a_described_data_set_with_random_weights(tiny_parts, tmp_path: Path, ca
     ],
 )
 def test_says_what_is_wrong(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:
-    assert _run(*arguments) == 1
+    assert _run(*arguments) == 2
     error = capsys.readouterr().err
     assert "error: " in error and message in error

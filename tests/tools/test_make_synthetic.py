@@ -22,5 +22,5 @@ def test_writes_a_data_set(tmp_path: Path) -> None:
 
 def test_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(TOOL))["main"]
-    assert main(["--root", str(tmp_path), "--num-train", "0"]) == 1
+    assert main(["--root", str(tmp_path), "--num-train", "0"]) == 2
     assert "num_train: expected 1.." in capsys.readouterr().err

@@ -35,12 +35,11 @@ RUNS = (
 # One process for all of them: most of the time goes into the imports.
 SCRIPT = """
 import json, runpy, sys
-from wps_sam.engine import argument_parser
 train = runpy.run_path(sys.argv[1])["main"]
 for arguments in json.loads(sys.argv[2]):
-    train(argument_parser().parse_args(arguments))
+    assert train(arguments) == 0
 for tool, arguments in json.loads(sys.argv[3]):
-    runpy.run_path(tool)["main"](arguments)
+    assert runpy.run_path(tool)["main"](arguments) == 0
 """
 
 

@@ -1,4 +1,4 @@
-"""tools/report.py: a run's page says what its files say, and what its predictions take for what."""
+"""wps-sam report: a run's page says what its files say, and what its predictions take for what."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def test_no_picture_is_shown_twice(write_run, truth):
 def test_what_is_no_run_is_told(write_run, tmp_path, capsys):
     folder = write_run()
     (folder / "evaluation.json").write_text("{")
-    assert run([str(folder)]) == 1 and "evaluation.json: no valid JSON" in capsys.readouterr().err
+    assert run([str(folder)]) == 2 and "evaluation.json: no valid JSON" in capsys.readouterr().err
     (folder / "evaluation.json").unlink()
-    assert run([str(folder)]) == 1 and "evaluation.json: is missing; expected OUTPUT_DIR" in capsys.readouterr().err
+    assert run([str(folder)]) == 2 and "evaluation.json: is missing; expected OUTPUT_DIR" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"config\.yaml: is missing; expected OUTPUT_DIR of a training"):
         RunFolder.read(tmp_path)
     with pytest.raises(ValueError, match="evaluate the run by d2_semseg first"):

@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wps_sam.engine import argument_parser
-
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -47,7 +45,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def run_here(*arguments: str) -> None:
     """The tool's main in this process, which saves starting another one."""
-    runpy.run_path(str(TOOL))["main"](argument_parser().parse_args(list(arguments)))
+    assert runpy.run_path(str(TOOL))["main"](list(arguments)) == 0
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

@@ -3,12 +3,11 @@
 from .evaluate import evaluate, evaluate_only, evaluate_oracles
 from .launch import launch
 from .loader import build_mapper, build_test_loader, build_train_loader
-from .setup import argument_parser, check_classes, check_device, setup
+from .setup import check_classes, check_device, setup
 from .trainer import Trainer
 
 __all__ = [
     "Trainer",
-    "argument_parser",
     "build_mapper",
     "build_test_loader",
     "build_train_loader",

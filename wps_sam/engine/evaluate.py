@@ -141,23 +141,31 @@ def warn_of_weak_masks(scores: Mapping[str, Mapping[str, float]], dataset_name: 
 
 
 def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
-    """Scores MODEL.WEIGHTS, or with ``resume`` the last checkpoint of OUTPUT_DIR; returns as :func:`evaluate`.
+    """Scores MODEL.WEIGHTS, or where it is empty, or with ``resume``, the last checkpoint of OUTPUT_DIR.
+
+    Returns as :func:`evaluate`.
 
     Raises:
+        ValueError: there are no weights.
         SystemExit: with code 1 when one of TEST.EXPECTED_RESULTS is missed.
     """
     model = build_model(cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
-    resume = resume and checkpointer.has_checkpoint()
+    resume = (resume or not cfg.MODEL.WEIGHTS) and checkpointer.has_checkpoint()
     weights = checkpointer.get_checkpoint_file() if resume else cfg.MODEL.WEIGHTS
+    # A model of which nothing is trained, such as CLIPSeg as downloaded, needs none.
+    if not weights and any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            f"MODEL.WEIGHTS is empty, and OUTPUT_DIR ({cfg.OUTPUT_DIR}) holds no last_checkpoint: train first, or add "
+            "MODEL.WEIGHTS FILE"
+        )
+    last = ", the last checkpoint of OUTPUT_DIR" if resume else ""
+    logger.info("Evaluating %s%s", weights or "the model as it was downloaded", last)
     # The training set need not be here: its checkpoint knows its classes.
     trained_on = training_classes(cfg)
     if os.path.isfile(weights):
         trained_on = SafeCheckpointer.read(weights).get("trainer", {}).get("class_names", trained_on)
     check_trained_classes(cfg, trained_on, weights)
-    # A model of which nothing is trained, such as CLIPSeg as downloaded, needs none.
-    if not weights and any(p.requires_grad for p in model.parameters()):
-        logger.warning("MODEL.WEIGHTS is empty: these are the scores of a model that learned nothing")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = evaluate(cfg, model, trained_on=trained_on)
     if comm.is_main_process():

@@ -22,9 +22,7 @@ def fill_in_classes(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
     """MODEL.PROMPTER.NUM_CLASSES 0, of the first data set that is registered."""
     known = [name for name in dataset_names if name in DatasetCatalog.list()]
     if cfg.MODEL.PROMPTER.NUM_CLASSES == 0 and known:
-        names = MetadataCatalog.get(known[0]).thing_classes
-        cfg.MODEL.PROMPTER.NUM_CLASSES = len(names)
-        logger.info("%s: %d part classes: %s", known[0], len(names), ", ".join(names))
+        cfg.MODEL.PROMPTER.NUM_CLASSES = len(MetadataCatalog.get(known[0]).thing_classes)
 
 
 def fill_in_length(cfg: CfgNode) -> None:

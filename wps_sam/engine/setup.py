@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..config import is_open_vocabulary, read_config
+from ..checkpointer import SafeCheckpointer, check_not_sam
+from ..config import encoder_class, is_open_vocabulary, read_config
 from ..data.sources.descriptions import register_descriptions
+from ..encoders import SAMEncoder
+from ..user_errors import did_you_mean
 from .fill_in import fill_in_classes, fill_in_length
 
 logger = logging.getLogger(__name__)
@@ -25,41 +31,86 @@ _WRITTEN_BY_EVALUATION = ("config.yaml", "evaluation.json")
 _WRITTEN_BY_TRAINING = ("metrics.json", "last_checkpoint", "model_final.pth")
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments, and ``--num-processes`` for machines without GPU."""
-    parser = default_argument_parser()
-    parser.add_argument(
-        "--num-processes",
-        type=int,
-        default=0,
-        help="processes *per machine* on the CPU (gloo); needs MODEL.DEVICE cpu. For GPUs use --num-gpus.",
-    )
-    return parser
-
-
 def setup(args: argparse.Namespace) -> CfgNode:
     """Config from file and overrides, checked; loggers, seed and data sets in place.
+
+    All that costs little is checked before anything is written. Of what Detectron2 tells at the start of a run,
+    environment and full configuration, only warnings are shown; all of it is in OUTPUT_DIR/log.txt.
+
+    Args:
+        args: of ``wps-sam train``: ``config_file``, ``opts``, ``eval_only`` and ``resume``.
 
     Raises:
         ValueError: names the key, its value and what the data or the machine asks for.
     """
     cfg = read_config(args.config_file, args.opts)
     check_device(cfg.MODEL.DEVICE)
+    check_run(cfg, args)
     if comm.is_main_process():
         check_output_dir(cfg, args)
-    # default_setup opens Detectron2's own loggers only.
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="wps_sam")
     register_descriptions(cfg.DATASETS.DESCRIPTIONS)
     names = cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     fill_in_classes(cfg, names)
     check_classes(cfg, names)
+    # default_setup opens Detectron2's own loggers only.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="wps_sam")
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank())
+    logger.info("%d part classes, on %s", cfg.MODEL.PROMPTER.NUM_CLASSES, cfg.MODEL.DEVICE)
     if not args.eval_only:
         fill_in_length(cfg)
     # Writes the configuration, as it is now, into the log and OUTPUT_DIR.
-    default_setup(cfg, args)
-    logger.info("on %s", cfg.MODEL.DEVICE)
+    with _warnings_alone_on_the_console("detectron2"):
+        default_setup(cfg, args)
+    logger.info("Environment and configuration are in %s", Path(cfg.OUTPUT_DIR) / "log.txt")
+    if not cfg.DATASETS.TEST:
+        logger.warning("DATASETS.TEST is empty: nothing will be evaluated")
     cfg.freeze()
     return cfg
+
+
+@contextmanager
+def _warnings_alone_on_the_console(name: str) -> Iterator[None]:
+    """Meanwhile a logger's lines below a warning go to its files only."""
+    consoles = [h for h in logging.getLogger(name).handlers if getattr(h, "stream", None) is sys.stdout]
+    for console in consoles:
+        console.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for console in consoles:
+            console.setLevel(logging.NOTSET)
+
+
+def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Requires something to do, and the files of weights.
+
+    Raises:
+        ValueError: names the key, its value and what was expected.
+    """
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: there is nothing to evaluate on")
+    if not args.eval_only and not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: there is nothing to train on")
+    if not args.eval_only and cfg.SOLVER.MAX_ITER < 1:
+        raise ValueError(
+            f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; expected 1 step or more (to evaluate alone: --eval-only)"
+        )
+    if cfg.MODEL.META_ARCHITECTURE == "WPSSAM":
+        if issubclass(encoder_class(cfg), SAMEncoder) and cfg.MODEL.SAM.WEIGHTS != "shipped":
+            hint = "a small SAM ships with the project: MODEL.SAM.ARCH vit_tiny MODEL.SAM.WEIGHTS shipped"
+            _require_file("MODEL.SAM.WEIGHTS", cfg.MODEL.SAM.WEIGHTS, hint)
+        if cfg.MODEL.PROMPTER.CLASSIFIER == "text":
+            _require_file("MODEL.TEXT.EMBEDDINGS", cfg.MODEL.TEXT.EMBEDDINGS, "wps-sam names makes it")
+    continues = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
+    # Detectron2 also takes addresses.
+    if not continues and cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+        _require_file("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, "expected a checkpoint, or nothing to train from the start")
+        check_not_sam(SafeCheckpointer.read(cfg.MODEL.WEIGHTS)["model"], cfg.MODEL.WEIGHTS)
+
+
+def _require_file(key: str, path: str, hint: str) -> None:
+    if path and not Path(path).is_file():
+        raise ValueError(f"{key} {path}: the file does not exist; {hint}")
 
 
 def check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -121,8 +172,9 @@ def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
     for name in dataset_names:
         if name not in registered:
             raise ValueError(
-                f"DATASETS names {name!r}, which is not registered; known: {', '.join(sorted(registered))}. "
-                "A data set of your own needs its description in DATASETS.DESCRIPTIONS"
+                f"DATASETS names {name!r}, which is not registered{did_you_mean(name, registered)}; known: "
+                f"{', '.join(sorted(registered))}. A data set of your own needs its description in "
+                "DATASETS.DESCRIPTIONS"
             )
         own = list(MetadataCatalog.get(name).thing_classes)
         if by_name:

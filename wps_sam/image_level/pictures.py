@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..data import register_descriptions
 from ..data.tags import read_tags
 from ..masks import read_label_png, read_part_map
+from ..user_errors import did_you_mean
 from .settings import ImageLevelSettings
 
 
@@ -37,7 +38,9 @@ def tagged_pictures(settings: ImageLevelSettings) -> tuple[list[Tagged], list[st
     if settings.dataset:
         register_descriptions(settings.descriptions)
         if settings.dataset not in DatasetCatalog.list():
-            raise ValueError(f"dataset: {settings.dataset!r} is not registered; known: {sorted(DatasetCatalog.list())}")
+            known = sorted(DatasetCatalog.list())
+            near = did_you_mean(settings.dataset, known)
+            raise ValueError(f"dataset: {settings.dataset!r} is not registered{near}; known: {known}")
         classes = list(MetadataCatalog.get(settings.dataset).thing_classes)
         metadata = MetadataCatalog.get(settings.dataset)
         found = [(record["file_name"], _tags_of(record, metadata)) for record in DatasetCatalog.get(settings.dataset)]

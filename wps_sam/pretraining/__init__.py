@@ -10,9 +10,9 @@ Axes: B views of pictures, P prompts of all of them, S side of a view, E side of
 square the loss is computed on.
 """
 
-from .command_line import run, settings_parser
+from .command_line import run
 from .distillation import Distiller, DistillSettings
 from .loop import read_settings
 from .trainer import Pretrainer, PretrainSettings
 
-__all__ = ["DistillSettings", "Distiller", "PretrainSettings", "Pretrainer", "read_settings", "run", "settings_parser"]
+__all__ = ["DistillSettings", "Distiller", "PretrainSettings", "Pretrainer", "read_settings", "run"]

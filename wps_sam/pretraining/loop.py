@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wps_sam.outputs import adopt_output, check_outputs, write_output
+from wps_sam.user_errors import did_you_mean
 
 import torch
 from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
@@ -62,7 +63,8 @@ def read_settings(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     defaults = {field.name: field.default for field in fields(kind)}
     unknown = sorted(values.keys() - defaults.keys())
     if unknown:
-        raise ValueError(f"unknown settings {', '.join(unknown)}; expected some of {', '.join(defaults)}")
+        near = did_you_mean(unknown[0], defaults)
+        raise ValueError(f"unknown settings {', '.join(unknown)}{near}; expected some of {', '.join(defaults)}")
     read = {name: _convert(name, value, defaults[name]) for name, value in values.items()}
     return kind(**read)
 

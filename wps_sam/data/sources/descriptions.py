@@ -37,6 +37,7 @@ from wps_sam.data.sources.coco import (
 )
 from wps_sam.data.sources.orientation import EXIF_RULES
 from wps_sam.data.sources.ov_parts import OVSet, numbers_in_training, ov_metadata, seen_flags
+from wps_sam.paths import find_file
 from wps_sam.vocabulary import PartVocabulary, object_of_part
 
 import yaml
@@ -97,9 +98,13 @@ def register_descriptions(paths: Iterable[str]) -> list[str]:
 
 
 def read_description(path: str) -> Description:
-    """Reads and checks one description. See :func:`register_descriptions` for the errors."""
+    """Reads and checks one description, which may lie in the project's folder, see :func:`find_file`.
+
+    See :func:`register_descriptions` for the errors.
+    """
+    file = Path(find_file(path))
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"data set description {path}: the file does not exist") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -110,7 +115,7 @@ def read_description(path: str) -> Description:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"{where}: name: expected letters, digits, _ and -, got {name!r}")
     layout = _choice(content, "layout", LAYOUTS, where)
-    root = _find_root(_text(content, "root", where), Path(path).resolve().parent, where)
+    root = _find_root(_text(content, "root", where), file.resolve().parent, where)
     splits = content["splits"]
     if not isinstance(splits, dict) or not splits:
         raise ValueError(f"{where}: splits: expected at least one, such as train: {{images: ..., annotations: ...}}")

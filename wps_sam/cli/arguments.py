@@ -1,0 +1,55 @@
+"""Arguments that several subcommands have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """A configuration, and overrides of its keys."""
+    add = parser.add_argument
+    add("--config-file", required=True, metavar="FILE", help="a configuration; configs/... is found from any folder")
+    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of its keys, such as SOLVER.MAX_ITER 300")
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """How many processes of this machine share the work."""
+    add = parser.add_argument
+    add("--num-gpus", type=int, default=1, help="GPUs of this machine, with a process each (default: 1)")
+    add("--num-processes", type=int, default=0, help="processes of this machine on the CPU; needs MODEL.DEVICE cpu")
+    parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """What training and evaluation have in common: Detectron2's arguments, and ``--num-processes``."""
+    add_config(parser)
+    add_processes(parser)
+    add = parser.add_argument
+    add("--resume", action="store_true", help="continue, or evaluate, the last checkpoint of OUTPUT_DIR")
+    add("--num-machines", type=int, default=1, help="machines of the run (default: 1)")
+    add("--machine-rank", type=int, default=0, help="which of them this is, from 0")
+    # The same for every run of one user, so that the machines of one run agree without being told.
+    port = 2**15 + 2**14 + hash(os.getuid() if hasattr(os, "getuid") else 1) % 2**14
+    add("--dist-url", default=f"tcp://127.0.0.1:{port}", help="where the processes meet (default: %(default)s)")
+
+
+def add_descriptions(parser: argparse.ArgumentParser) -> None:
+    """Data sets of one's own."""
+    help_text = "description of a data set to register; may be repeated"
+    parser.add_argument("--description", action="append", default=[], metavar="YAML", help=help_text)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """For measurements, and machines that are shared."""
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Of the trainings of frozen networks, whose settings are the fields of the class ``kind``."""
+    add = parser.add_argument
+    add("--config-file", metavar="YAML", help=f"settings; see {kind} for all of them")
+    add("--output-dir", required=True)
+    add("--resume", action="store_true", help="continue from OUTPUT_DIR/checkpoint.pt")
+    add_threads(parser)
+    add("settings", nargs="*", metavar="NAME=VALUE", help="settings that replace those of the file, as YAML")

@@ -1,0 +1,61 @@
+"""Finds the parts in pictures: writes each picture beside its parts, and a JSON with what was found.
+
+    wps-sam predict photo.jpg folder_of_photos --output parts
+    wps-sam predict photo.jpg --config-file FILE --weights output/model_final.pth --confidence 0.5
+    wps-sam predict photo.jpg --config-file FILE --opts MODEL.DEVICE cuda
+
+Without --config-file and --weights the model that comes with the package is used. Exits with code 1 when a
+picture could not be read; the others are still done. Nothing is overwritten but results of these tools.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER")
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR")
+    parser.add_argument("--config-file", metavar="FILE")
+    parser.add_argument("--weights", metavar="FILE")
+    parser.add_argument("--confidence", type=float, help="leave out parts with a lower score (0 to 1)")
+    parser.add_argument("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
+
+
+def run(args: argparse.Namespace) -> int:
+    from PIL import Image
+
+    from ..outputs import check_outputs, is_output, write_output
+    from ..picture_files import find_pictures
+    from ..predictor import PartPredictor
+
+    for path in args.inputs:
+        if not path.exists():
+            raise ValueError(f"{path}: no such picture or folder")
+    pictures, skipped = find_pictures(args.inputs, is_result=is_output)
+    targets = [f"{args.output / base}{suffix}" for _, base in pictures for suffix in (".png", ".json")]
+    check_outputs(targets, inputs=[picture for picture, _ in pictures])
+    for what, count in skipped.items():
+        print(f"skipped {count} pictures {what}", file=sys.stderr)
+    predictor = PartPredictor(
+        args.config_file, args.weights, confidence=args.confidence, names=args.names, opts=args.opts
+    )
+    failed = 0
+    for picture, base in pictures:
+        try:
+            parts = predictor(picture)
+        except ValueError as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        target = args.output / base
+        drawn = Image.fromarray(parts.draw_beside())
+        write_output(f"{target}.png", partial(drawn.save, format="PNG"))
+        write_output(f"{target}.json", json.dumps(parts.to_dict()).encode())
+        print(f"{picture}: {', '.join(parts.names) or 'no part found'} -> {target}.png")
+    return 1 if failed else 0
