@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a subcommand can't do without; the files exist nowhere.
 REQUIRED = {
     "predict": ["photo.jpg"],
+    "report": ["RUN"],
     "synthetic": [],
     "weaken": ["--dataset", "a", "--name", "b", "--output", "c"],
     "convert": ["--from", "sam", "in.pth", "out.pth"],
