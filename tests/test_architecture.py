@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "data": BASE | {"checkpointer", "outputs"},
     "config": BASE | {"encoders", "prompters", "evaluation"},
     "engine": BELOW_ENGINE,
-    "predictor": BELOW_ENGINE,
+    "prediction": BASE | {"outputs", "picture_files", "visualization"},
+    "predictor": BELOW_ENGINE | {"prediction"},
     "prompt_evaluation": BASE | {"data", "encoders", "inference"},
     "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation", "pretraining"},
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
@@ -50,6 +51,7 @@ MAY_IMPORT = {
 TOOLS_MAY_IMPORT = {
     "config",
     "engine",
+    "prediction",
     "predictor",
     "data",
     "visualization",

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(error, file=sys.stderr)
             continue
         target = args.output / base
-        drawn = Image.fromarray(parts.draw_beside())
+        drawn = Image.fromarray(parts.draw())
         write_output(f"{target}.png", partial(drawn.save, format="PNG"))
         write_output(f"{target}.json", json.dumps(parts.to_dict()).encode())
         print(f"{picture}: {', '.join(parts.names) or 'no part found'} -> {target}.png")
