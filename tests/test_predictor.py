@@ -88,12 +88,38 @@ def test_draws_saves_and_describes(find_parts: PartPredictor, photo: Path, tmp_p
         assert np.array_equal(segmentation_to_mask(part["mask"], 64, 64), mask)
 
 
-def test_confidence_alone_says_what_is_left_out(shipped: PartPredictor) -> None:
+def test_confidence_alone_says_what_is_left_out(shipped: PartPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     by_default = shipped(WOMAN)
-    found = {confidence: PartPredictor(confidence=confidence)(WOMAN) for confidence in (0.15, 0.5)}
+    found = {}
+    for confidence in (0.15, 0.5):
+        monkeypatch.setattr(shipped, "confidence", confidence)
+        found[confidence] = shipped(WOMAN)
     # Also parts that are likelier no part, which the evaluation's rule leaves out.
     assert len(found[0.15]) > len(by_default) and 0.15 <= found[0.15].scores.min() < by_default.scores.min()
     assert 0 < len(found[0.5]) < len(by_default) and found[0.5].scores.min() >= 0.5
+
+
+def test_a_part_is_found_once(shipped: PartPredictor) -> None:
+    parts = shipped(WOMAN)
+    masks = parts.masks.reshape(len(parts), -1).astype(np.float32)
+    shared, areas = masks @ masks.T, masks.sum(axis=1)
+    iou = np.triu(shared / (areas[:, None] + areas - shared), 1)
+    same_name = parts.classes[:, None] == parts.classes
+    assert iou[same_name].max() <= 0.5 < iou[~same_name].max()
+
+
+def test_a_large_photo_is_answered_small_and_enlarged(shipped: PartPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = shipped(WOMAN)
+    # Large is what has four times as many pixels as a model is asked for.
+    monkeypatch.setattr(predictor, "WORKING_PIXELS", exact.part_map.size // 4)
+    parts = shipped(WOMAN)
+    assert parts.coarse_map.shape == (267, 195) and parts.part_map.shape == exact.part_map.shape == (534, 390)
+    assert (parts.part_map == exact.part_map).mean() > 0.99
+    assert parts.names == exact.names
+    for part, expected in zip(parts, exact):
+        assert part.score == expected.score
+        assert (expected.mask & part.mask).sum() / (expected.mask | part.mask).sum() > 0.94
+        np.testing.assert_allclose(part.box, mask_to_box(part.mask), atol=2)
 
 
 def test_where_nothing_is_sure_enough_all_is_background(tiny_model: Any, photo: Path) -> None:
