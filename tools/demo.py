@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
     parser.add_argument("--batch-size", type=_positive, default=4, help="pictures shown to the model at once")
     parser.add_argument("--every", type=_positive, default=1, metavar="N", help="of videos, every N-th frame")
+    parser.add_argument("--tiles", nargs=2, type=_positive, default=(1, 1), metavar=("ROWS", "COLUMNS"))
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config overrides: KEY VALUE ...")
     args = parser.parse_args(argv)
 
@@ -47,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         targets = [path for source in sources for path in Results.targets(args.output, args.save, source)]
         check_outputs(targets, inputs=[source.name for source in sources])
         predictor = PartPredictor(
-            args.config_file, args.weights, confidence=args.confidence, names=args.names, opts=args.opts
+            *(args.config_file, args.weights),
+            confidence=args.confidence,
+            names=args.names,
+            tiles=tuple(args.tiles),
+            opts=args.opts,
         )
         classes_of(args.parts or (), predictor.class_names)
     except ValueError as error:

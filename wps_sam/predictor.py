@@ -26,6 +26,7 @@ from .prediction import PartPrediction
 from .prediction.overlap import different_parts
 from .prediction.parts import enlarge_map
 from .prediction.pictures import ImageLike, is_one_picture, to_rgb
+from .prediction.tiles import merge_tiles, tile_rectangles
 from .visualization import side_by_side
 from .vocabulary import PartVocabulary
 
@@ -62,6 +63,8 @@ class PartPredictor:
         names: the parts to look for, "dog's ear" for one object's; only for a model that was trained with
             MODEL.PROMPTER.CLASSIFIER text, and only names that MODEL.TEXT.EMBEDDINGS holds. None for the names
             the model was trained on.
+        tiles: (rows, columns); beside the whole picture, look at so many tiles of it, for parts that are small in a
+            large picture, see :func:`wps_sam.prediction.tiles.merge_tiles`. Each takes as long as a picture.
         opts: config overrides, key, value, key, value ...
 
     A picture of more than 2 megapixels is answered at that size, and the answer enlarged. Of two parts of one name
@@ -89,6 +92,7 @@ class PartPredictor:
         *,
         confidence: float | None = None,
         names: Sequence[str] | None = None,
+        tiles: tuple[int, int] = (1, 1),
         opts: Sequence[Any] = (),
     ) -> None:
         cfg = read_config(_shipped_config() if config_file is None else config_file, opts)
@@ -97,7 +101,10 @@ class PartPredictor:
             raise ValueError(f"weights {path}: the file does not exist")
         if confidence is not None and not 0 <= confidence <= 1:
             raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
+        if len(tiles) != 2 or min(tiles) < 1:
+            raise ValueError(f"tiles: expected rows and columns of 1 or more, got {tiles!r}")
         self.confidence = confidence
+        self.tiles = tiles
         cfg.MODEL.DEVICE = _choose_device(device, cfg.MODEL.DEVICE)
         # Any picture may come, and most are in no cache.
         cfg.MODEL.SAM.FEATURES = "live"
@@ -193,23 +200,46 @@ class PartPredictor:
     @torch.inference_mode()
     def _predict_object(self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray) -> np.ndarray:
         """int64 [H, W]: which part of the record's object each of its pixels is; C elsewhere."""
-        asked = {**self._to_input(image, record["file_name"]), "category_id": record["category_id"]}
+        size = self._working_size(*image.shape[:2])
+        asked = {**self._to_input(image, record["file_name"], size), "category_id": record["category_id"]}
         output = self.model([asked])[0]
         parts = output["part_classes"][output["sem_seg"].argmax(dim=0)].cpu().numpy()
         return np.where(of_object, enlarge_map(parts, *of_object.shape), len(self.class_names))
 
-    def _to_input(self, image: np.ndarray, file_name: str) -> dict[str, Any]:
+    def _working_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size (h, w) at which the model answers for a picture of H x W: its own, or one of WORKING_PIXELS."""
+        # Small parts that are found in tiles are to keep their shape.
+        most = WORKING_PIXELS * max(1, self.tiles[0] * self.tiles[1] / 4)
+        scale = min(1.0, (most / (height * width)) ** 0.5)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _to_input(self, image: np.ndarray, file_name: str, size: tuple[int, int]) -> dict[str, Any]:
         aug_input = T.AugInput(image)
         self._augmentations(aug_input)
         resized = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
-        height, width = _working_size(*image.shape[:2])
+        height, width = size
         asked = {} if self.confidence is None else {"confidence": self.confidence}
         return {"image": resized, "height": height, "width": width, "file_name": file_name, **asked}
 
     @torch.inference_mode()
     def _predict(self, batch: list[tuple[np.ndarray, str]]) -> list[PartPrediction]:
-        outputs = self.model([self._to_input(*given) for given in batch])
-        return [self._to_prediction(*given, output) for given, output in zip(batch, outputs)]
+        sizes = [self._working_size(*image.shape[:2]) for image, _ in batch]
+        outputs = self.model([self._to_input(*given, size) for given, size in zip(batch, sizes)])
+        found = [self._to_prediction(*given, output) for given, output in zip(batch, outputs)]
+        return found if self.tiles == (1, 1) else [self._look_closer(whole) for whole in found]
+
+    def _look_closer(self, whole: PartPrediction) -> PartPrediction:
+        """The parts of a picture by what is in it as a whole and in its tiles."""
+        height, width = whole.coarse_map.shape
+        scale = np.array(whole.image.shape[:2]) / (height, width)
+        tiles = []
+        for rectangle in tile_rectangles(height, width, *self.tiles):
+            y0, x0, y1, x1 = rectangle
+            (top, left), (bottom, right) = np.rint([(y0, x0) * scale, (y1, x1) * scale]).astype(int)
+            given = whole.image[top:bottom, left:right], whole.file_name
+            output = self.model([self._to_input(*given, (y1 - y0, x1 - x0))])[0]
+            tiles.append((rectangle, self._to_prediction(*given, output)))
+        return merge_tiles(whole, tiles)
 
     def _to_prediction(self, image: np.ndarray, file_name: str, output: dict[str, Any]) -> PartPrediction:
         instances = (output["instances"] if "instances" in output else _regions(output["sem_seg"])).to("cpu")
@@ -232,12 +262,6 @@ class PartPredictor:
         )
         # Models that give no instances, and so ask for no confidence themselves, have not left any out.
         return found if self.confidence is None else found.filter(confidence=self.confidence)
-
-
-def _working_size(height: int, width: int) -> tuple[int, int]:
-    """The size (h, w) at which a model answers for a picture of H x W: its own, or one of WORKING_PIXELS."""
-    scale = min(1.0, (WORKING_PIXELS / (height * width)) ** 0.5)
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _regions(sem_seg: torch.Tensor) -> Instances:

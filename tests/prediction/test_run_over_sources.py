@@ -52,7 +52,8 @@ def test_every_kind_of_a_picture(photos: Path, tmp_path: Path) -> None:
     cutouts = {"0.cutouts/0_left_half.png", "0.cutouts/1_right_half.png"}
     assert files(out) == {"0.png", "0.json", "0.labels.png", COCO_FILE, *cutouts}
     assert all(is_output(out / name) for name in files(out))
-    assert Image.open(out / "0.png").size[0] > 2 * 640
+    # The two stand below each other.
+    assert Image.open(out / "0.png").size[1] > 2 * 320
     labels = Image.open(out / "0.labels.png")
     assert labels.mode == "L" and np.asarray(labels)[0].tolist() == [0] * 10 + [1] * 10
     cutout = Image.open(out / "0.cutouts/1_right_half.png")
