@@ -66,6 +66,8 @@ setup(
         "text": ["transformers>=5.6"],
         # U-Net and DeepLabV3+, with which configs/rivals/ compares.
         "rivals": ["segmentation-models-pytorch"],
+        # PartPrediction.to_supervision().
+        "supervision": ["supervision"],
         "dev": ["mypy", "pytest", "ruff", "segmentation-models-pytorch", "transformers>=5.6", "types-PyYAML"],
     },
 )

@@ -47,7 +47,8 @@ MAY_IMPORT = {
     "data": BASE | {"checkpointer", "outputs"},
     "config": BASE | {"encoders", "prompters", "evaluation", "data", "models"},
     "engine": BELOW_ENGINE,
-    "predictor": BELOW_ENGINE,
+    "prediction": BASE | {"outputs", "picture_files", "visualization"},
+    "predictor": BELOW_ENGINE | {"prediction"},
     "prompt_evaluation": BASE | {"data", "encoders", "inference"},
     "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation", "pretraining", "cli"},
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
@@ -56,7 +57,7 @@ MAY_IMPORT = {
     "report": BELOW_ENGINE,
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
-    | {"report", "text_embeddings", "picture_files", "__version__"},
+    | {"prediction", "report", "text_embeddings", "picture_files", "__version__"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.

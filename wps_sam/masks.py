@@ -553,21 +553,29 @@ def _to_rgb(image: Image.Image, file_name: str, wide: bool) -> np.ndarray:
         flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         values = cv2.imdecode(np.fromfile(file_name, np.uint8), flags)
         if values is not None and values.dtype == np.uint16:
-            return _to_eight_bits(values[..., ::-1], file_name)
+            return to_eight_bits(values[..., ::-1], file_name)
     image.load()
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16 bits at 255 and would make the whole picture white.
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"expected 8 or 16 bits a channel, got values {values.min()}..{values.max()}")
-        return np.repeat(_to_eight_bits(values, file_name)[..., None], 3, axis=2)
+        return np.repeat(to_eight_bits(values, file_name)[..., None], 3, axis=2)
     if image.mode == "F":
         raise ValueError("expected 8 or 16 bits a channel, got floating point numbers")
     return np.array(image.convert("RGB"))
 
 
-def _to_eight_bits(values: np.ndarray, file_name: str) -> np.ndarray:
-    """0..65535 to 0..255: the upper 8 of the 8, 10, 12, 14 or 16 bits that the picture uses, as cameras have."""
+def to_eight_bits(values: np.ndarray, file_name: str) -> np.ndarray:
+    """0..65535 to 0..255: the upper 8 of the 8, 10, 12, 14 or 16 bits that the picture uses, as cameras have.
+
+    Args:
+        values: integers of any shape.
+        file_name: of the picture, for a warning that it uses 10, 12 or 14.
+
+    Returns:
+        uint8 of the same shape.
+    """
     bits = max(8, int(values.max()).bit_length())
     bits += bits % 2
     if bits < 16 and bits not in _BITS_SAID:

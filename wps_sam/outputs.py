@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,24 +63,52 @@ def write_output(
     check_outputs([path], inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Before the file is there: after a kill between the two it is still known.
-    _record(path, content)
+    _record(path, xxhash.xxh3_64_hexdigest(content))
     write_atomically(path, lambda file: file.write(content), durable)
+
+
+@contextmanager
+def stream_output(path: Path) -> Iterator[Path]:
+    """For a file that is too large to be held: write it at the path that is given; it is at ``path`` when all is well.
+
+    Raises:
+        ValueError: see :func:`check_outputs`.
+    """
+    check_outputs([path])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Some writers look at the ending.
+    unfinished = path.with_name(f".unfinished_{os.getpid()}_{path.name}")
+    try:
+        yield unfinished
+        check_outputs([path])
+        _record(path, _digest(unfinished))
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def adopt_output(path: Path) -> None:
     """From now on a file that is there is one of ours: of a run that is continued."""
-    _record(path, path.read_bytes())
+    _record(path, _digest(path))
 
 
-def _record(path: Path, content: bytes) -> None:
+def _record(path: Path, digest: str) -> None:
     # One line at once, as other processes write, too.
     with open(path.parent / RECORD, "ab", buffering=0) as file:
-        file.write(_line(path, content) + b"\n")
+        file.write(_line(path, digest) + b"\n")
 
 
-def _line(path: Path, content: bytes) -> bytes:
+def _line(path: Path, digest: str) -> bytes:
     # Names need not be text: those in old archives are bytes of any encoding.
-    return xxhash.xxh3_64_hexdigest(content).encode() + b" " + os.fsencode(path.name)
+    return digest.encode() + b" " + os.fsencode(path.name)
+
+
+def _digest(path: Path) -> str:
+    digest = xxhash.xxh3_64()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def is_output(path: Path) -> bool:
@@ -87,4 +116,4 @@ def is_output(path: Path) -> bool:
     record = path.parent / RECORD
     if not path.is_file() or not record.is_file():
         return False
-    return _line(path, path.read_bytes()) in record.read_bytes().split(b"\n")
+    return _line(path, _digest(path)) in record.read_bytes().split(b"\n")

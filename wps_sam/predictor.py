@@ -15,29 +15,22 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
-from PIL import Image
 
 from . import models  # noqa: F401  (registers WPSSAM)
 from .checkpointer import SafeCheckpointer
 from .config import is_open_vocabulary, read_config
 from .data import mapper, part_mask_mapper
 from .data.sources.descriptions import register_descriptions
-from .masks import (
-    PixelGrid,
-    mask_to_rle,
-    pil_to_rgb,
-    read_object_map,
-    read_part_map,
-    read_picture,
-    read_rgb,
-    restrict_to_object,
-)
-from .visualization import draw_instances, side_by_side
+from .masks import PixelGrid, read_object_map, read_part_map, read_picture, restrict_to_object
+from .prediction import PartPrediction
+from .prediction.overlap import different_parts
+from .prediction.parts import enlarge_map
+from .prediction.pictures import ImageLike, is_one_picture, to_rgb
+from .prediction.tiles import merge_tiles, tile_rectangles
+from .visualization import side_by_side
 from .vocabulary import PartVocabulary
 
 logger = logging.getLogger(__name__)
-
-ImageLike = str | Path | np.ndarray | Image.Image
 
 # What evaluation does to a picture, by INPUT.DATASET_MAPPER_NAME.
 AUGMENTATIONS = {"weak_labels": mapper.build_augmentations, "part_masks": part_mask_mapper.build_augmentations}
@@ -48,72 +41,9 @@ SHIPPED_WEIGHTS = PACKAGE / "weights" / "ccp_parts_plus_box.safetensors"
 SHIPPED_CONFIG = Path("ccp_parts") / "wps_sam_tiny_plus_box.yaml"
 
 
-@dataclass(frozen=True)
-class PartPrediction:
-    """The K parts found in one picture of H x W pixels, the surest first.
-
-    Attributes:
-        image: uint8 [H, W, 3], RGB.
-        class_names: the C names that the model knows.
-        classes: int64 [K], index into ``class_names``.
-        names: K part names.
-        scores: float32 [K], 0 to 1.
-        boxes: float32 [K, 4], x0, y0, x1, y1 in pixels, x1 and y1 exclusive.
-        masks: bool [K, H, W].
-        part_map: int64 [H, W]: 0..C-1 the part of each pixel, C background.
-        file_name: where the picture came from; "" for one given as an array.
-    """
-
-    image: np.ndarray
-    class_names: tuple[str, ...]
-    classes: np.ndarray
-    scores: np.ndarray
-    boxes: np.ndarray
-    masks: np.ndarray
-    part_map: np.ndarray
-    file_name: str = ""
-
-    @property
-    def names(self) -> list[str]:
-        return [self.class_names[c] for c in self.classes]
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def draw(self) -> np.ndarray:
-        """The picture with every part painted and named, and a legend: uint8 [H', W', 3], RGB."""
-        return draw_instances(self.image, self.masks, self.classes, self.class_names, scores=self.scores)
-
-    def draw_beside(self) -> np.ndarray:
-        """The picture, and beside it its part map with a legend: uint8 [H', W', 3], RGB."""
-        return side_by_side(
-            self.image, None, self.part_map, self.class_names, titles=("picture", "ground truth", "parts")
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Writes :meth:`draw` to ``path``; the ending chooses the format (.png, .jpg ...).
-
-        Raises:
-            ValueError: the ending is of no known picture format.
-        """
-        Image.fromarray(self.draw()).save(path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the pixels, ready for JSON; masks in COCO's compressed run-length encoding."""
-        return {
-            "file_name": self.file_name,
-            "height": int(self.image.shape[0]),
-            "width": int(self.image.shape[1]),
-            "parts": [
-                {
-                    "name": name,
-                    "score": round(float(score), 6),
-                    "box": [round(float(v), 2) for v in box],
-                    "mask": mask_to_rle(mask),
-                }
-                for name, score, box, mask in zip(self.names, self.scores, self.boxes, self.masks)
-            ],
-        }
+# A model answers at the picture's size up to so many pixels, a Full HD frame, and a larger picture at this size: its
+# masks come from cells some pixels wide, so that more would cost time and show nothing.
+WORKING_PIXELS = 2**21
 
 
 class PartPredictor:
@@ -127,12 +57,18 @@ class PartPredictor:
             checkpoint in its OUTPUT_DIR; without a config the shipped ones.
         device: "cpu", "cuda", "cuda:1"; None for the config's MODEL.DEVICE, or the CPU where that is a GPU
             and there is none.
-        confidence: parts with a lower score (0 to 1) are left out; None for the config's
-            MODEL.INFERENCE.SCORE_THRESHOLD.
+        confidence: parts with a lower score (0 to 1) are left out and no others, even if "no part" would be likelier.
+            None for the rule of the evaluation: the config's MODEL.INFERENCE.SCORE_THRESHOLD, and no part that is
+            likelier none.
         names: the parts to look for, "dog's ear" for one object's; only for a model that was trained with
             MODEL.PROMPTER.CLASSIFIER text, and only names that MODEL.TEXT.EMBEDDINGS holds. None for the names
             the model was trained on.
+        tiles: (rows, columns); beside the whole picture, look at so many tiles of it, for parts that are small in a
+            large picture, see :func:`wps_sam.prediction.tiles.merge_tiles`. Each takes as long as a picture.
         opts: config overrides, key, value, key, value ...
+
+    A picture of more than 2 megapixels is answered at that size, and the answer enlarged. Of two parts of one name
+    that cover each other mostly, the surer one stays. Neither is done in an evaluation.
 
     The class names are read from the weights (metadata ``class_names`` of a .safetensors, a JSON list) or, where
     they hold none, from the data set the config was trained on, whose annotations must then be there. Pictures with
@@ -156,16 +92,19 @@ class PartPredictor:
         *,
         confidence: float | None = None,
         names: Sequence[str] | None = None,
+        tiles: tuple[int, int] = (1, 1),
         opts: Sequence[Any] = (),
     ) -> None:
         cfg = read_config(_shipped_config() if config_file is None else config_file, opts)
         path = str(weights or cfg.MODEL.WEIGHTS or _trained_weights(config_file, cfg.OUTPUT_DIR))
         if "://" not in path and not Path(path).is_file():
             raise ValueError(f"weights {path}: the file does not exist")
-        if confidence is not None:
-            if not 0 <= confidence <= 1:
-                raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
-            cfg.MODEL.INFERENCE.SCORE_THRESHOLD = float(confidence)
+        if confidence is not None and not 0 <= confidence <= 1:
+            raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
+        if len(tiles) != 2 or min(tiles) < 1:
+            raise ValueError(f"tiles: expected rows and columns of 1 or more, got {tiles!r}")
+        self.confidence = confidence
+        self.tiles = tiles
         cfg.MODEL.DEVICE = _choose_device(device, cfg.MODEL.DEVICE)
         # Any picture may come, and most are in no cache.
         cfg.MODEL.SAM.FEATURES = "live"
@@ -189,27 +128,32 @@ class PartPredictor:
         self._augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
 
     def __call__(self, image: ImageLike) -> PartPrediction:
-        """The parts of one picture: a file's path, uint8 [H, W, 3] RGB, or a PIL image of any mode.
+        """The parts of one picture: a file's path, a PIL image, an array [H, W, 3] or a tensor [3, H, W], RGB.
+
+        Arrays and tensors may also be grey or RGBA, of 16 bits, or floating point numbers from 0 to 1, see
+        :func:`wps_sam.prediction.pictures.to_rgb`.
 
         Raises:
-            ValueError: the picture is missing, damaged, empty, or not in one of these forms.
+            ValueError: the picture is missing, damaged, empty, or in none of these forms.
         """
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Iterable[ImageLike], batch_size: int = 4) -> list[PartPrediction]:
         """The parts of many pictures, ``batch_size`` of them at once; each as in a call of its own.
 
+        ``images`` may be an array [N, H, W, C] or a tensor [N, C, H, W], too.
+
         Raises:
             ValueError: as for one picture; names its place in ``images``.
         """
-        if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        if is_one_picture(images):
             raise ValueError("predict_batch: expected several pictures, got one; call the predictor with it instead")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
         predictions: list[PartPrediction] = []
         batch: list[tuple[np.ndarray, str]] = []
         for image in images:
-            batch.append(_to_array(image, len(predictions) + len(batch), self._exif))
+            batch.append(to_rgb(image, f"picture {len(predictions) + len(batch)}", self._exif))
             if len(batch) == batch_size:
                 predictions += self._predict(batch)
                 batch = []
@@ -256,40 +200,68 @@ class PartPredictor:
     @torch.inference_mode()
     def _predict_object(self, image: np.ndarray, record: Mapping[str, Any], of_object: np.ndarray) -> np.ndarray:
         """int64 [H, W]: which part of the record's object each of its pixels is; C elsewhere."""
-        asked = {**self._to_input(image, record["file_name"]), "category_id": record["category_id"]}
+        size = self._working_size(*image.shape[:2])
+        asked = {**self._to_input(image, record["file_name"], size), "category_id": record["category_id"]}
         output = self.model([asked])[0]
         parts = output["part_classes"][output["sem_seg"].argmax(dim=0)].cpu().numpy()
-        return np.where(of_object, parts, len(self.class_names))
+        return np.where(of_object, enlarge_map(parts, *of_object.shape), len(self.class_names))
 
-    def _to_input(self, image: np.ndarray, file_name: str) -> dict[str, Any]:
+    def _working_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size (h, w) at which the model answers for a picture of H x W: its own, or one of WORKING_PIXELS."""
+        # Small parts that are found in tiles are to keep their shape.
+        most = WORKING_PIXELS * max(1, self.tiles[0] * self.tiles[1] / 4)
+        scale = min(1.0, (most / (height * width)) ** 0.5)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _to_input(self, image: np.ndarray, file_name: str, size: tuple[int, int]) -> dict[str, Any]:
         aug_input = T.AugInput(image)
         self._augmentations(aug_input)
         resized = torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
-        height, width = image.shape[:2]
-        return {"image": resized, "height": height, "width": width, "file_name": file_name}
+        height, width = size
+        asked = {} if self.confidence is None else {"confidence": self.confidence}
+        return {"image": resized, "height": height, "width": width, "file_name": file_name, **asked}
 
     @torch.inference_mode()
     def _predict(self, batch: list[tuple[np.ndarray, str]]) -> list[PartPrediction]:
-        outputs = self.model([self._to_input(*given) for given in batch])
-        return [self._to_prediction(*given, output) for given, output in zip(batch, outputs)]
+        sizes = [self._working_size(*image.shape[:2]) for image, _ in batch]
+        outputs = self.model([self._to_input(*given, size) for given, size in zip(batch, sizes)])
+        found = [self._to_prediction(*given, output) for given, output in zip(batch, outputs)]
+        return found if self.tiles == (1, 1) else [self._look_closer(whole) for whole in found]
+
+    def _look_closer(self, whole: PartPrediction) -> PartPrediction:
+        """The parts of a picture by what is in it as a whole and in its tiles."""
+        height, width = whole.coarse_map.shape
+        scale = np.array(whole.image.shape[:2]) / (height, width)
+        tiles = []
+        for rectangle in tile_rectangles(height, width, *self.tiles):
+            y0, x0, y1, x1 = rectangle
+            (top, left), (bottom, right) = np.rint([(y0, x0) * scale, (y1, x1) * scale]).astype(int)
+            given = whole.image[top:bottom, left:right], whole.file_name
+            output = self.model([self._to_input(*given, (y1 - y0, x1 - x0))])[0]
+            tiles.append((rectangle, self._to_prediction(*given, output)))
+        return merge_tiles(whole, tiles)
 
     def _to_prediction(self, image: np.ndarray, file_name: str, output: dict[str, Any]) -> PartPrediction:
         instances = (output["instances"] if "instances" in output else _regions(output["sem_seg"])).to("cpu")
         masks = instances.pred_masks.numpy()
+        scores = instances.scores.numpy()
+        classes = instances.pred_classes.numpy()
         # A prompt that SAM answers with nothing is no part that could be shown.
         kept = np.flatnonzero(masks.any(axis=(1, 2)))
-        scores = instances.scores.numpy()
         kept = kept[np.argsort(-scores[kept], kind="stable")]
-        return PartPrediction(
+        kept = kept[different_parts(masks[kept], classes[kept])]
+        found = PartPrediction(
             image=image,
             class_names=self.class_names,
-            classes=instances.pred_classes.numpy()[kept],
+            classes=classes[kept],
             scores=scores[kept],
-            boxes=instances.pred_boxes.tensor.numpy()[kept],
-            masks=masks[kept],
-            part_map=output["sem_seg"].argmax(dim=0).cpu().numpy(),
+            coarse_masks=masks[kept],
+            coarse_map=output["sem_seg"].argmax(dim=0).cpu().numpy(),
+            coarse_boxes=instances.pred_boxes.tensor.numpy()[kept],
             file_name=file_name,
         )
+        # Models that give no instances, and so ask for no confidence themselves, have not left any out.
+        return found if self.confidence is None else found.filter(confidence=self.confidence)
 
 
 def _regions(sem_seg: torch.Tensor) -> Instances:
@@ -371,18 +343,3 @@ def _read_training(weights: str, cfg: CfgNode) -> _Training:
     if exif not in (None, "stored", "upright"):
         raise ValueError(f"weights {weights}: exif: expected stored or upright, got {exif!r:.80}")
     return _Training(tuple(names), exif)
-
-
-def _to_array(image: ImageLike, index: int, exif: PixelGrid) -> tuple[np.ndarray, str]:
-    """uint8 [H, W, 3] RGB and the file's name."""
-    if isinstance(image, (str, Path)):
-        return read_rgb(str(image), exif=exif), str(image)
-    if isinstance(image, Image.Image):
-        return pil_to_rgb(image, exif), str(getattr(image, "filename", ""))
-    if isinstance(image, np.ndarray):
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-            return np.ascontiguousarray(image), ""
-        raise ValueError(f"picture {index}: expected uint8 [H, W, 3] RGB, got {image.dtype} {list(image.shape)}")
-    raise ValueError(
-        f"picture {index}: expected a path, a uint8 [H, W, 3] RGB array or a PIL image, got {type(image).__name__}"
-    )

@@ -137,3 +137,10 @@ def test_mistakes_are_told_in_one_line(
 def test_debug_shows_the_trace() -> None:
     with pytest.raises(ValueError, match="does not exist"):
         run_command("train", ["--config-file", "nowhere.yaml", "--debug"])
+
+
+def test_predict_offers_what_results_can_write() -> None:
+    from wps_sam.cli.predict import KINDS
+    from wps_sam.prediction import results
+
+    assert KINDS == results.KINDS

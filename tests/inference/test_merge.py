@@ -49,7 +49,7 @@ def test_no_query_left():
 def test_for_an_object_every_query_speaks_for_each_of_its_parts():
     # Classes 0 and 2 are the object's; what the others and the whole picture's "no part" would say is left out.
     logits = _logits([0.1, 0.7, 0.1, 0.1], [0.6, 0.1, 0.2, 0.1])
-    queries, scores, classes = select_for_object(logits, None, [0, 2], **KEEP_ALL)
+    queries, scores, classes = select_for_object(logits, None, [0, 2], nms_threshold=1.0, max_parts=100)
     assert queries.tolist() == [1, 0] and classes.tolist() == [0, 2]
     expected = [[0.6 / 0.9, 0.2 / 0.9], [1 / 3, 1 / 3]]
     torch.testing.assert_close(scores, torch.tensor(expected))
@@ -120,12 +120,15 @@ def test_frame_refuses_another_square():
         Frame(64, 64, 32).crop(torch.zeros(1, 32, 32))
 
 
-def test_within_an_object_every_query_has_its_likeliest_part():
-    # Query 1 is most likely no part at all, query 0 below the threshold: both stay, by their best part.
+def test_where_no_part_does_not_compete_the_threshold_alone_decides():
+    # Both queries are most likely no part at all; each is its best part.
     logits = _logits([0.3, 0.3, 0.4], [0.2, 0.1, 0.7])
-    kept, scores, classes = select_parts(logits, **{**KEEP_ALL, "score_threshold": 0.9}, only_parts=False)
+    kept, scores, classes = select_parts(logits, **KEEP_ALL, no_part_competes=False)
     assert kept.tolist() == [0, 1] and classes.tolist() == [0, 0]
     assert scores.tolist() == pytest.approx([0.3, 0.2])
+    kept, _, _ = select_parts(logits, **{**KEEP_ALL, "score_threshold": 0.25}, no_part_competes=False)
+    assert kept.tolist() == [0]
+    assert len(select_parts(logits, **KEEP_ALL)[0]) == 0
 
 
 def test_merge_within_an_object_by_hand():

@@ -96,3 +96,15 @@ def test_a_pixel_under_one_mask_has_its_class_however_unlikely():
     merge = SemanticMerge(2, 4, 4)
     merge.add(torch.full((4, 4), 0.9), 0.5, 1, torch.zeros(4, 4))
     assert (merge.part_map().argmax(0) == 1).all()
+
+
+def test_with_a_confidence_no_part_does_not_compete():
+    # Query 1 is likelier no part, sqrt(.6 * .8) against sqrt(.3 * .1) = .17 of class 1.
+    logits = torch.tensor([[0.3, 0.6, 0.1], [0.1, 0.3, 0.6]]).log()
+    selected = Selection(torch.tensor([0, 1]), torch.tensor([0.6, 0.3]), torch.tensor([1, 1]))
+    masks = torch.stack([mask(0, 1), mask(3)])
+    assert name_masks(selected, masks, logits, PART_MAP, 0.5)[0].queries.tolist() == [0]
+    found, kept = name_masks(selected, masks, logits, PART_MAP, 0.5, confidence=0.15)
+    assert found.queries.tolist() == [0, 1] and found.classes.tolist() == [0, 1] and len(kept) == 2
+    assert found.scores.tolist() == pytest.approx([math.sqrt(0.21), math.sqrt(0.03)], abs=1e-4)
+    assert name_masks(selected, masks, logits, PART_MAP, 0.5, confidence=0.2)[0].queries.tolist() == [0]

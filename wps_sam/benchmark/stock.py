@@ -37,7 +37,7 @@ def part_maps(model: WPSSAM, sam: Sam, batched_inputs: list[dict[str, Any]]) -> 
     for i, (record, frame) in enumerate(zip(batched_inputs, frames)):
         scores, classes = proposals.logits[i].softmax(-1).max(-1)
         kept = scores.masked_fill(classes == model.num_classes, -1).argsort(descending=True, stable=True)
-        kept = kept[: model.selection["max_parts"]]
+        kept = kept[: model.thinning["max_parts"]]
         no_mask = sam.prompt_encoder(points=None, boxes=None, masks=None)[1]
         low_resolution, _ = sam.mask_decoder(
             image_embeddings=features["image_embedding"][i : i + 1],

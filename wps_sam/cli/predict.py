@@ -1,61 +1,77 @@
-"""Finds the parts in pictures: writes each picture beside its parts, and a JSON with what was found.
+"""Finds the parts in pictures, videos and what a camera sees; writes drawings, JSON, labels and cut-out parts.
 
-    wps-sam predict photo.jpg folder_of_photos --output parts
+    wps-sam predict photo.jpg folder_of_photos "more/*.png" --output parts
     wps-sam predict photo.jpg --config-file FILE --weights output/model_final.pth --confidence 0.5
-    wps-sam predict photo.jpg --config-file FILE --opts MODEL.DEVICE cuda
+    wps-sam predict clip.mp4 camera:0 --every 5 --parts hair footwear
+    wps-sam predict photo.jpg --save labels cutouts --opts MODEL.DEVICE cuda
 
-Without --config-file and --weights the model that comes with the package is used. Exits with code 1 when a
-picture could not be read; the others are still done. Nothing is overwritten but results of these tools.
+Without --config-file and --weights the model that comes with the package is used. By default each picture is written
+beside its part map, with a JSON of each and one of all in COCO's form; what else --save knows, and how the files are
+called, wps_sam/prediction/results.py says. Exits with code 1 when something could not be read; the others are still
+done. Nothing is overwritten but results of these tools.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from functools import partial
 from pathlib import Path
+
+# The kinds of results, see wps_sam/prediction/results.py.
+KINDS = ("overlay", "json", "labels", "cutouts")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER")
-    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR")
-    parser.add_argument("--config-file", metavar="FILE")
-    parser.add_argument("--weights", metavar="FILE")
-    parser.add_argument("--confidence", type=float, help="leave out parts with a lower score (0 to 1)")
-    parser.add_argument("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
-    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help='file, folder, "pattern" or camera:NUMBER')
+    add("--output", type=Path, default=Path("output/demo"), metavar="DIR")
+    add("--save", nargs="+", choices=KINDS, default=["overlay", "json"], help="what to write")
+    add("--config-file", metavar="FILE")
+    add("--weights", metavar="FILE")
+    add("--confidence", type=float, help="leave out parts with a lower score (0 to 1)")
+    add("--parts", nargs="+", metavar="NAME", help="of what the model knows, only these")
+    add("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
+    add("--batch-size", type=_positive, default=4, help="pictures shown to the model at once")
+    add("--every", type=_positive, default=1, metavar="N", help="of videos, every N-th frame")
+    add("--tiles", nargs=2, type=_positive, default=(1, 1), metavar=("ROWS", "COLUMNS"))
+    add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
 
 
 def run(args: argparse.Namespace) -> int:
-    from PIL import Image
-
-    from ..outputs import check_outputs, is_output, write_output
-    from ..picture_files import find_pictures
+    from ..outputs import check_outputs, is_output
+    from ..prediction.parts import classes_of
+    from ..prediction.results import Results
+    from ..prediction.run import predict_all
+    from ..prediction.sources import find_sources
     from ..predictor import PartPredictor
 
-    for path in args.inputs:
-        if not path.exists():
-            raise ValueError(f"{path}: no such picture or folder")
-    pictures, skipped = find_pictures(args.inputs, is_result=is_output)
-    targets = [f"{args.output / base}{suffix}" for _, base in pictures for suffix in (".png", ".json")]
-    check_outputs(targets, inputs=[picture for picture, _ in pictures])
+    sources, skipped = find_sources(args.inputs, is_result=is_output)
+    for source in sources:
+        if not source.is_camera and not Path(source.name).exists():
+            raise ValueError(f"{source.name}: no such picture, video or folder")
+    targets = [path for source in sources for path in Results.targets(args.output, args.save, source)]
+    check_outputs(targets, inputs=[source.name for source in sources])
     for what, count in skipped.items():
         print(f"skipped {count} pictures {what}", file=sys.stderr)
     predictor = PartPredictor(
-        args.config_file, args.weights, confidence=args.confidence, names=args.names, opts=args.opts
+        *(args.config_file, args.weights),
+        confidence=args.confidence,
+        names=args.names,
+        tiles=tuple(args.tiles),
+        opts=args.opts,
     )
-    failed = 0
-    for picture, base in pictures:
-        try:
-            parts = predictor(picture)
-        except ValueError as error:
-            failed += 1
-            print(f"error: {error}", file=sys.stderr)
-            continue
-        target = args.output / base
-        drawn = Image.fromarray(parts.draw_beside())
-        write_output(f"{target}.png", partial(drawn.save, format="PNG"))
-        write_output(f"{target}.json", json.dumps(parts.to_dict()).encode())
-        print(f"{picture}: {', '.join(parts.names) or 'no part found'} -> {target}.png")
+    classes_of(args.parts or (), predictor.class_names)
+    with Results(args.output, args.save, predictor.class_names) as results:
+        failed = predict_all(
+            predictor, sources, results, batch_size=args.batch_size, every=args.every, names=args.parts
+        )
+    if failed:
+        print(f"error: {failed} of {len(sources)} could not be read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
+    return number

@@ -34,7 +34,12 @@ def pixel_probability(part_map: Tensor, frame: Frame, height: int, width: int) -
 
 
 def name_masks(
-    selected: Selection, mask_logits: Tensor, logits: Tensor, part_map: Tensor, share: float
+    selected: Selection,
+    mask_logits: Tensor,
+    logits: Tensor,
+    part_map: Tensor,
+    share: float,
+    confidence: float | None = None,
 ) -> tuple[Selection, Tensor]:
     """The parts of one image with the classes that proposals and the insides of their masks agree on, the surest first.
 
@@ -47,6 +52,7 @@ def name_masks(
         logits: [N, C+1] of all proposals, last = no part.
         part_map: [C+1, H, W], logits of the square's cells, background last.
         share: of the insides, 0..1.
+        confidence: leave out the parts whose mean is smaller instead, whether "no part" would be likelier or not.
 
     Returns:
         The selection, and the mask logits in its order.
@@ -55,7 +61,7 @@ def name_masks(
     both = proposed ** (1 - share) * class_inside(mask_logits, part_map) ** share
     if selected.scores.dim() == 2:
         return selected._replace(scores=both[:, selected.classes]), mask_logits
-    scores, classes = both.max(-1)
-    kept = (classes != logits.shape[1] - 1).nonzero().squeeze(1)
+    scores, classes = (both if confidence is None else both[:, :-1]).max(-1)
+    kept = ((classes != logits.shape[1] - 1) & (scores >= (confidence or 0))).nonzero().squeeze(1)
     kept = kept[scores[kept].argsort(descending=True, stable=True)]
     return Selection(selected.queries[kept], scores[kept], classes[kept]), mask_logits[kept]

@@ -29,25 +29,22 @@ def select_parts(
     score_threshold: float,
     nms_threshold: float,
     max_parts: int,
-    only_parts: bool = True,
+    no_part_competes: bool = True,
 ) -> Selection:
     """The proposals of one image that are parts, the surest first.
 
     Args:
         logits: [N, C+1], last = no part.
         boxes: [N, 4] xyxy, for thinning; None where the prompter has none.
-        score_threshold: smallest probability of the class.
+        score_threshold: smallest probability of the likeliest class.
         nms_threshold: box IoU above which the weaker of two proposals of one class goes; 1 keeps all.
         max_parts: how many may stay.
-        only_parts: leave out proposals that are most likely no part, and those below the threshold. Otherwise each
-            has its likeliest part: something has to be said of every pixel.
+        no_part_competes: leave out proposals that are most likely no part. Otherwise each is its likeliest part, and
+            the threshold alone decides.
     """
     probability = logits.float().softmax(-1)
-    scores, classes = (probability if only_parts else probability[:, :-1]).max(-1)
-    if only_parts:
-        kept = ((classes != logits.shape[1] - 1) & (scores >= score_threshold)).nonzero().squeeze(1)
-    else:
-        kept = torch.arange(len(scores), device=scores.device)
+    scores, classes = (probability if no_part_competes else probability[:, :-1]).max(-1)
+    kept = ((classes != logits.shape[1] - 1) & (scores >= score_threshold)).nonzero().squeeze(1)
     kept = kept[scores[kept].argsort(descending=True, stable=True)]
     if boxes is not None and nms_threshold < 1 and len(kept):
         kept = kept[batched_nms(boxes[kept].float(), scores[kept], classes[kept], nms_threshold)]
@@ -60,19 +57,21 @@ def select_for_object(
     boxes: Tensor | None,
     part_classes: Sequence[int],
     *,
-    score_threshold: float,
     nms_threshold: float,
     max_parts: int,
 ) -> Selection:
-    """As :func:`select_parts`, but of the c ``part_classes`` of one object alone; every proposal speaks for each."""
+    """As :func:`select_parts`, but of the c ``part_classes`` of one object alone; every proposal speaks for each.
+
+    None is too unlikely: something has to be said of every pixel.
+    """
     logits = logits[:, [*part_classes, -1]]
     queries = select_parts(
         logits,
         boxes,
-        score_threshold=score_threshold,
+        score_threshold=0.0,
         nms_threshold=nms_threshold,
         max_parts=max_parts,
-        only_parts=False,
+        no_part_competes=False,
     ).queries
     scores = logits[queries].float().softmax(-1)[:, :-1]
     return Selection(queries, scores, torch.tensor(part_classes, device=logits.device))

@@ -84,11 +84,8 @@ class WPSSAM(FrozenWeights):
         self.num_classes = num_classes
         self.unseen_bias = unseen_bias
         self.vocabulary: PartVocabulary | None = None
-        self.selection: dict[str, Any] = {
-            "score_threshold": score_threshold,
-            "nms_threshold": nms_threshold,
-            "max_parts": max_parts,
-        }
+        self.score_threshold = score_threshold
+        self.thinning: dict[str, Any] = {"nms_threshold": nms_threshold, "max_parts": max_parts}
         self.by_pixel = merge == "part_map"
         self.merge = MERGES["semantic" if self.by_pixel else merge]
         self.naming = naming
@@ -126,8 +123,9 @@ class WPSSAM(FrozenWeights):
                 ``gt_kinds`` [M] (:class:`wps_sam.structures.LabelKind`) and, as far as a kind needs it, ``gt_boxes``
                 [M, 4] xyxy, ``gt_points`` [M, 2] xy in pixels of "image" and ``gt_masks`` (BitMasks [M, h, w]), and
                 "tags" int64 [T], classes that are in the picture, and "cropped", whether only a piece of it is seen;
-                optionally "height" and "width", the size of the results (else h, w), and "category_id", the object
-                whose parts alone are asked for.
+                optionally "height" and "width", the size of the results (else h, w), "category_id", the object
+                whose parts alone are asked for, and "confidence", the smallest score of a part, in place of
+                MODEL.INFERENCE.SCORE_THRESHOLD and of the rule that what is likelier no part is none.
 
         Returns:
             In training a dict of named losses, see the prompter. Otherwise per image a dict with "instances"
@@ -227,7 +225,7 @@ class WPSSAM(FrozenWeights):
         self, features: Features, proposals: Proposals, batched_inputs: list[dict[str, Any]], frames: list[Frame]
     ) -> list[dict[str, Any]]:
         """Decodes the selected proposals of all images together, then merges the masks of each."""
-        selected = [self.select(proposals, i, r.get("category_id")) for i, r in enumerate(batched_inputs)]
+        selected = [self.select(proposals, i, record) for i, record in enumerate(batched_inputs)]
         prompts = [proposals.encode(i, of_image.queries) for i, of_image in enumerate(selected)]
         masks = self.backbone.decode(features, prompts)
         results = []
@@ -237,7 +235,9 @@ class WPSSAM(FrozenWeights):
             if proposals.part_map is not None and (self.naming or self.by_pixel):
                 part_map = proposals.part_map[i]
             if part_map is not None and self.naming:
-                of_image, mask_logits = name_masks(of_image, mask_logits, proposals.logits[i], part_map, self.naming)
+                of_image, mask_logits = name_masks(
+                    of_image, mask_logits, proposals.logits[i], part_map, self.naming, record.get("confidence")
+                )
             if "category_id" in record:
                 results.append(self.object_inference(of_image, mask_logits, frame, *size))
             else:
@@ -245,13 +245,18 @@ class WPSSAM(FrozenWeights):
                 results.append(self.part_inference(of_image, mask_logits, frame, *size, of_pixels))
         return results
 
-    def select(self, proposals: Proposals, index: int, object_id: int | None) -> Selection:
-        """The proposals of image ``index`` that are worth decoding; those of one object's parts where it is given."""
+    def select(self, proposals: Proposals, index: int, record: dict[str, Any]) -> Selection:
+        """The proposals of image ``index`` that are worth decoding for what its input asks."""
         logits = proposals.logits[index]
         boxes = None if proposals.boxes is None else proposals.boxes[index]
-        if object_id is None:
-            return select_parts(logits, boxes, **self.selection)
-        return select_for_object(logits, boxes, self._part_classes(object_id), **self.selection)
+        if "category_id" in record:
+            return select_for_object(logits, boxes, self._part_classes(record["category_id"]), **self.thinning)
+        if "confidence" not in record:
+            return select_parts(logits, boxes, score_threshold=self.score_threshold, **self.thinning)
+        # What lies inside the mask is yet to be asked: a proposal is decoded if its score can still become enough.
+        named = self.naming if proposals.part_map is not None else 0.0
+        threshold = record["confidence"] ** (1 / (1 - named)) if named < 1 else 0.0
+        return select_parts(logits, boxes, score_threshold=threshold, no_part_competes=False, **self.thinning)
 
     def _part_classes(self, object_id: int) -> list[int]:
         if self.vocabulary is None:

@@ -1,0 +1,187 @@
+"""What a run over many pictures leaves behind: drawings, JSON, label pictures and cut-out parts, written one by one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from ..outputs import stream_output, write_output
+from .parts import PartPrediction
+from .sources import Source
+
+KINDS = ("overlay", "json", "labels", "cutouts")
+COCO_FILE = "all_parts.coco.json"
+
+# Takes one frame of a video: its number, and what was found in it.
+TakeFrame = Callable[[int, PartPrediction], None]
+
+
+class Results(AbstractContextManager["Results"]):
+    """The files of one run in one folder. Used in a ``with``, at whose end the COCO file of the run is there.
+
+    Of a picture, by kind:
+
+    - overlay: PLACE.png, the picture beside its part map;
+    - json: PLACE.json, :meth:`PartPrediction.to_dict`;
+    - labels: PLACE.labels.png, the class of each pixel; background is 255, or 65535 where there are more than 255
+      classes and the file has 16 bits;
+    - cutouts: PLACE.cutouts/NUMBER_NAME.png, every part alone, RGB and alpha.
+
+    Of a video PLACE.mp4, its frames painted, and PLACE.jsonl, a line a frame, which also has its number, ``frame``; the
+    other two are written for each frame, in the folder PLACE. And with json, for the whole run, COCO_FILE: images,
+    categories (class c has the id c + 1) and annotations with masks and scores, in COCO's form.
+
+    Args:
+        folder: in which all files are written.
+        kinds: of KINDS, what is to be written.
+        class_names: of the model.
+
+    Raises:
+        ValueError: a file is in the way, see :func:`wps_sam.outputs.check_outputs`.
+    """
+
+    def __init__(self, folder: Path, kinds: Collection[str], class_names: tuple[str, ...]) -> None:
+        self._folder = folder
+        self._kinds = kinds
+        self._class_names = class_names
+        self._opened = ExitStack()
+        self._coco: _CocoFile | None = None
+
+    def __enter__(self) -> Results:
+        if "json" in self._kinds:
+            file = self._opened.enter_context(_streamed(self._folder / COCO_FILE))
+            self._coco = self._opened.enter_context(_CocoFile(file, self._class_names))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.__exit__(kind, error, trace)
+
+    @staticmethod
+    def targets(folder: Path, kinds: Collection[str], source: Source) -> list[Path]:
+        """The files of a source that are known before it is opened."""
+        suffixes = {"overlay": (".png", ".mp4"), "json": (".json", ".jsonl"), "labels": (".labels.png", None)}
+        chosen = [suffixes[kind][source.moves] for kind in KINDS if kind in kinds and kind in suffixes]
+        return [Path(f"{folder / source.place}{suffix}") for suffix in chosen if suffix]
+
+    def write(self, source: Source, parts: PartPrediction) -> None:
+        """Writes what was found in a picture."""
+        base = str(self._folder / source.place)
+        if "overlay" in self._kinds:
+            _write_png(f"{base}.png", parts.draw())
+        if "json" in self._kinds:
+            write_output(f"{base}.json", self._describe(parts))
+        self._write_pixels(base, parts)
+
+    @contextmanager
+    def video(self, source: Source, rate: float) -> Iterator[TakeFrame]:
+        """Takes the frames of a video of ``rate`` frames a second one by one; at the end its files are there."""
+        base = self._folder / source.place
+        with ExitStack() as opened:
+            lines = opened.enter_context(_streamed(Path(f"{base}.jsonl"))) if "json" in self._kinds else None
+            film = opened.enter_context(_film(Path(f"{base}.mp4"), rate)) if "overlay" in self._kinds else None
+
+            def take(number: int, parts: PartPrediction) -> None:
+                if film is not None:
+                    film(parts.paint())
+                if lines is not None:
+                    lines.write(self._describe(parts, frame=number) + b"\n")
+                self._write_pixels(str(base / f"frame_{number:06d}"), parts)
+
+            yield take
+
+    def _write_pixels(self, base: str, parts: PartPrediction) -> None:
+        if "labels" in self._kinds:
+            background = len(self._class_names)
+            dtype = np.uint8 if background <= 255 else np.uint16
+            labels = parts.part_map.astype(dtype)
+            labels[parts.part_map == background] = np.iinfo(dtype).max
+            _write_png(f"{base}.labels.png", labels)
+        if "cutouts" in self._kinds:
+            for k, name in enumerate(parts.names):
+                fit_for_files = re.sub(r"[^\w-]+", "_", name)
+                _write_png(f"{base}.cutouts/{k}_{fit_for_files}.png", parts.cutout(k))
+
+    def _describe(self, parts: PartPrediction, **frame: int) -> bytes:
+        """The JSON of one picture, which also goes into the COCO file: masks are encoded once for both."""
+        described = {**frame, **parts.to_dict()}
+        if self._coco is not None:
+            self._coco.add(described, parts.classes)
+        return json.dumps(described).encode()
+
+
+class _CocoFile(AbstractContextManager["_CocoFile"]):
+    """Results in COCO's form, written as they come; what is remembered of a picture is its line among the images."""
+
+    def __init__(self, file: BinaryIO, class_names: tuple[str, ...]) -> None:
+        self._file = file
+        self._images: list[bytes] = []
+        self._annotations = 0
+        categories = [{"id": c + 1, "name": name} for c, name in enumerate(class_names)]
+        file.write(b'{"categories": ' + json.dumps(categories).encode() + b',\n"annotations": [')
+
+    def add(self, described: dict[str, Any], classes: np.ndarray) -> None:
+        image = {"id": len(self._images) + 1, **{key: v for key, v in described.items() if key != "parts"}}
+        self._images.append(json.dumps(image).encode())
+        for part, c in zip(described["parts"], classes):
+            x0, y0, x1, y1 = part["box"]
+            annotation = {
+                "id": self._annotations + 1,
+                "image_id": image["id"],
+                "category_id": int(c) + 1,
+                "segmentation": part["mask"],
+                "area": int(coco_mask.area(part["mask"])),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "iscrowd": 0,
+                "score": part["score"],
+            }
+            self._file.write((b",\n" if self._annotations else b"\n") + json.dumps(annotation).encode())
+            self._annotations += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._file.write(b'],\n"images": [\n' + b",\n".join(self._images) + b"]}\n")
+
+
+@contextmanager
+def _streamed(path: Path) -> Iterator[BinaryIO]:
+    with stream_output(path) as unfinished, open(unfinished, "wb") as file:
+        yield file
+
+
+@contextmanager
+def _film(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """Takes pictures uint8 [H, W, 3] RGB of one size for a video of ``rate`` pictures a second."""
+    writer = None
+    with stream_output(path) as unfinished:
+
+        def take(picture: np.ndarray) -> None:
+            nonlocal writer
+            # The codec halves the resolution of colours: sides must be even.
+            height, width = (side // 2 * 2 for side in picture.shape[:2])
+            if writer is None:
+                writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+            writer.write(cv2.cvtColor(picture[:height, :width], cv2.COLOR_RGB2BGR))
+
+        try:
+            yield take
+        finally:
+            if writer is not None:
+                writer.release()
+        if writer is None or not unfinished.is_file():
+            raise ValueError(f"{path}: no frame came that could be written")
+
+
+def _write_png(path: str, pixels: np.ndarray) -> None:
+    write_output(path, partial(Image.fromarray(pixels).save, format="PNG"), durable=False)

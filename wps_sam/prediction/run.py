@@ -1,0 +1,118 @@
+"""Prediction over many pictures, videos and cameras, whose results are written and forgotten."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from tqdm import tqdm
+
+from .parts import PartPrediction
+from .pictures import ImageLike
+from .results import Results
+from .sources import Source, open_video
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Predictor(Protocol):
+    """What is asked of a :class:`wps_sam.PartPredictor`."""
+
+    def predict_batch(self, images: Iterable[ImageLike], batch_size: int = ...) -> list[PartPrediction]: ...
+
+
+def predict_all(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    results: Results,
+    *,
+    batch_size: int = 4,
+    every: int = 1,
+    names: Sequence[str] | None = None,
+) -> int:
+    """Finds the parts in all sources and writes what ``results`` is to write; says what fails, and goes on.
+
+    A camera is watched until Ctrl-C.
+
+    Args:
+        predictor: finds the parts.
+        sources: where the pictures are.
+        results: writes the files.
+        batch_size: so many pictures or frames are shown to the model at once, and kept in memory.
+        every: of videos and cameras, every how many frames one is looked at.
+        names: the parts that count; None for all.
+
+    Returns:
+        How many sources failed.
+    """
+    failed = 0
+    pictures = [source for source in sources if not source.moves]
+    with tqdm(total=len(pictures), unit="picture", disable=not pictures) as progress:
+        for batch in _batches(pictures, batch_size):
+            for source, found in zip(batch, _each(predictor, [source.name for source in batch])):
+                progress.update()
+                if isinstance(found, ValueError):
+                    failed += 1
+                    tqdm.write(f"error: {found}", file=sys.stderr)
+                    continue
+                found = found.filter(names=names)
+                results.write(source, found)
+                tqdm.write(f"{source.name}: {', '.join(found.names) or 'no part found'}")
+    for source in sources:
+        if source.moves:
+            try:
+                _predict_video(predictor, source, results, batch_size, every, names)
+            except ValueError as error:
+                failed += 1
+                tqdm.write(f"error: {error}", file=sys.stderr)
+    return failed
+
+
+def _predict_video(
+    predictor: Predictor,
+    source: Source,
+    results: Results,
+    batch_size: int,
+    every: int,
+    names: Sequence[str] | None,
+) -> None:
+    video = open_video(source)
+    total = None if video.count is None else -(-video.count // every)
+    with (
+        results.video(source, video.rate / every) as take,
+        tqdm(total=total, unit="frame", desc=source.name) as progress,
+    ):
+        try:
+            # Of a camera every frame is shown as soon as it is there.
+            for batch in _batches(video.frames(every), 1 if source.is_camera else batch_size):
+                found = predictor.predict_batch([frame for _, frame in batch], batch_size=len(batch))
+                for (number, _), parts in zip(batch, found):
+                    take(number, replace(parts, file_name=source.name).filter(names=names))
+                    progress.update()
+        except KeyboardInterrupt:
+            if not source.is_camera:
+                raise
+    if video.count is not None and progress.n < 0.9 * (total or 0):
+        logger.warning("%s: could be decoded up to frame %d of %d only", source.name, progress.n * every, video.count)
+
+
+def _each(predictor: Predictor, pictures: list[str]) -> list[PartPrediction | ValueError]:
+    """What is in each picture, or what is wrong with it."""
+    try:
+        return [*predictor.predict_batch(pictures, batch_size=len(pictures))]
+    except ValueError as error:
+        if len(pictures) == 1:
+            return [error]
+        return [found for picture in pictures for found in _each(predictor, [picture])]
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch
