@@ -98,7 +98,7 @@ def test_overrides_and_options_may_stand_in_any_order() -> None:
     args = parse("train", ["MODEL.DEVICE", "cpu", "--config-file", "F", "--eval-only", "MODEL.WEIGHTS", "w.pth"])
     assert args.eval_only and args.opts == ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "w.pth"]
     args = parse("predict", ["a.jpg", "--opts", "MODEL.DEVICE", "cpu", "--output", "X"])
-    assert args.opts == ["MODEL.DEVICE", "cpu"] and args.output == Path("X") and args.inputs == [Path("a.jpg")]
+    assert args.opts == ["MODEL.DEVICE", "cpu"] and args.output == Path("X") and args.inputs == ["a.jpg"]
     assert parse("eval", ["--config-file", "F"]).eval_only
     assert parse("pretrain", ["--output-dir", "o o", "seed=1"]).command == "wps-sam pretrain --output-dir 'o o' seed=1"
 
@@ -120,7 +120,7 @@ def test_every_subcommand_tells_a_misspelt_option(name: str, capsys: pytest.Capt
         (["train", "--config-file", "nowhere.yaml"], "config nowhere.yaml: the file does not exist"),
         (["pretrain", "--output-dir", "o", "--config-file", "nowhere.yaml"], "nowhere.yaml: the file does not exist"),
         (["convert", "--from", "wps-sam", "a", "b"], "--from wps-sam needs --sam-output"),
-        (["predict", "nowhere.jpg"], "nowhere.jpg: no such picture or folder"),
+        (["predict", "nowhere.jpg"], "nowhere.jpg: no such picture, video or folder"),
         (
             ["prompts", "--dataset", "synthetc", "--arch", "vit_tiny"],
             "synthetc: no such data set (did you mean synthetic?)",
