@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..masks import mask_to_box, mask_to_rle
+from ..user_errors import did_you_mean
 from ..visualization import draw_part_map, side_by_side
 
 if TYPE_CHECKING:
@@ -236,10 +236,8 @@ def classes_of(names: str | Iterable[str], class_names: Sequence[str]) -> list[i
     wanted = [names] if isinstance(names, str) else list(names)
     for name in wanted:
         if name not in class_names:
-            folded = {known.lower(): known for known in class_names}
-            alike = [folded[found] for found in difflib.get_close_matches(name.lower(), folded)]
-            hint = f"did you mean {' or '.join(map(repr, alike))}?" if alike else f"it knows {', '.join(class_names)}"
-            raise ValueError(f"part {name!r}: the model knows no part of this name; {hint}")
+            knows = "" if (meant := did_you_mean(name, class_names)) else f"; it knows {', '.join(class_names)}"
+            raise ValueError(f"part {name!r}: the model knows no part of this name{meant}{knows}")
     return [class_names.index(name) for name in wanted]
 
 
