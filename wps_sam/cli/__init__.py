@@ -37,6 +37,7 @@ COMMANDS = {
     "predict": Command("predict", "find the parts in pictures"),
     "compare": Command("compare", "draw pictures, truth and predictions of a test set side by side"),
     "report": Command("report", "put a run on one HTML page"),
+    "import": Command("import_labels", "make a data set out of the labels of another tool"),
     "check": Command("check", "draw what a training sees of its data set"),
     "cache": Command("cache", "keep what the frozen encoder says of a data set"),
     "synthetic": Command("synthetic", "write the generated data set"),

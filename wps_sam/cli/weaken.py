@@ -36,15 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if bool(args.tags) != bool(args.tagged_images):
         raise ValueError("--tags and --tagged-images belong together")
-    import json
     import os
 
-    import yaml
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     from ..data import register_descriptions
+    from ..data.coco_output import write_coco_dataset
     from ..data.weaken import Weakening, add_tagged_pictures, weaken
-    from ..outputs import check_outputs, write_output
 
     how = Weakening(args.box, args.point, args.tag, args.jitter, args.seed)
     register_descriptions(args.description)
@@ -57,14 +55,7 @@ def run(args: argparse.Namespace) -> int:
     content = weaken(records, names, how, root)
     if args.tags:
         add_tagged_pictures(content, args.tags, args.tagged_images, root)
-    splits = {"train": {"images": ".", "annotations": str((args.output / "train.json").absolute())}}
-    about = {"name": args.name, "layout": "coco", "root": root, "splits": splits, "classes": list(names)}
-    files = {"train.json": json.dumps(content), "description.yaml": yaml.safe_dump(about, sort_keys=False)}
-    args.output.mkdir(parents=True, exist_ok=True)
-    check_outputs([args.output / name for name in files], [*args.description, *([args.tags] if args.tags else [])])
-    for name, text in files.items():
-        write_output(args.output / name, text.encode())
-    print(
-        f"{args.output / 'description.yaml'}: {len(content['images'])} pictures, {len(content['annotations'])} labels"
-    )
+    inputs = [*args.description, *([args.tags] if args.tags else [])]
+    description = write_coco_dataset(args.output, args.name, root, {"train": content}, names, inputs)
+    print(f"{description}: {len(content['images'])} pictures, {len(content['annotations'])} labels")
     return 0
