@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "models": BASE | {"encoders", "prompters", "inference"},
     "evaluation": BASE,
     "visualization": BASE,
-    "data": BASE | {"checkpointer", "outputs"},
+    "data": BASE | {"checkpointer", "outputs", "picture_files"},
     "config": BASE | {"encoders", "prompters", "evaluation", "data", "models"},
     "engine": BELOW_ENGINE,
     "prediction": BASE | {"outputs", "picture_files", "visualization"},
