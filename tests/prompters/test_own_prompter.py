@@ -127,5 +127,5 @@ def test_renamed_keys_are_told(tmp_path, old, new):
     *nodes, key = old.split(".")
     lines = ["  " * depth + f"{node}:" for depth, node in enumerate(nodes)]
     path.write_text("\n".join([*lines, "  " * len(nodes) + f"{key}: 7"]) + "\n")
-    with pytest.raises(KeyError, match=new.replace(".", r"\.")):
+    with pytest.raises(ValueError, match=new.replace(".", r"\.")):
         read_config(path)

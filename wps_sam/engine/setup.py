@@ -54,7 +54,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_classes(cfg, names)
     # default_setup opens Detectron2's own loggers only.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="wps_sam")
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank())
+    # In the very words of default_setup, or its own call would open another console.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
     logger.info("%d part classes, on %s", cfg.MODEL.PROMPTER.NUM_CLASSES, cfg.MODEL.DEVICE)
     if not args.eval_only:
         fill_in_length(cfg)
