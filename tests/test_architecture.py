@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "models": BASE | {"encoders", "prompters", "inference"},
     "evaluation": BASE,
     "visualization": BASE,
-    "data": BASE | {"checkpointer", "outputs"},
+    "data": BASE | {"checkpointer", "outputs", "picture_files"},
     "config": BASE | {"encoders", "prompters", "evaluation"},
     "engine": BELOW_ENGINE,
     "predictor": BELOW_ENGINE,

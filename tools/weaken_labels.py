@@ -14,17 +14,15 @@ train.json and description.yaml, which DATASETS.DESCRIPTIONS takes: the data set
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from wps_sam.data import register_descriptions
+from wps_sam.data.coco_output import write_coco_dataset
 from wps_sam.data.weaken import Weakening, add_tagged_pictures, weaken
-from wps_sam.outputs import check_outputs, write_output
 
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
@@ -60,19 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         content = weaken(records, names, how, root)
         if args.tags:
             add_tagged_pictures(content, args.tags, args.tagged_images, root)
-        splits = {"train": {"images": ".", "annotations": str((args.output / "train.json").absolute())}}
-        about = {"name": args.name, "layout": "coco", "root": root, "splits": splits, "classes": list(names)}
-        files = {"train.json": json.dumps(content), "description.yaml": yaml.safe_dump(about, sort_keys=False)}
-        args.output.mkdir(parents=True, exist_ok=True)
-        check_outputs([args.output / name for name in files], [*args.description, *([args.tags] if args.tags else [])])
-        for name, text in files.items():
-            write_output(args.output / name, text.encode())
+        inputs = [*args.description, *([args.tags] if args.tags else [])]
+        description = write_coco_dataset(args.output, args.name, root, {"train": content}, names, inputs)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(
-        f"{args.output / 'description.yaml'}: {len(content['images'])} pictures, {len(content['annotations'])} labels"
-    )
+    print(f"{description}: {len(content['images'])} pictures, {len(content['annotations'])} labels")
     return 0
 
 

@@ -360,7 +360,7 @@ def _add_annotation(
     loaded: dict[str, Any] = {"id": annotation.id, "category_id": class_id, "iscrowd": int(iscrowd)}
     box, point = annotation.bbox, annotation.point
     try:
-        mask = _usable_segmentation(annotation.segmentation, height, width)
+        mask = usable_segmentation(annotation.segmentation, height, width)
         if isinstance(mask, list):
             near = clip_far_polygons(mask, height, width)
             if near != mask:
@@ -370,7 +370,7 @@ def _add_annotation(
             # The first polygon is not kept, so a later reader could not find out by itself.
             loaded["dropped_by_wps_sam"] = True
         if mask is not None and box is None:
-            box = _tight_box(mask, height, width)
+            box = tight_box(mask, height, width)
             # A mask that is empty within the picture shows nothing.
             mask = mask if box is not None else None
     except ValueError as error:
@@ -404,7 +404,7 @@ def _add_annotation(
     record["annotations"].append(loaded)
 
 
-def _usable_segmentation(segmentation: Any, height: int, width: int) -> list[list[float]] | dict[str, Any] | None:
+def usable_segmentation(segmentation: Any, height: int, width: int) -> list[list[float]] | dict[str, Any] | None:
     """The valid polygons, or the encoding, checked; None without any."""
     if not segmentation:
         return None
@@ -428,7 +428,7 @@ def _unquoted(counts: Any) -> Any:
     return counts
 
 
-def _tight_box(segmentation: Any, height: int, width: int) -> list[float] | None:
+def tight_box(segmentation: Any, height: int, width: int) -> list[float] | None:
     """[x, y, width, height] around a usable mask, within the picture; None where nothing of it is there.
 
     Of polygons it is the extent, as rasterising them would cost more than reading the rest of the json.

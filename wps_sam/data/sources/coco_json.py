@@ -82,7 +82,12 @@ def read_coco(json_file: str) -> CocoFile:
     Raises:
         ValueError: names the file and the field, what came and what was expected.
     """
-    content = _content(json_file)
+    return check_coco(read_json(json_file, "annotations"), json_file)
+
+
+def check_coco(content: Any, json_file: str) -> CocoFile:
+    """:func:`read_coco` of what has been read already."""
+    _require_lists(content, json_file)
     images = [_image(entry, f"{json_file}: images[{i}]") for i, entry in enumerate(content["images"])]
     annotations = [
         _annotation(entry, f"{json_file}: annotations[{i}]") for i, entry in enumerate(content["annotations"])
@@ -100,7 +105,9 @@ def read_categories(json_file: str, names: Sequence[str] = ()) -> list[CocoCateg
         json_file: the COCO file.
         names: of classes, which none of them is taken for the project's name.
     """
-    categories, project = _categories(_content(json_file), json_file, names)
+    content = read_json(json_file, "annotations")
+    _require_lists(content, json_file)
+    categories, project = _categories(content, json_file, names)
     if project is not None:
         logger.info(
             "%s: the category %r is the supercategory of all others and has no annotation: taken for the project's "
@@ -118,12 +125,10 @@ def _require_unique(values: Sequence[Any], places: Sequence[str], example: str =
         seen.add(value)
 
 
-def _content(json_file: str) -> dict[str, Any]:
-    content = read_json(json_file, "annotations")
+def _require_lists(content: Any, json_file: str) -> None:
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in _LISTS):
         got = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"annotations {json_file}: expected a COCO file with the lists {_LISTS}, got {got}")
-    return content
 
 
 def _image(entry: Any, where: str) -> CocoImage:

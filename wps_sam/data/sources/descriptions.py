@@ -104,8 +104,7 @@ def read_description(path: str) -> Description:
     where = f"data set description {path}"
     _check_keys(content, _REQUIRED, _OPTIONAL, where)
     name = _text(content, "name", where)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"{where}: name: expected letters, digits, _ and -, got {name!r}")
+    require_dataset_name(name, f"{where}: name")
     layout = _choice(content, "layout", LAYOUTS, where)
     root = _find_root(_text(content, "root", where), Path(path).resolve().parent, where)
     splits = content["splits"]
@@ -135,6 +134,12 @@ def read_description(path: str) -> Description:
             ids="same" if layout == "partimagenet" else "name",
         ),
     )
+
+
+def require_dataset_name(name: str, where: str) -> None:
+    """Requires a name that can be written in a configuration; ValueError begins with ``where``."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"{where}: expected letters, digits, _ and -, got {name!r}")
 
 
 def _split(entry: Any, split: str, root: Path, where: str) -> SplitPaths:
