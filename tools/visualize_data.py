@@ -17,8 +17,7 @@ from wps_sam.config import read_config
 from wps_sam.data import register_descriptions
 from wps_sam.engine import Trainer, check_classes
 from wps_sam.outputs import write_output
-from wps_sam.structures import LabelKind
-from wps_sam.visualization import draw_weak_labels
+from wps_sam.visualization import draw_model_input
 
 from detectron2.data import MetadataCatalog
 from PIL import Image
@@ -43,19 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     inputs = itertools.chain.from_iterable(Trainer.build_train_loader(cfg))
     for number, record in enumerate(itertools.islice(inputs, args.num_images)):
-        image = record["image"].permute(1, 2, 0).numpy()
-        labels = record["instances"]
-        classes = labels.gt_classes.numpy()
-        boxes = labels.gt_boxes.tensor.numpy() if labels.has("gt_boxes") else None
-        points = labels.gt_points.numpy() if labels.has("gt_points") else None
-        masks = labels.gt_masks.tensor.numpy() if labels.has("gt_masks") else None
-        # Models that are trained on masks alone have no other kind.
-        numbers = labels.gt_kinds.tolist() if labels.has("gt_kinds") else [LabelKind.MASK] * len(labels)
-        kinds = [LabelKind(number).name.lower() for number in numbers]
-        picture = draw_weak_labels(image, classes, names, boxes=boxes, points=points, masks=masks, kinds=kinds)
+        picture = draw_model_input(record, names)
         target = output / f"{number:04d}_{Path(record['file_name']).stem}.png"
         write_output(target, partial(Image.fromarray(picture).save, format="PNG"))
-        print(f"{record['file_name']}: {len(labels)} parts -> {target}")
+        print(f"{record['file_name']}: {len(record['instances'])} parts -> {target}")
 
 
 if __name__ == "__main__":
