@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "evaluation": BASE,
     "visualization": BASE,
     "data": BASE | {"checkpointer", "outputs", "picture_files"},
+    "data_page": BASE | {"data", "visualization"},
     "config": BASE | {"encoders", "prompters", "evaluation", "data", "models"},
     "engine": BELOW_ENGINE,
     "prediction": BASE | {"outputs", "picture_files", "visualization"},
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "report": BELOW_ENGINE,
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
-    | {"prediction", "report", "text_embeddings", "picture_files", "__version__"},
+    | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "__version__"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.

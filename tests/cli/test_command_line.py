@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIRED = {
     "predict": ["photo.jpg"],
     "report": ["RUN"],
+    "check": ["my_parts.yaml", "--output", "page.html"],
     "import": ["labels", "--name", "n", "--output", "o"],
     "synthetic": [],
     "weaken": ["--dataset", "a", "--name", "b", "--output", "c"],

@@ -1,7 +1,11 @@
-"""Draws what the training loader really feeds the model: augmented pictures with their weak labels.
+"""Looks through data sets before training on them, and writes one HTML page of what they hold and what looks odd.
 
-wps-sam check --config-file configs/quickstart.yaml --num-images 20
-wps-sam check --config-file FILE --output DIR WEAK_LABELS.TYPE point
+    wps-sam check my_parts.yaml --output output/my_parts/data.html
+    wps-sam check my_parts.yaml --label-type point --num-images 60 --output points.html
+
+The page has labels by class and kind, sizes of boxes, oddities (few labels, tiny or double boxes, one picture in train
+and val, left and right without flip_pairs, ...) and pictures with their labels. It needs no network and no other file.
+What augmentations make of them, wps-sam view draws.
 """
 
 from __future__ import annotations
@@ -9,53 +13,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import arguments
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments.add_config(parser)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: OUTPUT_DIR/data")
-    parser.add_argument("--num-images", type=int, default=20)
+    add = parser.add_argument
+    add("description", metavar="YAML", help="description of the data sets, all of whose splits are looked through")
+    add("--output", required=True, type=Path, metavar="HTML")
+    kinds = ("box", "point", "mask", "as_annotated")
+    add("--label-type", choices=kinds, default="as_annotated", help="as WEAK_LABELS.TYPE")
+    rules = ("box_center", "random_pixel", "deepest_pixel")
+    add("--points", choices=rules, default="box_center", help="as WEAK_LABELS.POINT")
+    add("--num-images", type=int, default=24, metavar="N", help="drawn of each data set")
 
 
 def run(args: argparse.Namespace) -> int:
-    import itertools
-    from functools import partial
-
-    from detectron2.data import MetadataCatalog
-    from PIL import Image
-
-    from ..config import read_config
     from ..data import register_descriptions
-    from ..engine import Trainer, check_classes
-    from ..outputs import write_output
-    from ..structures import LabelKind
-    from ..visualization import draw_weak_labels
+    from ..data.check import check_datasets
+    from ..data.sources.descriptions import read_description
+    from ..data_page import data_page
+    from ..outputs import check_outputs, write_output
 
-    cfg = read_config(args.config_file, args.opts)
-    if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN is empty: there is nothing to draw")
-    cfg.DATALOADER.NUM_WORKERS = 0
-    # Inputs from the feature cache may come without pixels.
-    cfg.MODEL.SAM.FEATURES = "live"
-    register_descriptions(cfg.DATASETS.DESCRIPTIONS)
-    check_classes(cfg, cfg.DATASETS.TRAIN)
-    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-    output = args.output or Path(cfg.OUTPUT_DIR) / "data"
-
-    inputs = itertools.chain.from_iterable(Trainer.build_train_loader(cfg))
-    for number, record in enumerate(itertools.islice(inputs, args.num_images)):
-        image = record["image"].permute(1, 2, 0).numpy()
-        labels = record["instances"]
-        classes = labels.gt_classes.numpy()
-        boxes = labels.gt_boxes.tensor.numpy() if labels.has("gt_boxes") else None
-        points = labels.gt_points.numpy() if labels.has("gt_points") else None
-        masks = labels.gt_masks.tensor.numpy() if labels.has("gt_masks") else None
-        # Models that are trained on masks alone have no other kind.
-        numbers = labels.gt_kinds.tolist() if labels.has("gt_kinds") else [LabelKind.MASK] * len(labels)
-        kinds = [LabelKind(number).name.lower() for number in numbers]
-        picture = draw_weak_labels(image, classes, names, boxes=boxes, points=points, masks=masks, kinds=kinds)
-        target = output / f"{number:04d}_{Path(record['file_name']).stem}.png"
-        write_output(target, partial(Image.fromarray(picture).save, format="PNG"))
-        print(f"{record['file_name']}: {len(labels)} parts -> {target}")
+    check_outputs([args.output], [args.description])
+    register_descriptions([args.description])
+    description = read_description(args.description)
+    found = check_datasets([f"{description.name}_{paths.split}" for paths in description.splits])
+    page = data_page(found, args.label_type, args.points, args.num_images)
+    write_output(args.output, page.encode(), [args.description])
+    for findings in found:
+        print(f"{findings.name}: {len(findings.records)} pictures, {findings.labels.sum()} labels")
+        for oddity in findings.oddities:
+            print(f"  {oddity.count} {oddity.what}{': ' if oddity.examples else ''}{'; '.join(oddity.examples)}")
+    print(f"-> {args.output}")
     return 0

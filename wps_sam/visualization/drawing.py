@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from wps_sam.structures import LabelKind
 from wps_sam.visualization.layout import LegendEntry, compose
 from wps_sam.visualization.overlay import Overlay
 
@@ -141,6 +143,31 @@ def draw_weak_labels(
             raise ValueError(f"{field}: expected one for label {chosen[0]} of kind {kind!r}, got None")
         paint(overlay, rows[chosen], [classes[k] for k in chosen], [names[classes[k]] for k in chosen])
     return overlay.finish(sorted(set(classes)) if legend else [])
+
+
+def draw_model_input(model_input: Mapping[str, Any], names: Sequence[str], *, legend: bool = True) -> np.ndarray:
+    """Draws what a training is shown of one picture: :func:`draw_weak_labels` of a mapper's output.
+
+    Args:
+        model_input: of :class:`wps_sam.data.PartDatasetMapper` or another mapper in training, with its pixels.
+        names, legend: as in :func:`draw_weak_labels`.
+
+    Returns:
+        uint8 [H', W', 3] RGB.
+    """
+    labels = model_input["instances"]
+    # Models that are trained on masks alone have no other kind.
+    numbers = labels.gt_kinds.tolist() if labels.has("gt_kinds") else [LabelKind.MASK] * len(labels)
+    return draw_weak_labels(
+        model_input["image"].permute(1, 2, 0).numpy(),
+        labels.gt_classes.numpy(),
+        names,
+        boxes=labels.gt_boxes.tensor.numpy() if labels.has("gt_boxes") else None,
+        points=labels.gt_points.numpy() if labels.has("gt_points") else None,
+        masks=labels.gt_masks.tensor.numpy() if labels.has("gt_masks") else None,
+        kinds=[LabelKind(number).name.lower() for number in numbers],
+        legend=legend,
+    )
 
 
 def side_by_side(
