@@ -112,9 +112,15 @@ def test_odd_labels(written: Written) -> None:
 
 def test_odd_classes(written: Written) -> None:
     written.content["train"]["images"][5]["tags"] = ["wheel"]
+    written.keys["flip_pairs"] = []
     odd = written.oddities()
     assert found(odd, "in every picture") == (1, ("wheel",))
-    assert found(odd, "flip_pairs: [[left door, Right door]]") == (1, ())
+    assert found(odd, "flip_pairs do not exchange them") == (1, ("left door and Right door",))
+    assert found(odd, "of one side") == (1, ("left mirror",))
+
+
+def test_sides_that_are_exchanged_are_not_odd(written: Written) -> None:
+    assert not [what for what in written.oddities() if "exchange them" in what]
 
 
 def test_odd_pictures(written: Written) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from wps_sam.data.imports.labels import split_of
 from wps_sam.data.imports.pictures import sizes
+from wps_sam.data.sources.descriptions import sided_pairs
 from wps_sam.data.weak_labels import label_kind, usable_box
 from wps_sam.masks import record_size
 from wps_sam.structures import LabelKind
@@ -28,7 +28,6 @@ NUM_CELLS = 64
 # Share of a picture from which on a box says no more than a tag.
 FULL = 0.95
 _NUM_EXAMPLES = 5
-_OTHER_SIDE = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
@@ -199,22 +198,15 @@ def _odd_classes(found: Findings, flip_map: Sequence[int] | None) -> Iterator[Od
 
 def _odd_sides(classes: Sequence[str], flip_map: Sequence[int] | None) -> Iterator[Oddity]:
     """Classes that tell left from right, which a mirrored picture would teach wrongly."""
-    pairs, alone = [], []
-    for c, name in enumerate(classes):
-        mirrored = re.sub(r"(?<![a-z])(left|right)(?![a-z])", lambda m: _OTHER_SIDE[m[1]], name.lower())
-        if mirrored == name.lower():
-            continue
-        other = next((k for k, n in enumerate(classes) if n.lower() == mirrored), None)
-        if other is None:
-            alone.append(name)
-        elif (flip_map is None or flip_map[c] != other) and c < other:
-            pairs.append(f"[{name}, {classes[other]}]")
+    named, alone = sided_pairs(classes)
+    exchanged = {(c, k) for c, k in enumerate(flip_map or ())}
+    pairs = [p for p in named if (classes.index(p[0]), classes.index(p[1])) not in exchanged]
     if pairs:
         yield Oddity(
             len(pairs),
-            "pairs of classes tell left from right, which INPUT.RANDOM_FLIP horizontal would teach wrongly: before it, "
-            "write into the description "
-            f"flip_pairs: [{', '.join(pairs)}]",
+            "pairs of classes tell left from right, but the description's flip_pairs do not exchange them: leave "
+            "INPUT.RANDOM_FLIP at none, or take flip_pairs out",
+            tuple(map(" and ".join, pairs)),
         )
     if alone:
         what = "classes are of one side, and there is none of the other: leave INPUT.RANDOM_FLIP at none"
