@@ -8,7 +8,10 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 QUICKSTART := configs/quickstart.yaml
 FEATURES := output/quickstart/features
 
-.PHONY: quickstart data features train draw test lint format clean
+.PHONY: install quickstart data features train draw test lint format clean
+
+# Into .venv: then . .venv/bin/activate, and wps-sam is there.
+install: $(INSTALLED)
 
 # Generated data, training with boxes, evaluation by every protocol, pictures in output/quickstart/predictions.
 quickstart: draw

@@ -306,7 +306,10 @@ def _told_of(where: str, cfg: CN) -> Iterator[None]:
         message = str(error.args[0]) if error.args else repr(error)
         unknown = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", message)
         if unknown:
-            message = f"no key {unknown[1]}{did_you_mean(unknown[1], _keys_of(cfg))}"
+            # A key in the wrong section is meant more often than another one of the section.
+            elsewhere = [key for key in _keys_of(cfg) if key.endswith("." + unknown[1].rpartition(".")[2])]
+            meant = f" (did you mean {' or '.join(elsewhere)}?)" if elsewhere else did_you_mean(unknown[1], _keys_of(cfg))
+            message = f"no key {unknown[1]}{meant}"
         raise ValueError(f"{where}: {message}") from error
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{where}: expected keys and values, such as SOLVER: {{MAX_ITER: 300}}") from error

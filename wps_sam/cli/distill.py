@@ -1,8 +1,8 @@
 """Teaches a small semantic network what a larger one sees, on pictures without labels.
 
-    python tools/distill_semantic.py --config-file configs/distill_semantic/small.yaml --output-dir output/semantic \\
+    wps-sam distill --config-file configs/distill_semantic/small.yaml --output-dir output/semantic \\
         teacher=dinov2 teacher_weights=facebook/dinov2-base pictures="[photos, more/photos]"
-    python tools/distill_semantic.py ... --resume minutes=600
+    wps-sam distill ... --resume minutes=600
 
 Any setting of the configuration file can be given on the command line. Writes metrics.json, TensorBoard's events,
 checkpoint.pt (continue with --resume) and the folder semantic, which MODEL.SEMANTIC.NAME timm takes as WEIGHTS.

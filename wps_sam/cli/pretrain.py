@@ -1,8 +1,8 @@
 """Trains a promptable SAM on generated pictures and on registered data sets with masks.
 
-    python tools/pretrain_sam.py --config-file configs/pretrain_sam/vit_tiny_crops.yaml \\
+    wps-sam pretrain --config-file configs/pretrain_sam/vit_tiny_crops.yaml \\
         --description datasets/ccp_parts.yaml --output-dir output/sam_vit_tiny
-    python tools/pretrain_sam.py ... --resume minutes=90 learning_rate=2e-4
+    wps-sam pretrain ... --resume minutes=90 learning_rate=2e-4
 
 Any setting of the configuration file can be given on the command line. Writes metrics.json, TensorBoard's events,
 checkpoint.pt (continue with --resume) and sam.safetensors, the averaged weights in half precision, which
