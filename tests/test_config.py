@@ -265,7 +265,11 @@ def test_the_device_is_chosen(there: bool, chosen: str, monkeypatch: pytest.Monk
             ["SOLVER.MAX_ITERS", "3"],
             r"overrides: no key SOLVER\.MAX_ITERS \(did you mean SOLVER\.MAX_ITER\?\)",
         ),
-        ("SEED: 1\n", ["DATASETS.NUM_CLASSES", "3"], r"no key DATASETS\.NUM_CLASSES \(did you mean .*PROMPTER\.NUM_CLASSES"),
+        (
+            "SEED: 1\n",
+            ["DATASETS.NUM_CLASSES", "3"],
+            r"no key DATASETS\.NUM_CLASSES \(did you mean .*PROMPTER\.NUM_CLASSES",
+        ),
         ("SEED: 1\n", ["SEED"], "expected KEY VALUE pairs, but 'SEED' stands alone at the end"),
         (
             "SEED: 1\n",

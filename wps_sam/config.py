@@ -308,7 +308,9 @@ def _told_of(where: str, cfg: CN) -> Iterator[None]:
         if unknown:
             # A key in the wrong section is meant more often than another one of the section.
             elsewhere = [key for key in _keys_of(cfg) if key.endswith("." + unknown[1].rpartition(".")[2])]
-            meant = f" (did you mean {' or '.join(elsewhere)}?)" if elsewhere else did_you_mean(unknown[1], _keys_of(cfg))
+            meant = (
+                f" (did you mean {' or '.join(elsewhere)}?)" if elsewhere else did_you_mean(unknown[1], _keys_of(cfg))
+            )
             message = f"no key {unknown[1]}{meant}"
         raise ValueError(f"{where}: {message}") from error
     except (AttributeError, TypeError) as error:
