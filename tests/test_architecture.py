@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "evaluation": BASE,
     "visualization": BASE,
     "data": BASE | {"checkpointer", "outputs", "picture_files"},
-    "data_page": BASE | {"data", "visualization"},
+    "html_page": set(),
+    "data_page": BASE | {"data", "html_page", "visualization"},
     "config": BASE | {"encoders", "prompters", "evaluation", "data", "models"},
     "engine": BELOW_ENGINE,
     "prediction": BASE | {"outputs", "picture_files", "visualization"},
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
     "checkpoint_conversion": BELOW_ENGINE,
     "benchmark": BELOW_ENGINE | {"engine"},
-    "report": BELOW_ENGINE,
+    "report": BELOW_ENGINE | {"html_page"},
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
     | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "__version__"},

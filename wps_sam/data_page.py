@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -11,12 +9,12 @@ from pathlib import Path
 from wps_sam.data import PartDatasetMapper
 from wps_sam.data.check import Findings, Oddity, Record
 from wps_sam.data.weak_labels import LabelType, PointRule
+from wps_sam.html_page import html_page, image_element
 from wps_sam.structures import LabelKind
 from wps_sam.visualization import draw_model_input, part_colors
 
 import numpy as np
 from detectron2.data import transforms as T
-from PIL import Image
 
 # Sides of the pictures on the page, in pixels.
 _SHORT_SIDE, _LONG_SIDE = 420, 640
@@ -24,18 +22,13 @@ _SHORT_SIDE, _LONG_SIDE = 420, 640
 _LIMITS = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 1)
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1320px; margin: 2em auto; padding: 0 1.5em }
-h1 { font-size: 1.5em } h2 { font-size: 1.25em; margin-top: 2.2em; border-bottom: 1px solid #ccc }
-h3 { font-size: 1em }
-table { border-collapse: collapse }
-td, th { padding: .15em .8em; text-align: right; font-variant-numeric: tabular-nums }
-td:first-child, th:first-child { text-align: left } tr:nth-child(even) td { background: #f5f5f5 }
-th { border-bottom: 1px solid #999 } td.none { color: #bbb }
+tr:nth-child(even) td { background: #f5f5f5 }
+td.none { color: #bbb }
 .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border: 1px solid #0004 }
 .bar { display: inline-block; height: .8em; background: #5b8db8; min-width: 1px; vertical-align: middle }
 ul.odd { background: #fff6e0; border-left: 4px solid #e0a020; padding: .6em 1em .6em 2em } .where { color: #777 }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(400px, 1fr)); gap: 1em }
-figure { margin: 0 } figure img { width: 100%; border: 1px solid #ccc } figcaption { color: #555; font-size: .85em }
+figure img { width: 100%; border: 1px solid #ccc }
 """
 
 
@@ -62,8 +55,7 @@ def data_page(
     )
     for findings in found:
         parts += _section(findings, mapper, num_pictures)
-    head = f'<meta charset="utf-8"><title>{escape(found[0].name)}</title><style>{_STYLE}</style>'
-    return f"<!DOCTYPE html><html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    return html_page(found[0].name, "".join(parts), _STYLE)
 
 
 def _section(findings: Findings, mapper: PartDatasetMapper, num_pictures: int) -> Iterator[str]:
@@ -123,11 +115,8 @@ def _figure(record: Record, classes: Sequence[str], mapper: PartDatasetMapper) -
         model_input = mapper(record)
     except ValueError as error:
         return f"<figure><figcaption>{name}: {escape(str(error))}</figcaption></figure>"
-    buffer = io.BytesIO()
-    Image.fromarray(draw_model_input(model_input, classes, legend=False)).save(buffer, format="JPEG", quality=85)
+    picture = image_element(draw_model_input(model_input, classes, legend=False), Path(record["file_name"]).name)
     said = [f"{len(model_input['instances'])} labels"]
     tags = [classes[c] for c in model_input["tags"].tolist()] if "tags" in model_input else []
     said += [f"tags: {escape(', '.join(tags))}"] * bool(tags)
-    picture = base64.b64encode(buffer.getvalue()).decode()
-    caption = f"<figcaption>{name}: {'; '.join(said)}</figcaption>"
-    return f'<figure><img alt="{name}" src="data:image/jpeg;base64,{picture}">{caption}</figure>'
+    return f"<figure>{picture}<figcaption>{name}: {'; '.join(said)}</figcaption></figure>"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 
 from wps_sam.data import register_descriptions
 from wps_sam.engine.check_test_sets import check_test_set
@@ -12,16 +11,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-
-
-@pytest.fixture
-def log(caplog):
-    """Texts logged by wps_sam, which setup_logger has cut off from the root logger."""
-    logger = logging.getLogger("wps_sam.engine")
-    logger.addHandler(caplog.handler)
-    logger.setLevel(logging.INFO)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize("with_mask", [False, True])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 from pathlib import Path
 
@@ -83,16 +82,6 @@ class ToyParts(nn.Module):
 def toy_cfg(tiny_cfg, tiny_parts):
     register_descriptions([str(tiny_parts.description)])
     return lambda *opts: tiny_cfg(*TOY, *opts)
-
-
-@pytest.fixture
-def log(caplog):
-    """Texts logged by wps_sam, which setup_logger has cut off from the root logger."""
-    logger = logging.getLogger("wps_sam.engine")
-    logger.addHandler(caplog.handler)
-    logger.setLevel(logging.INFO)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 class Killed(Exception):

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from wps_sam.data import register_descriptions
 from wps_sam.engine.evaluate import warn_of_weak_masks
 from wps_sam.engine.fill_in import fill_in_classes, fill_in_length
 
 import pytest
 from detectron2.data import DatasetCatalog
-
-
-@pytest.fixture
-def log(caplog):
-    """Texts logged by wps_sam, which setup_logger has cut off from the root logger."""
-    logger = logging.getLogger("wps_sam.engine")
-    logger.addHandler(caplog.handler)
-    logger.setLevel(logging.INFO)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture

@@ -36,10 +36,15 @@ class Judged:
     pictures: list[tuple[Mapping[str, Any], float]]
     by_size: list[tuple[str, int, float]]
 
+    @property
+    def shares(self) -> np.ndarray:
+        """float [C+1, C+1]: of the pixels of each true label (rows), the share that is called each."""
+        return self.confusion.T / np.maximum(self.confusion.sum(0), 1)[:, None]
+
     def mistaken(self, count: int = 10) -> list[tuple[str, str, float]]:
         """The commonest confusions: true name, predicted name ("background" for none), share of the true pixels."""
         names = [*self.class_names, "background"]
-        share = self.confusion.T / np.maximum(self.confusion.sum(0), 1)[:, None]
+        share = self.shares
         np.fill_diagonal(share, 0)
         share[-1] = 0
         order = np.argsort(-share, axis=None)[:count]

@@ -1,8 +1,7 @@
-"""The page: HTML without scripts, every picture inside it, so that it can be sent as one file."""
+"""The page of a run."""
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from wps_sam.evaluation.ground_truth import GroundTruth
 from wps_sam.evaluation.protocols import REPORT_ROWS
+from wps_sam.html_page import html_page, image_data, image_element
 from wps_sam.masks import read_picture
 from wps_sam.visualization import side_by_side
 
@@ -40,15 +40,7 @@ HEADLINE = (
     ("error_breakdown", "pixels_not_found", "pixels of parts that are called background"),
     ("coco_ap", "AP", "average precision of parts as instances"),
 )
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: .8em 0 1.6em; }
-th, td { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd; }
-th { border-bottom: 2px solid #888; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; display: block; margin: .6em 0; }
-figcaption, .note { color: #666; }
-"""
+_STYLE = "body { max-width: 1100px } img { display: block; margin: .6em 0 }"
 
 
 def page(runs: Sequence[RunFolder], pictures: int = 3) -> str:
@@ -70,8 +62,7 @@ def page(runs: Sequence[RunFolder], pictures: int = 3) -> str:
                 parts.append(_of_predictions(run, name, pictures, several=len(having) > 1))
         parts.append(_protocols(having, name))
     parts.append("<h2>Configuration</h2>" + "".join(_configuration(run, len(runs) > 1) for run in runs))
-    head = f'<meta charset="utf-8"><title>{escape(" and ".join(titles))}</title><style>{_STYLE}</style>'
-    return f"<!doctype html>\n<html><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    return html_page(" and ".join(titles), "".join(parts), _STYLE)
 
 
 # ------------------------------------------------------------------ sections
@@ -189,11 +180,10 @@ def _best_middle_worst(judged: Judged, count: int) -> list[tuple[str, list[tuple
 
 def _confusion(judged: Judged) -> str:
     names = [*judged.class_names, "background"]
-    share = judged.confusion.T / np.maximum(judged.confusion.sum(0), 1)[:, None]
     side = max(4.0, min(12.0, 0.32 * len(names) + 2))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axis = figure.subplots()
-    axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    axis.imshow(judged.shares, vmin=0, vmax=1, cmap="Blues")
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.set_xlabel("is called")
@@ -223,16 +213,10 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def _figure(figure: Figure, alt: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return _image("png", buffer.getvalue(), alt)
+    return image_data(buffer.getvalue(), "png", alt)
 
 
 def _picture(image: np.ndarray, alt: str) -> str:
     drawn = Image.fromarray(image)
     drawn.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH))
-    buffer = io.BytesIO()
-    drawn.save(buffer, format="JPEG", quality=88)
-    return _image("jpeg", buffer.getvalue(), alt)
-
-
-def _image(kind: str, content: bytes, alt: str) -> str:
-    return f'<img alt="{escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
+    return image_element(np.asarray(drawn), alt)
