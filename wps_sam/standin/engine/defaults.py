@@ -62,8 +62,8 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
 def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Opens the logs, logs environment, arguments and config, saves OUTPUT_DIR/config.yaml, and seeds."""
     rank = comm.get_rank()
-    setup_logger(cfg.OUTPUT_DIR, rank, name="fvcore")
-    setup_logger(cfg.OUTPUT_DIR, rank)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
     logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", args)
