@@ -205,7 +205,7 @@ def test_evaluation_without_weights_takes_the_last_checkpoint(toy_cfg, log):
         engine.evaluate_only(cfg)
     train(cfg)
     engine.evaluate_only(cfg)
-    assert f"Evaluating {cfg.OUTPUT_DIR}/model_final.pth, the last checkpoint of OUTPUT_DIR" in log.text
+    assert f"Weights: {cfg.OUTPUT_DIR}/model_final.pth, the last checkpoint of OUTPUT_DIR" in log.text
 
 
 def test_a_missing_gpu_is_named(tiny_cfg, tmp_path, monkeypatch):

@@ -43,6 +43,7 @@ COMMANDS = {
     "cache": Command("cache", "keep what the frozen encoder says of a data set"),
     "synthetic": Command("synthetic", "write the generated data set"),
     "weaken": Command("weaken", "make a data set with weaker labels out of another"),
+    "pseudo": Command("pseudo", "let a trained model label pictures of which only tags are known"),
     "names": Command("names", "make text embeddings of part names"),
     "convert": Command("convert", "convert checkpoints"),
     "prompts": Command("prompts", "measure a SAM that is told where each part is"),

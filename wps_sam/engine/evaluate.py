@@ -149,6 +149,19 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
         ValueError: there are no weights.
         SystemExit: with code 1 when one of TEST.EXPECTED_RESULTS is missed.
     """
+    model, trained_on = trained_model(cfg, resume)
+    results = evaluate(cfg, model, trained_on=trained_on)
+    if comm.is_main_process():
+        verify(cfg, by_protocol(results))
+    return results
+
+
+def trained_model(cfg: CfgNode, resume: bool = False) -> tuple[torch.nn.Module, Sequence[str] | None]:
+    """The model of MODEL.WEIGHTS or the last checkpoint, as for :func:`evaluate_only`, and the classes it learned.
+
+    Raises:
+        ValueError: there are no weights, or DATASETS.TEST numbers the classes in another way.
+    """
     model = build_model(cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
     resume = (resume or not cfg.MODEL.WEIGHTS) and checkpointer.has_checkpoint()
@@ -160,17 +173,14 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
             "MODEL.WEIGHTS FILE"
         )
     last = ", the last checkpoint of OUTPUT_DIR" if resume else ""
-    logger.info("Evaluating %s%s", weights or "the model as it was downloaded", last)
+    logger.info("Weights: %s%s", weights or "the model as it was downloaded", last)
     # The training set need not be here: its checkpoint knows its classes.
     trained_on = training_classes(cfg)
     if os.path.isfile(weights):
         trained_on = SafeCheckpointer.read(weights).get("trainer", {}).get("class_names", trained_on)
     check_trained_classes(cfg, trained_on, weights)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = evaluate(cfg, model, trained_on=trained_on)
-    if comm.is_main_process():
-        verify(cfg, by_protocol(results))
-    return results
+    return model, trained_on
 
 
 def set_vocabulary(model: torch.nn.Module, dataset_name: str, trained_on: Sequence[str] | None) -> None:
