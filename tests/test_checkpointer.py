@@ -85,3 +85,20 @@ def test_another_models_checkpoint_is_refused_only_when_strict(tmp_path):
     with pytest.raises(ValueError, match=r"other\.pth: .*weight \(5, 2\) instead of \(3, 2\)"):
         SafeCheckpointer(nn.Linear(2, 3), strict=True).load(path)
     SafeCheckpointer(nn.Linear(2, 3)).load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.fill_(float("nan")), r"bad\.pth: weight: 6 of 6 weights are NaN or infinite"),
+        (lambda w: w[0].fill_(float("inf")), r"bad\.pth: weight: 2 of 6 weights are NaN or infinite"),
+        (lambda w: w.long(), r"bad\.pth: weight: expected floating point numbers, got torch\.int64"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path, change, message):
+    state = nn.Linear(2, 3).state_dict()
+    changed = change(state["weight"])
+    state["weight"] = state["weight"] if changed.shape != (3, 2) else changed
+    torch.save({"model": state}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=message):
+        SafeCheckpointer(nn.Linear(2, 3)).load(str(tmp_path / "bad.pth"))

@@ -74,6 +74,24 @@ def check_not_sam(state: Mapping[str, Any], path: str) -> None:
         )
 
 
+def check_numbers(state: Mapping[str, Any], own: Mapping[str, Any], path: str) -> None:
+    """Requires weights that are numbers, and of the kind that the model's ``own`` are.
+
+    A training that diverged, or a file that was cut and padded, would otherwise be evaluated to 0 without a word.
+
+    Raises:
+        ValueError: names the file and the tensor.
+    """
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if not torch.isfinite(value).all():
+            bad = int((~torch.isfinite(value)).sum())
+            raise ValueError(f"{path}: {name}: {bad} of {value.numel()} weights are NaN or infinite")
+        if name in own and own[name].is_floating_point() and not value.is_floating_point():
+            raise ValueError(f"{path}: {name}: expected floating point numbers, got {value.dtype}")
+
+
 class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, written atomically and read without unpickling code.
 
@@ -115,6 +133,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self._file = f
         loaded = self.read(f)
         check_not_sam(loaded["model"], f)
+        check_numbers(loaded["model"], self.model.state_dict(), f)
         return loaded
 
     @staticmethod

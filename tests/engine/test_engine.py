@@ -345,7 +345,7 @@ def test_evaluation_and_workers_do_not_change_training(toy_cfg, tmp_path):
     assert_same_weights(plain, train(evaluated))
 
 
-def test_metrics_continue_where_the_checkpoint_ends(tmp_path):
+def test_metrics_continue_where_the_checkpoint_ends(tmp_path, log):
     """Iterations 4 and 5 came after the checkpoint and are written again; the last line was cut by the kill."""
     path = tmp_path / "metrics.json"
     lines = [json.dumps({"iteration": i}) + "\n" for i in range(6)]
@@ -359,6 +359,11 @@ def test_metrics_continue_where_the_checkpoint_ends(tmp_path):
     path.write_text("".join([lines[0], lines[5], lines[2]]))
     drop_metrics_from(str(path), 4)
     assert path.read_text() == lines[0] + lines[2]
+    # A killed write and the next line in one.
+    path.write_text(lines[0] + '{"itera' + lines[1] + lines[2] + "7\n")
+    drop_metrics_from(str(path), 4)
+    assert path.read_text() == lines[0] + lines[2]
+    assert "2 lines that a kill left half written are dropped" in log.text
 
 
 def test_a_resumed_checkpoint_must_fit_and_a_changed_data_set_is_told(toy_cfg, write_tiny_parts, tmp_path, log):

@@ -418,6 +418,26 @@ def test_checkpoints_of_the_first_format_load_or_are_refused(tmp_path):
         DetectionCheckpointer(shipped).load(str(tmp_path / "first.pth"))
 
 
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        (None, "holds neither the frozen weights that it was trained on nor their hash, encoder_sha256"),
+        (torch.zeros(31, dtype=torch.uint8), r"expected torch\.uint8 \(32,\), got torch\.uint8 \(31,\)"),
+        (torch.zeros(32), r"expected torch\.uint8 \(32,\), got torch\.float32 \(32,\)"),
+        ("00" * 32, "got str"),
+    ],
+)
+def test_a_checkpoint_without_a_sound_hash_is_refused(saved, message):
+    model = build_model(tiny_config("MODEL.PROMPTER.NAME", "DensePrompter"))
+    state = {**model.state_dict(), "encoder_sha256": saved}
+    if saved is None:
+        del state["encoder_sha256"]
+    with pytest.raises(ValueError, match=message):
+        model.load_state_dict(state, strict=False)
+    # One that holds all that is frozen brings it along.
+    model.load_state_dict({**model.prompter.state_dict(prefix="prompter."), **model.frozen_state()}, strict=False)
+
+
 def test_infinite_and_nan_scores_find_nothing(prompter_name):
     """A score that is no number is no part: the whole picture is background."""
     model = build_model(tiny_config("MODEL.PROMPTER.NAME", prompter_name)).eval()

@@ -217,15 +217,27 @@ class Trainer(DefaultTrainer):
 
 
 def drop_metrics_from(path: str, iteration: int) -> None:
-    """Drops the lines of ``metrics.json`` that a resumed run will write again, and a half-written last line.
+    """Drops the lines of ``metrics.json`` that a resumed run will write again, and what a kill left half written.
 
     Lines are not in the order of their iterations: Detectron2 writes an evaluation's after later losses.
     """
     if not os.path.exists(path):
         return
     with open(path, "r+b") as file:
-        kept = [line for line in file if line.endswith(b"\n") and json.loads(line)["iteration"] < iteration]
+        lines = [*file]
+        iterations = [_iteration(line) for line in lines]
+        kept = [line for line, of_line in zip(lines, iterations) if of_line is not None and of_line < iteration]
         # In place: Detectron2's writer has the file open, for appending.
         file.seek(0)
         file.writelines(kept)
         file.truncate()
+    if None in iterations:
+        logger.warning("%s: %d lines that a kill left half written are dropped", path, iterations.count(None))
+
+
+def _iteration(line: bytes) -> int | None:
+    """Of a line of metrics.json; None if it is no whole one."""
+    try:
+        return int(json.loads(line)["iteration"]) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -43,10 +43,15 @@ class FrozenWeights(nn.Module):
         return self._frozen_hash
 
     def check_frozen(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Takes the hash out of a checkpoint's ``state_dict``; ValueError if it is not this model's."""
+        """Takes the hash out of a checkpoint's ``state_dict``; ValueError if there is none, or not this model's."""
         saved = state_dict.pop(prefix + self.HASH_KEY, None)
         if saved is not None:
             self.compare_frozen(hash_of(saved), self.frozen_hash())
+        elif any(prefix + key not in state_dict for key in self.frozen_state()):
+            raise ValueError(
+                f"this checkpoint holds neither the frozen weights that it was trained on nor their hash, "
+                f"{self.HASH_KEY}: it was not written by this project, or changed since"
+            )
 
     def compare_frozen(self, saved: str, own: str) -> None:
         """ValueError that names both if they differ."""
@@ -64,8 +69,11 @@ class FrozenWeights(nn.Module):
         self._frozen_hash = None
 
 
-def hash_of(saved: Tensor) -> str:
-    """The hash in hex of its bytes uint8 [32], as checkpoints hold it."""
+def hash_of(saved: Any) -> str:
+    """The hash in hex of its bytes uint8 [32], as checkpoints hold it; ValueError if it is of another form."""
+    if not isinstance(saved, Tensor) or saved.dtype != torch.uint8 or saved.shape != (32,):
+        what = f"{saved.dtype} {tuple(saved.shape)}" if isinstance(saved, Tensor) else type(saved).__name__
+        raise ValueError(f"this checkpoint's hash of frozen weights is damaged: expected torch.uint8 (32,), got {what}")
     return bytes(saved.tolist()).hex()
 
 

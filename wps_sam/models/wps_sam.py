@@ -370,9 +370,10 @@ class WPSSAM(FrozenWeights):
             for old, new in FIRST_NAMES.items():
                 if key.startswith(prefix + old):
                     state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
-        super().check_frozen(state_dict, prefix)
         saved = state_dict.pop(prefix + FIRST_HASH_KEY, None)
-        if saved is not None:
+        if saved is None:
+            super().check_frozen(state_dict, prefix)
+        else:
             self.compare_frozen(hash_of(saved), self.backbone.weights_hash())
 
 

@@ -116,6 +116,7 @@ SPLIT = {"images": "pictures", "annotations": "train.json"}
         ({"name": "my parts"}, r"name: expected letters, digits"),
         ({"name": 3}, r"name: expected a text, got 3"),
         ({"splits": {}}, r"splits: expected at least one"),
+        ({"splits": {"../train": SPLIT}}, r"splits: expected letters, digits, _ and -, got '\.\./train'"),
         ({"splits": {"train": {"images": "pictures"}}}, r"splits\.train: .*missing keys \['annotations'\]"),
         ({"splits": {"train": {**SPLIT, "labels": "x"}}}, r"splits\.train: unknown keys \['labels'\]"),
         ({"splits": {"train": "pictures"}}, r"splits\.train: expected the keys"),

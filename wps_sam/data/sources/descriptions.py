@@ -118,6 +118,9 @@ def read_description(path: str) -> Description:
     splits = content["splits"]
     if not isinstance(splits, dict) or not splits:
         raise ValueError(f"{where}: splits: expected at least one, such as train: {{images: ..., annotations: ...}}")
+    for split in splits:
+        # It becomes part of the data set's name, and that of files and folders.
+        require_dataset_name(str(split), f"{where}: splits")
     found = tuple(_split(entry, str(split), root, f"{where}: splits.{split}") for split, entry in splits.items())
     objects = _names(content, "objects", where)
     for paths in found:
