@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "checkpointer": set(),
     "outputs": {"checkpointer"},
     "text_embeddings": {"outputs"},
+    "download": {"user_errors"},
     "encoders": BASE | {"checkpointer"},
     "prompters": BASE | {"mask_losses", "text_embeddings"},
     "inference": BASE,
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     "report": BELOW_ENGINE | {"html_page"},
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
-    | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "__version__"},
+    | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "download", "__version__"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.

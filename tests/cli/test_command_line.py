@@ -25,6 +25,7 @@ REQUIRED = {
     "import": ["labels", "--name", "n", "--output", "o"],
     "synthetic": [],
     "weaken": ["--dataset", "a", "--name", "b", "--output", "c"],
+    "download": [],
     "convert": ["--from", "sam", "in.pth", "out.pth"],
     "prompts": ["--dataset", "synthetic"],
     "image-level": ["tags", "--config-file", "c.yaml", "--run", "r"],

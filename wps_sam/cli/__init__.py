@@ -44,6 +44,7 @@ COMMANDS = {
     "synthetic": Command("synthetic", "write the generated data set"),
     "weaken": Command("weaken", "make a data set with weaker labels out of another"),
     "names": Command("names", "make text embeddings of part names"),
+    "download": Command("download", "download weights of others, such as SAM's"),
     "convert": Command("convert", "convert checkpoints"),
     "prompts": Command("prompts", "measure a SAM that is told where each part is"),
     "image-level": Command("image_level", "make labels out of tags alone"),
