@@ -450,6 +450,14 @@ def encoder_class(cfg: CN) -> type[PromptableEncoder]:
     return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)
 
 
+def method(cfg: CN) -> str:
+    """What names the method of a model, as tables have to: prompter, SAM and semantic network, or another model."""
+    if cfg.MODEL.META_ARCHITECTURE != "WPSSAM":
+        return cfg.MODEL.META_ARCHITECTURE
+    beside = f" with {cfg.MODEL.SEMANTIC.NAME} features" if cfg.MODEL.SEMANTIC.NAME else ""
+    return f"{cfg.MODEL.PROMPTER.NAME} on {cfg.MODEL.SAM.ARCH}{beside}"
+
+
 def needs_pixels(cfg: CN) -> bool:
     """Whether a part of the model beside the encoder looks at the pictures."""
     return PROMPTER_REGISTRY.get(cfg.MODEL.PROMPTER.NAME).needs_image(cfg)
