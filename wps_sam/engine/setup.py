@@ -60,7 +60,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not args.eval_only:
         fill_in_length(cfg)
     # Writes the configuration, as it is now, into the log and OUTPUT_DIR.
-    with _warnings_alone_on_the_console("detectron2"):
+    with warnings_alone_on_the_console("detectron2"):
         default_setup(cfg, args)
     logger.info("Environment and configuration are in %s", Path(cfg.OUTPUT_DIR) / "log.txt")
     if not cfg.DATASETS.TEST:
@@ -70,7 +70,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 @contextmanager
-def _warnings_alone_on_the_console(name: str) -> Iterator[None]:
+def warnings_alone_on_the_console(name: str) -> Iterator[None]:
     """Meanwhile a logger's lines below a warning go to its files only."""
     consoles = [h for h in logging.getLogger(name).handlers if getattr(h, "stream", None) is sys.stdout]
     for console in consoles:
@@ -95,6 +95,12 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     if not args.eval_only and cfg.SOLVER.MAX_ITER < 1:
         raise ValueError(
             f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; expected 1 step or more (to evaluate alone: --eval-only)"
+        )
+    scored = bool(cfg.DATASETS.TEST) and (cfg.TEST.EVAL_PERIOD > 0 or cfg.SOLVER.MAX_EPOCHS > 0)
+    if not args.eval_only and cfg.SOLVER.EARLY_STOPPING and not scored:
+        raise ValueError(
+            f"SOLVER.EARLY_STOPPING is {cfg.SOLVER.EARLY_STOPPING}, but nothing is evaluated on the way: set "
+            "TEST.EVAL_PERIOD and DATASETS.TEST"
         )
     if cfg.MODEL.META_ARCHITECTURE == "WPSSAM":
         if issubclass(encoder_class(cfg), SAMEncoder) and cfg.MODEL.SAM.WEIGHTS != "shipped":
