@@ -168,7 +168,8 @@ def test_impossible_values_are_refused(tiny_cfg, opts, message):
         ),
         (
             ("DATASETS.TEST", ("tiny_parts_vla",)),
-            r"'tiny_parts_vla', which is not registered \(did you mean tiny_parts_val\?\); known: ",
+            r"'tiny_parts_vla', which is not registered \(did you mean tiny_parts_val\?\); known: .*tiny_parts_train, "
+            r"tiny_parts_val, .*ade_obj",
         ),
         (("MODEL.SAM.ARCH", "vit_x"), "MODEL.SAM.ARCH: unknown SAM 'vit_x'; expected one of vit_tiny, vit_b"),
     ],

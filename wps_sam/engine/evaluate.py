@@ -107,9 +107,12 @@ def evaluate_oracles(
     just filled in; and what the model would score with true names, or with true boxes.
 
     Returns:
-        {"oracle_box_prompt": {metric: percent}, "oracle_filled_box": ...} on the main process, else {}.
+        {"oracle_box_prompt": {metric: percent}, "oracle_filled_box": ...} on the main process, else {}. {} for a data
+        set without masks, too.
     """
     truth, inner = GroundTruth(dataset_name), _unwrapped(model)
+    if not truth.has_masks:
+        return {}
 
     def predict(inputs: Sequence[Mapping[str, Any]]) -> Any:
         """As in an evaluation, also in the middle of a training."""

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpointer import SafeCheckpointer, check_not_sam
 from ..config import encoder_class, is_open_vocabulary, read_config
-from ..data.sources.descriptions import register_descriptions
+from ..data.sources.descriptions import known_data_sets, register_descriptions
 from ..encoders import SAMEncoder
 from ..user_errors import did_you_mean
 from .fill_in import fill_in_classes, fill_in_length
@@ -173,14 +173,14 @@ def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
     Raises:
         ValueError: names the data set, and the number to set or the first class that differs.
     """
-    registered = DatasetCatalog.list()
+    registered = known_data_sets()
     by_name = is_open_vocabulary(cfg)
     classes: list[str] | None = None
     for name in dataset_names:
         if name not in registered:
             raise ValueError(
                 f"DATASETS names {name!r}, which is not registered{did_you_mean(name, registered)}; known: "
-                f"{', '.join(sorted(registered))}. A data set of your own needs its description in "
+                f"{', '.join(registered)}. A data set of your own needs its description in "
                 "DATASETS.DESCRIPTIONS"
             )
         own = list(MetadataCatalog.get(name).thing_classes)
