@@ -103,10 +103,16 @@ def _paths_in(folder: Path, config: Mapping[str, Any]) -> list[Any]:
     """Overrides for the keys that name files of the folder."""
     opts: list[Any] = []
     for section, name in _COPIED:
-        value = (config.get("MODEL", {}).get(section) or {}).get(name)
-        if value and not Path(value).is_absolute() and (folder / value).exists():
+        value = _value(config, "MODEL", section, name)
+        if isinstance(value, str) and value and not Path(value).is_absolute() and (folder / value).exists():
             opts += [f"MODEL.{section}.{name}", str((folder / value).resolve())]
     return opts
+
+
+def _value(config: Any, *keys: str) -> Any:
+    for key in keys:
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
 
 
 def write_pretrained(

@@ -51,8 +51,8 @@ class WatchedPictures(DatasetEvaluator):
     def draw(self) -> Iterator[tuple[str, np.ndarray]]:
         """On the main process, of each picture a name, "data set/file", and picture, truth and prediction side by side:
         uint8 [H, W, 3], RGB."""
-        for image_id, found in sorted(self._maps.items(), key=lambda item: list(self._records).index(item[0])):
-            record = self._records[image_id]
+        for image_id in (key for key in self._records if key in self._maps):
+            record, found = self._records[image_id], self._maps[image_id]
             truth = read_part_map(record, self._metadata)
             drawn = Image.fromarray(side_by_side(read_picture(record), truth, found, self._metadata.thing_classes))
             drawn.thumbnail((LARGEST, LARGEST))

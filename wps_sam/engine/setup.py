@@ -21,6 +21,7 @@ from ..checkpointer import SafeCheckpointer, check_not_sam
 from ..config import encoder_class, is_open_vocabulary, read_config
 from ..data.sources.descriptions import known_data_sets, register_descriptions
 from ..encoders import SAMEncoder
+from ..paths import check_not_finished
 from ..user_errors import did_you_mean
 from .fill_in import fill_in_classes, fill_in_length
 
@@ -133,13 +134,10 @@ def check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
             raise ValueError(
                 f"{weights}: MODEL.WEIGHTS lies in OUTPUT_DIR, where training writes over it: choose another"
             )
+    if trains:
+        check_not_finished(output)
     # Every run begins with log.txt, to which later ones add. One that is continued may have been copied without it.
     if (output / "log.txt").is_file() or (args.resume and (output / "last_checkpoint").is_file()):
-        if trains and (output / "model_final.pth").is_file():
-            raise ValueError(
-                f"{output}: OUTPUT_DIR holds a finished run, which would be written over: choose another, such as "
-                f"OUTPUT_DIR {output}_2, or look at it again with --eval-only"
-            )
         return
     written = _WRITTEN_BY_EVALUATION if args.eval_only else _WRITTEN_BY_EVALUATION + _WRITTEN_BY_TRAINING
     foreign = [name for name in written if (output / name).exists()]

@@ -176,8 +176,8 @@ class Trainer(DefaultTrainer):
             finished = self.iter >= self.max_iter
             results = evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished, watcher=pictures)
             self._keep_best(results)
-            for name, drawn in pictures.draw() if pictures is not None else ():
-                self.storage.put_image(name, torch.from_numpy(drawn.copy()).permute(2, 0, 1))
+            for name, picture in pictures.draw() if pictures is not None else ():
+                self.storage.put_image(name, picture.transpose(2, 0, 1))
             self._last_eval_results = by_protocol(results)
             set_vocabulary(self.model, self.cfg.DATASETS.TRAIN[0], training_classes(self.cfg))
             return self._last_eval_results
@@ -212,8 +212,6 @@ class Trainer(DefaultTrainer):
             *(self.iter + 1, self.best_after, self.best_score, FINAL),
         )
         self.stopped_early = True
-        # The main process has just written the file.
-        comm.synchronize()
         SafeCheckpointer(self.checkpointer.model, strict=True).load(self._best_file())
         self.checkpointer.save(FINAL)
         self.iter = self.max_iter = self.iter + 1
