@@ -40,6 +40,8 @@ setup(
     entry_points={"console_scripts": ["wps-sam = wps_sam.cli:main"]},
     install_requires=[
         "fvcore",
+        # PartPredictor.from_pretrained; timm brings it along, too.
+        "huggingface_hub",
         "iopath",
         "matplotlib",
         "numpy",

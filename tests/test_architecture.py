@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "checkpointer": set(),
     "outputs": {"checkpointer"},
     "text_embeddings": {"outputs"},
+    "download": {"user_errors"},
     "encoders": BASE | {"checkpointer"},
     "prompters": BASE | {"mask_losses", "text_embeddings"},
     "inference": BASE,
@@ -50,7 +51,8 @@ MAY_IMPORT = {
     "config": BASE | {"encoders", "prompters", "evaluation", "data", "models"},
     "engine": BELOW_ENGINE,
     "prediction": BASE | {"outputs", "picture_files", "visualization"},
-    "predictor": BELOW_ENGINE | {"prediction"},
+    "pretrained": BELOW_ENGINE | {"__version__"},
+    "predictor": BELOW_ENGINE | {"prediction", "pretrained"},
     "prompt_evaluation": BASE | {"data", "encoders", "inference"},
     "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation", "pretraining", "cli"},
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
@@ -59,7 +61,7 @@ MAY_IMPORT = {
     "report": BELOW_ENGINE | {"html_page"},
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
-    | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "__version__"},
+    | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "download", "__version__"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.

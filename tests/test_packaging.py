@@ -69,6 +69,7 @@ def test_every_import_is_a_requirement() -> None:
     """What the package imports, setup.py asks for; nothing is asked for that only tests need."""
     distribution = {
         "cv2": "opencv-python-headless",
+        "huggingface_hub": "huggingface-hub",
         "yaml": "pyyaml",
         "PIL": "pillow",
         "segment_anything": "segment-anything",

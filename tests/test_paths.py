@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wps_sam.paths import PROJECT, find_config, find_file
+from wps_sam.config import read_config
+from wps_sam.paths import PROJECT, find_config, find_file, output_dir_of
 
 import pytest
 
@@ -30,3 +31,24 @@ def test_a_missing_configuration_is_told_with_the_nearest_of_ours(
     message = r"config configs/quikstart\.yaml: .* does not exist \(did you mean configs/quickstart\.yaml\?\)"
     with pytest.raises(ValueError, match=message):
         find_config("configs/quikstart.yaml")
+
+
+def test_the_output_folder_is_that_which_detectron2_reads(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    texts = {"base.yaml": "OUTPUT_DIR: there", "sub/a.yaml": "_BASE_: ../base.yaml", "b.yaml": "_BASE_: sub/a.yaml"}
+    texts |= {
+        "own.yaml": "_BASE_: base.yaml\nOUTPUT_DIR: here",
+        "none.yaml": "SEED: 1",
+        "round.yaml": "_BASE_: round.yaml",
+    }
+    texts |= {"lost.yaml": "_BASE_: nowhere.yaml", "broken.yaml": "a: [", "list.yaml": "- a"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    expected = {"base": "there", "sub/a": "there", "b": "there", "own": "here"}
+    for name in texts:
+        found = output_dir_of(tmp_path / name)
+        wanted = expected.get(name.removesuffix(".yaml"))
+        assert found == (None if wanted is None else Path(wanted)), name
+        if wanted is not None:
+            assert str(found) == read_config(tmp_path / name).OUTPUT_DIR
+    assert output_dir_of(tmp_path / "own.yaml", ["SEED", "1", "OUTPUT_DIR", "elsewhere"]) == Path("elsewhere")

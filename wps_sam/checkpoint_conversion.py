@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from .checkpointer import SafeCheckpointer
+from .checkpointer import SafeCheckpointer, to_safetensors
 from .config import add_wps_sam_config
 from .encoders.build_sam import build_sam, check_state_dict, read_state_dict, recognise_arch
 from .outputs import check_outputs, write_output
@@ -194,14 +194,10 @@ def export_trained(source: str, path: str) -> None:
         raise ValueError(f"{source}: holds no class names; expected a checkpoint written by tools/train_net.py")
     tensors = {
         # The Fourier matrix must stay what SAM has, to the last bit: its hash is checked.
-        key: value.half().contiguous() if key.startswith("prompter.") and value.is_floating_point() else value
+        key: value.half() if key.startswith("prompter.") and value.is_floating_point() else value
         for key, value in checkpoint["model"].items()
     }
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # What PartPredictor reads of a checkpoint's "trainer".
-    metadata = {key: json.dumps(training[key]) for key in ("class_names", "exif") if training.get(key) is not None}
-    data = save(tensors, metadata=metadata)
-    write_output(path, data, [source])
+    write_output(path, to_safetensors(tensors, training), [source])
     logger.info("Wrote %s: %d tensors, %d part classes", path, len(tensors), len(names))
 
 

@@ -13,9 +13,12 @@ from typing import Any, BinaryIO
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 logger = logging.getLogger(__name__)
+
+# What weights say of their training, see SafeCheckpointer.read.
+TRAINING = ("class_names", "exif")
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
@@ -92,6 +95,12 @@ def check_numbers(state: Mapping[str, Any], own: Mapping[str, Any], path: str) -
             raise ValueError(f"{path}: {name}: expected floating point numbers, got {value.dtype}")
 
 
+def to_safetensors(state: Mapping[str, torch.Tensor], training: Mapping[str, Any]) -> bytes:
+    """A .safetensors of which :meth:`SafeCheckpointer.read` gives back the weights and what they were trained on."""
+    known = {key: json.dumps(training[key]) for key in TRAINING if training.get(key) is not None}
+    return save({key: value.detach().cpu().contiguous() for key, value in state.items()}, metadata=known)
+
+
 class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, written atomically and read without unpickling code.
 
@@ -150,7 +159,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             if path.endswith(".safetensors"):
                 with safe_open(path, framework="pt") as file:
                     about = file.metadata() or {}
-                training = {key: json.loads(about[key]) for key in ("class_names", "exif") if key in about}
+                training = {key: json.loads(about[key]) for key in TRAINING if key in about}
                 loaded: Any = {"model": load_file(path), "trainer": training}
             else:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -250,6 +250,10 @@ def add_wps_sam_config(cfg: CN) -> None:
     # In place of MAX_ITER, how often each training picture is seen; warm-up, evaluations and checkpoints then follow
     # the length: WARMUP_ITERS is a twentieth of it, TEST.EVAL_PERIOD and CHECKPOINT_PERIOD a fifth. 0: MAX_ITER.
     cfg.SOLVER.MAX_EPOCHS = 0
+    # A training stops when so many evaluations (TEST.EVAL_PERIOD) in a row were no better than the best one before, by
+    # d2_semseg mIoU on the first of DATASETS.TEST, or by box_AP where that has no masks. model_final.pth and the last
+    # evaluation then are of the best weights, and not, as after a whole training, of the last ones. 0: never.
+    cfg.SOLVER.EARLY_STOPPING = 0
 
     # Images are padded to one square: nothing is won by grouping them by shape.
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
@@ -259,6 +263,9 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.TEST.PROTOCOLS = ["auto"]
     # Also report SAM prompted with the true boxes (the ceiling) and the true boxes filled (the floor).
     cfg.TEST.ORACLES = False
+    # After each evaluation of a training so many pictures of the first of DATASETS.TEST, always the same ones, go to
+    # TensorBoard: picture, truth and prediction side by side. 0: none.
+    cfg.TEST.PICTURES = 4
     # ov_oracle: which quirks of OV-PARTS' own code to repeat, to stand beside its published tables:
     # substring_names, resized_labels.
     cfg.TEST.OV_COMPAT = []
@@ -355,6 +362,9 @@ def check_config(cfg: CN) -> None:
         )
     if cfg.SOLVER.MAX_EPOCHS < 0:
         raise ValueError(f"SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS}; expected 0, or how often each picture is seen")
+    for key in ("SOLVER.EARLY_STOPPING", "TEST.PICTURES"):
+        if _value_of(cfg, key) < 0:
+            raise ValueError(f"{key} is {_value_of(cfg, key)}; expected 0 or more")
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ValueError(f"SOLVER.AMP.ENABLED needs MODEL.DEVICE cuda, not {cfg.MODEL.DEVICE!r}")
     if cfg.INPUT.RANDOM_VIEWS < 0 or (cfg.INPUT.RANDOM_VIEWS and not cfg.INPUT.CROP.ENABLED):
@@ -448,6 +458,14 @@ def check_cacheable(cfg: CN) -> None:
 def encoder_class(cfg: CN) -> type[PromptableEncoder]:
     """The class of MODEL.BACKBONE.NAME."""
     return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)
+
+
+def method(cfg: CN) -> str:
+    """What names the method of a model, as tables have to: prompter, SAM and semantic network, or another model."""
+    if cfg.MODEL.META_ARCHITECTURE != "WPSSAM":
+        return cfg.MODEL.META_ARCHITECTURE
+    beside = f" with {cfg.MODEL.SEMANTIC.NAME} features" if cfg.MODEL.SEMANTIC.NAME else ""
+    return f"{cfg.MODEL.PROMPTER.NAME} on {cfg.MODEL.SAM.ARCH}{beside}"
 
 
 def needs_pixels(cfg: CN) -> bool:

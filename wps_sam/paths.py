@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .user_errors import did_you_mean
 
@@ -34,3 +36,44 @@ def find_file(path: str | Path) -> str:
     text = os.fspath(path)
     in_project = PROJECT / text
     return str(in_project) if text and not os.path.exists(text) and in_project.exists() else text
+
+
+def output_dir_of(config_file: str | Path, opts: Sequence[Any] = ()) -> Path | None:
+    """OUTPUT_DIR of a configuration, as far as it can be read without Detectron2, which takes seconds to import.
+
+    Args:
+        config_file: its file, with its _BASE_.
+        opts: overrides, key, value, key, value ...
+
+    Returns:
+        None where it is left at its default, or something is wrong, which is told when all is read.
+    """
+    import yaml
+
+    overrides = dict(zip(opts[::2], opts[1::2]))
+    if "OUTPUT_DIR" in overrides:
+        return Path(overrides["OUTPUT_DIR"])
+    file, seen = Path(find_config(config_file)), set[Path]()
+    try:
+        while file not in seen:
+            seen.add(file)
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if "OUTPUT_DIR" in content:
+                return Path(content["OUTPUT_DIR"])
+            file = file.parent / content["_BASE_"]
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        pass
+    return None
+
+
+def check_not_finished(output: Path) -> None:
+    """Requires that no training that would be written over has been finished in the folder.
+
+    Raises:
+        ValueError: names it.
+    """
+    if (output / "log.txt").is_file() and (output / "model_final.pth").is_file():
+        raise ValueError(
+            f"{output}: OUTPUT_DIR holds a finished run, which would be written over: choose another, such as "
+            f"OUTPUT_DIR {output}_2, or look at it again with --eval-only"
+        )

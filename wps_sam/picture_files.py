@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ def find_pictures(
         is_result: of files in folders, which of them are results of an earlier search, to be skipped.
 
     Returns:
-        (picture, where its results go, relative and without suffix), no two to one place and folders in their shape;
+        (picture, where its results go, relative and without suffix), no two to one place and folders in their shape,
+        and each file once, however often it is given;
         and the number of pictures in the folders that can't be opened here, by what could be done about them.
 
     Raises:
@@ -81,8 +83,11 @@ def find_pictures(
             )
             raise ValueError(f"{given}: no picture in this folder{more}; expected {', '.join(sorted(SUFFIXES))}")
         found += [(p, p.relative_to(given)) for p in pictures]
-    places = distinct([place for _, place in found])
-    return [(picture, place) for (picture, _), place in zip(found, places)], skipped
+    once: dict[str, tuple[Path, Path]] = {}
+    for picture, place in found:
+        once.setdefault(os.path.abspath(picture), (picture, place))
+    places = distinct([place for _, place in once.values()])
+    return [(picture, place) for (picture, _), place in zip(once.values(), places)], skipped
 
 
 def distinct(places: Iterable[Path]) -> list[Path]:

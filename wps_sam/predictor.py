@@ -27,6 +27,7 @@ from .prediction.overlap import different_parts
 from .prediction.parts import enlarge_map
 from .prediction.pictures import ImageLike, is_one_picture, to_rgb
 from .prediction.tiles import merge_tiles, tile_rectangles
+from .pretrained import find_pretrained, write_pretrained
 from .visualization import side_by_side
 from .vocabulary import PartVocabulary
 
@@ -121,11 +122,55 @@ class PartPredictor:
         cfg.MODEL.PROMPTER.NUM_CLASSES = len(self.class_names)
         cfg.freeze()
         self.cfg = cfg
+        self._weights = path
         self.model = build_model(cfg).eval()
         self._set_vocabulary(PartVocabulary.from_names(self.class_names))
         SafeCheckpointer(self.model, strict=True).load(path)
         build_augmentations = AUGMENTATIONS[cfg.INPUT.DATASET_MAPPER_NAME]
         self._augmentations = T.AugmentationList(build_augmentations(cfg, is_train=False))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: str | None = None,
+        *,
+        download: bool = False,
+        revision: str | None = None,
+        confidence: float | None = None,
+        names: Sequence[str] | None = None,
+        tiles: tuple[int, int] = (1, 1),
+        opts: Sequence[Any] = (),
+    ) -> PartPredictor:
+        """The model of a folder, of :meth:`save_pretrained` or of a run (its last checkpoint), or of the hub.
+
+        Args:
+            name: a folder; where there is none, a repository of the hub of Hugging Face, OWNER/NAME, which is looked
+                for in its cache on this machine.
+            download: also ask the hub itself.
+            revision: branch, tag or commit there.
+            device, confidence, names, tiles, opts: as of the class.
+
+        Raises:
+            ValueError: it is nowhere, or lacks a file; or as of the class.
+        """
+        found = find_pretrained(name, download, revision)
+        more = [*found.opts, *opts]
+        return cls(found.config, found.weights, device, confidence=confidence, names=names, tiles=tiles, opts=more)
+
+    def save_pretrained(self, folder: str | Path, license: str | None = None) -> None:
+        """Writes a folder that :meth:`from_pretrained` reads on any machine, and that can be put on the hub as it is.
+
+        Args:
+            folder: gets model.safetensors, config.yaml, README.md (the model card), the evaluation.json of the run
+                where there is one, and copies of the weights of others that the model needs, such as a SAM's.
+            license: for the card, an identifier of the hub such as apache-2.0; None: not stated.
+
+        Raises:
+            ValueError: a file of somebody else's is in the way.
+        """
+        training = {"class_names": list(self._trained_names), "exif": self._exif}
+        write_pretrained(folder, self.cfg, self.model.state_dict(), training, Path(self._weights), license)
 
     def __call__(self, image: ImageLike) -> PartPrediction:
         """The parts of one picture: a file's path, a PIL image, an array [H, W, 3] or a tensor [3, H, W], RGB.

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from wps_sam.data.sources.descriptions import known_data_sets
 from wps_sam.data.synthetic import generate
 from wps_sam.encoders import PromptableEncoder, SAMEncoder, build_sam
 from wps_sam.encoders.frozen import hash_tensors
@@ -84,7 +85,7 @@ def records_with_pieces(dataset_name: str) -> list[tuple[Any, list[Any]]]:
         ValueError: names the data set, which is not registered or has no mask.
     """
     if dataset_name not in DatasetCatalog.list():
-        known = sorted(DatasetCatalog.list())
+        known = known_data_sets()
         near = did_you_mean(dataset_name, [*known, "synthetic"])
         raise ValueError(f"{dataset_name}: no such data set{near}; known: {', '.join(known)}")
     records = [

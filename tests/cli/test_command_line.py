@@ -26,6 +26,7 @@ REQUIRED = {
     "synthetic": [],
     "pseudo": ["--config-file", "F", "--dataset", "a", "--name", "b", "--output", "c"],
     "weaken": ["--dataset", "a", "--name", "b", "--output", "c"],
+    "download": [],
     "convert": ["--from", "sam", "in.pth", "out.pth"],
     "prompts": ["--dataset", "synthetic"],
     "image-level": ["tags", "--config-file", "c.yaml", "--run", "r"],
@@ -135,6 +136,21 @@ def test_mistakes_are_told_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in told(capsys, *argv)
+
+
+def test_a_finished_run_is_refused_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("log.txt", "model_final.pth"):
+        (tmp_path / "run" / name).touch()
+    (tmp_path / "c.yaml").write_text("OUTPUT_DIR: run")
+    program = (
+        "import sys, wps_sam.cli\nprint(wps_sam.cli.main(['train', '--config-file', 'c.yaml']), 'torch' in sys.modules)"
+    )
+    done, _ = python("-c", program, cwd=tmp_path)
+    assert done.stdout == "2 False\n"
+    assert done.stderr.startswith(
+        "error: run: OUTPUT_DIR holds a finished run, which would be written over: choose another"
+    )
 
 
 def test_debug_shows_the_trace() -> None:

@@ -14,11 +14,15 @@ from wps_sam.config import CHOICES, add_wps_sam_config, check_config
 from wps_sam.data import register_descriptions
 from wps_sam.encoders.build_sam import SHIPPED_WEIGHTS
 from wps_sam.engine.evaluate import verify
+from wps_sam.engine.pictures import WatchedPictures
 from wps_sam.engine.setup import check_output_dir
 from wps_sam.engine.trainer import drop_metrics_from
 from wps_sam.evaluation import PROTOCOLS
+from wps_sam.masks import read_part_map, read_picture
 from wps_sam.structures import Frame
+from wps_sam.visualization import side_by_side
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -26,6 +30,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 TOY = ("MODEL.META_ARCHITECTURE", "ToyParts", "SOLVER.MAX_ITER", 6, "SOLVER.BASE_LR", 0.01)
@@ -142,6 +148,8 @@ def test_unknown_protocols_are_refused_by_the_config_check(tiny_cfg):
     [
         (("MODEL.PROMPTER.NUM_CLASSES", -1), "NUM_CLASSES is -1; set the number"),
         (("SOLVER.MAX_EPOCHS", -1), "MAX_EPOCHS is -1; expected 0, or how often"),
+        (("SOLVER.EARLY_STOPPING", -1), "EARLY_STOPPING is -1; expected 0 or more"),
+        (("TEST.PICTURES", -1), "PICTURES is -1; expected 0 or more"),
         (("SOLVER.AMP.ENABLED", True), "AMP.ENABLED needs MODEL.DEVICE cuda, not 'cpu'"),
         (("TEST.EXPECTED_RESULTS", [["d2_semseg", "mIoU", 50.0]]), r"each entry is \[protocol, metric, value,"),
     ],
@@ -160,7 +168,8 @@ def test_impossible_values_are_refused(tiny_cfg, opts, message):
         ),
         (
             ("DATASETS.TEST", ("tiny_parts_vla",)),
-            r"'tiny_parts_vla', which is not registered \(did you mean tiny_parts_val\?\); known: ",
+            r"'tiny_parts_vla', which is not registered \(did you mean tiny_parts_val\?\); known: .*tiny_parts_train, "
+            r"tiny_parts_val, .*ade_obj",
         ),
         (("MODEL.SAM.ARCH", "vit_x"), "MODEL.SAM.ARCH: unknown SAM 'vit_x'; expected one of vit_tiny, vit_b"),
     ],
@@ -436,7 +445,7 @@ def test_evaluation_json_holds_all_data_sets_protocols_and_oracles(toy_cfg, tiny
 def test_oracles_are_asked_once_at_the_end(toy_cfg, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "wps_sam.engine.trainer.evaluate", lambda cfg, model, oracles: asked.append(oracles) or {"set": {}}
+        "wps_sam.engine.trainer.evaluate", lambda cfg, model, oracles, watcher: asked.append(oracles) or {"set": {}}
     )
     train(toy_cfg("TEST.ORACLES", True, "TEST.EVAL_PERIOD", 2))
     assert asked == [False, False, True]
@@ -521,6 +530,162 @@ def test_the_best_weights_are_kept_beside_the_last_and_a_resumed_run_knows_their
     content = SafeCheckpointer.read(str(best))
     assert content["trainer"]["class_names"] == MetadataCatalog.get("tiny_parts_train").thing_classes
     assert any(not torch.equal(value, final[key]) for key, value in content["model"].items())
+
+
+# ------------------------------------------------------------------ early stopping
+
+
+def scored(monkeypatch, *scores):
+    """Evaluations have these scores, on the main process; returns the iterations after which they were asked for."""
+    left, asked = iter(scores), []
+
+    def evaluate(cfg, model, oracles, watcher):
+        asked.append(oracles)
+        score = next(left)
+        return {cfg.DATASETS.TEST[0]: {"d2_semseg": {"mIoU": score}}} if comm.is_main_process() else {}
+
+    monkeypatch.setattr("wps_sam.engine.trainer.evaluate", evaluate)
+    return asked
+
+
+STOPS = ("TEST.EVAL_PERIOD", 1, "SOLVER.EARLY_STOPPING", 2, "SOLVER.MAX_ITER", 6, "TEST.ORACLES", True)
+
+
+def test_early_stopping_ends_with_the_best_weights(toy_cfg, tmp_path, monkeypatch):
+    """3, 9, 5, 9: equal is no better, so after two in vain it stops; the last evaluation is of the best weights."""
+    asked = scored(monkeypatch, 3.0, 9.0, 5.0, 9.0, 9.0)
+    cfg = toy_cfg(*STOPS, "SOLVER.CHECKPOINT_PERIOD", 1, "OUTPUT_DIR", str(tmp_path / "run"))
+    weights = train(cfg)
+    assert asked == [False, False, False, False, True]
+    read = {
+        name: SafeCheckpointer.read(str(tmp_path / "run" / f"{name}.pth")) for name in ("model_best", "model_final")
+    }
+    assert_same_weights(weights, read["model_best"]["model"])
+    assert_same_weights(weights, read["model_final"]["model"])
+    after_two = SafeCheckpointer.read(str(tmp_path / "run" / "model_0000001.pth"))["model"]
+    assert_same_weights(weights, after_two)
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_final.pth"
+    assert not (tmp_path / "run" / "model_0000004.pth").exists()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert max(line["iteration"] for line in lines) == 4
+
+
+def test_a_run_that_stopped_early_stays_stopped(toy_cfg, tmp_path, monkeypatch):
+    scored(monkeypatch, 9.0, 5.0, 5.0, 9.0, 9.0)
+    cfg = toy_cfg(*STOPS, "OUTPUT_DIR", str(tmp_path / "run"))
+    weights = train(cfg)
+    # One evaluation, of the same weights.
+    assert_same_weights(weights, train(cfg, resume=True))
+
+
+def test_a_resumed_run_counts_on(toy_cfg, tmp_path, monkeypatch):
+    """Stopped behind the first evaluation in vain, whose checkpoint was written before it; one more ends the run."""
+    scored(monkeypatch, 9.0, 5.0, 5.0, 9.0)
+    cfg = toy_cfg(*STOPS, "SOLVER.CHECKPOINT_PERIOD", 1, "OUTPUT_DIR", str(tmp_path / "run"))
+    train(cfg, stop_at=2)
+    train(cfg, resume=True)
+    content = SafeCheckpointer.read(str(tmp_path / "run" / "model_final.pth"))
+    assert content["trainer"]["stopped_early"] and content["trainer"]["iteration"] == 2
+
+
+@pytest.mark.parametrize("scores", [[1.0, 2.0, 1.0, 2.0, 3.0, 1.0], [math.nan] * 6, [9.0] * 6])
+def test_what_gets_better_in_time_or_has_no_score_or_does_not_ask_goes_on(toy_cfg, tmp_path, monkeypatch, scores):
+    """The last: without SOLVER.EARLY_STOPPING."""
+    asked = scored(monkeypatch, *scores)
+    more = () if scores[0] != 9 else ("SOLVER.EARLY_STOPPING", 0)
+    # In the first, 1 and 2 come after the better 2: equal is no better, but 3 comes just in time.
+    train(toy_cfg(*STOPS, "SOLVER.EARLY_STOPPING", 3, *more, "OUTPUT_DIR", str(tmp_path / "run")))
+    assert len(asked) == 6
+    assert not SafeCheckpointer.read(str(tmp_path / "run" / "model_final.pth"))["trainer"]["stopped_early"]
+
+
+def stop_early_in_each_process(args: argparse.Namespace) -> None:
+    folder = Path(args.dist_url)
+    cfg = engine.setup(args)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        asked = scored(monkeypatch, 9.0, 5.0, 5.0, 9.0)
+        torch.save(train(cfg), folder / f"weights_{comm.get_rank()}.pth")
+    assert len(asked) == 4
+
+
+def test_two_processes_stop_together(toy_cfg, tmp_path):
+    cfg = toy_cfg(*STOPS, "TEST.ORACLES", False, "OUTPUT_DIR", str(tmp_path / "run"))
+    args = arguments(cfg, tmp_path, "--num-processes", "2", "--dist-url", str(tmp_path))
+    engine.launch(stop_early_in_each_process, args)
+    best = SafeCheckpointer.read(str(tmp_path / "run" / "model_best.pth"))["model"]
+    for rank in (0, 1):
+        assert_same_weights(best, torch.load(tmp_path / f"weights_{rank}.pth", weights_only=True))
+
+
+def test_early_stopping_needs_evaluations_on_the_way(toy_cfg, tmp_path):
+    with pytest.raises(ValueError, match=r"EARLY_STOPPING is 2, but nothing is evaluated on the way: set TEST\.EVAL_P"):
+        engine.setup(arguments(toy_cfg(*STOPS, "TEST.EVAL_PERIOD", 0), tmp_path))
+
+
+# ------------------------------------------------------------------ pictures on the way
+
+
+def pictures_of(folder):
+    """{tag: [(step, size)]} of the pictures in the event files of a run."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0})
+    events.Reload()
+    return {tag: [(e.step, (e.width, e.height)) for e in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+def test_tensorboard_shows_the_same_pictures_after_each_evaluation(toy_cfg, tmp_path):
+    cfg = toy_cfg("TEST.EVAL_PERIOD", 3, "TEST.PICTURES", 2, "OUTPUT_DIR", str(tmp_path / "run"))
+    train(cfg)
+    found = pictures_of(tmp_path / "run")
+    # The first and the last of four.
+    assert list(found) == ["tiny_parts_val/n00000000_0", "tiny_parts_val/n00000001_3"]
+    for shown in found.values():
+        assert [step for step, _ in shown] == [2, 6] and max(shown[0][1]) <= 1000
+    assert "n00000000_0" not in (tmp_path / "run" / "metrics.json").read_text()
+
+
+def test_no_pictures_without_tensorboard_or_when_none_are_asked_for(toy_cfg, tmp_path, monkeypatch):
+    watched = []
+    monkeypatch.setattr("wps_sam.engine.trainer.WatchedPictures", lambda *args: watched.append(args))
+    engine.Trainer(toy_cfg("TEST.PICTURES", 0))
+    engine.Trainer(toy_cfg("DATASETS.TEST", ()))
+    assert not watched
+    engine.Trainer(toy_cfg())
+    assert watched == [("tiny_parts_val", 4)]
+    monkeypatch.setattr("wps_sam.engine.trainer.TensorboardXWriter", type("NoWriter", (), {}))
+    engine.Trainer(toy_cfg())
+    assert len(watched) == 1
+
+
+def test_what_is_drawn_is_what_was_predicted(toy_cfg):
+    toy_cfg()
+    records = DatasetCatalog.get("tiny_parts_val")
+    watched = WatchedPictures("tiny_parts_val", 3)
+    sem_seg = torch.zeros(4, 64, 64)
+    sem_seg[2, :, :32] = 1
+    sem_seg[3, :, 32:] = 1
+    for record in records:
+        watched.process([record], [{"sem_seg": sem_seg}])
+    watched.evaluate()
+    drawn = dict(watched.draw())
+    # Of four pictures three, spread over them; the largest is no wider than what a run can keep.
+    assert [name.split("_")[-1] for name in drawn] == ["0", "2", "3"]
+    names, truth = (
+        MetadataCatalog.get("tiny_parts_val").thing_classes,
+        read_part_map(records[0], MetadataCatalog.get("tiny_parts_val")),
+    )
+    expected = side_by_side(read_picture(records[0]), truth, sem_seg.argmax(0).numpy(), names)
+    small = Image.fromarray(expected)
+    small.thumbnail((1000, 1000))
+    assert np.array_equal(next(iter(drawn.values())), np.asarray(small))
+    watched.reset()
+    assert not list(watched.draw())
+
+
+def test_the_console_shows_no_module_tree_and_the_log_does(toy_cfg, tmp_path, capsys):
+    cfg = engine.setup(arguments(toy_cfg("OUTPUT_DIR", str(tmp_path / "run")), tmp_path))
+    engine.Trainer.build_model(cfg)
+    assert "ToyParts(" not in capsys.readouterr().out
+    assert "ToyParts(" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_a_finished_run_is_not_written_over(toy_cfg, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from typing import Any
 from wps_sam.masks import segmentation_to_mask
 from wps_sam.outputs import is_output
 from wps_sam.prediction import run, sources
-from wps_sam.prediction.results import COCO_FILE, KINDS, Results
+from wps_sam.prediction.results import CLASSES_FILE, COCO_FILE, KINDS, Results
 from wps_sam.prediction.run import predict_all
 from wps_sam.prediction.sources import find_sources
+from wps_sam.visualization import part_colors
 
 import cv2
 import numpy as np
@@ -50,12 +52,24 @@ def test_every_kind_of_a_picture(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert predict([photos / "0.png"], out)[0] == 0
     cutouts = {"0.cutouts/0_left_half.png", "0.cutouts/1_right_half.png"}
-    assert files(out) == {"0.png", "0.json", "0.labels.png", COCO_FILE, *cutouts}
+    assert files(out) == {"0.png", "0.json", "0.labels.png", COCO_FILE, CLASSES_FILE, *cutouts}
     assert all(is_output(out / name) for name in files(out))
     # The two stand below each other.
     assert Image.open(out / "0.png").size[1] > 2 * 320
     labels = Image.open(out / "0.labels.png")
-    assert labels.mode == "L" and np.asarray(labels)[0].tolist() == [0] * 10 + [1] * 10
+    assert labels.mode == "P" and np.asarray(labels)[0].tolist() == [0] * 10 + [1] * 10
+    # Seen as a picture it has the colours of the drawings.
+    colors = part_colors(HalvesPredictor.class_names)
+    assert np.array_equal(np.asarray(labels.convert("RGB"))[0, [0, 19]], colors[:2])
+    with open(out / CLASSES_FILE, newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["index", "name"],
+        ["0", "left half"],
+        ["1", "right half"],
+        ["2", "dog's ear"],
+        ["255", "background"],
+    ]
     cutout = Image.open(out / "0.cutouts/1_right_half.png")
     assert cutout.mode == "RGBA" and cutout.size == (10, 10) and cutout.getpixel((3, 3)) == (200, 100, 50, 255)
 
@@ -63,7 +77,7 @@ def test_every_kind_of_a_picture(photos: Path, tmp_path: Path) -> None:
 def test_only_the_parts_that_were_asked_for(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict([photos / "0.png"], out, ["labels", "json"], names=["right half"])
-    assert files(out) == {"0.labels.png", "0.json", COCO_FILE}
+    assert files(out) == {"0.labels.png", "0.json", COCO_FILE, CLASSES_FILE}
     assert np.asarray(Image.open(out / "0.labels.png"))[0].tolist() == [255] * 10 + [1] * 10
     assert [part["name"] for part in json.loads((out / "0.json").read_text())["parts"]] == ["right half"]
 

@@ -39,6 +39,18 @@ def test_patterns_give_pictures_and_videos(tmp_path: Path) -> None:
         find_sources([str(tmp_path / "*.txt")])
 
 
+def test_a_picture_that_is_given_twice_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.jpg", "photos/b.jpg", "other/a.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(name)
+    given = ["photos/b.jpg", "photos", "./photos/a.jpg", str(tmp_path / "photos" / "b.jpg"), "other/a.jpg"]
+    found, _ = find_sources([*given, "camera:0", "camera:0"])
+    # In the order in which they first came; another file of the same name is another picture.
+    assert [source.name for source in found] == ["photos/b.jpg", "photos/a.jpg", "other/a.jpg", "camera:0"]
+    assert [str(source.place) for source in found] == ["b", "a", "a.jpg", "camera_0"]
+
+
 def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "photo [1].jpg")
     found, _ = find_sources([str(tmp_path / "photo [1].jpg")])

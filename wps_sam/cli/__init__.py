@@ -45,6 +45,7 @@ COMMANDS = {
     "weaken": Command("weaken", "make a data set with weaker labels out of another"),
     "pseudo": Command("pseudo", "let a trained model label pictures of which only tags are known"),
     "names": Command("names", "make text embeddings of part names"),
+    "download": Command("download", "download weights of others, such as SAM's"),
     "convert": Command("convert", "convert checkpoints"),
     "prompts": Command("prompts", "measure a SAM that is told where each part is"),
     "image-level": Command("image_level", "make labels out of tags alone"),

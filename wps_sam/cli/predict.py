@@ -3,12 +3,13 @@
     wps-sam predict photo.jpg folder_of_photos "more/*.png" --output parts
     wps-sam predict photo.jpg --config-file FILE --weights output/model_final.pth --confidence 0.5
     wps-sam predict clip.mp4 camera:0 --every 5 --parts hair footwear
+    wps-sam predict photo.jpg --model output/my_parts
     wps-sam predict photo.jpg --save labels cutouts --opts MODEL.DEVICE cuda
 
-Without --config-file and --weights the model that comes with the package is used. By default each picture is written
-beside its part map, with a JSON of each and one of all in COCO's form; what else --save knows, and how the files are
-called, wps_sam/prediction/results.py says. Exits with code 1 when something could not be read; the others are still
-done. Nothing is overwritten but results of these tools.
+Without --model, --config-file and --weights the model that comes with the package is used. By default each picture is
+written beside its part map, with a JSON of each and one of all in COCO's form; what else --save knows, and how the
+files are called, wps_sam/prediction/results.py says. Exits with code 1 when something could not be read; the others are
+still done. Nothing is overwritten but results of these tools.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save", nargs="+", choices=KINDS, default=["overlay", "json"], help="what to write")
     add("--config-file", metavar="FILE")
     add("--weights", metavar="FILE")
+    add("--model", metavar="NAME", help="the folder of a run or a saved model, or its name on the hub, if in the cache")
+    add("--download", action="store_true", help="ask the hub for --model, too")
     add("--confidence", type=float, help="leave out parts with a lower score (0 to 1)")
     add("--parts", nargs="+", metavar="NAME", help="of what the model knows, only these")
     add("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
@@ -38,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.model and (args.config_file or args.weights):
+        raise ValueError("--model stands for --config-file and --weights: give either")
+    if args.download and not args.model:
+        raise ValueError("--download belongs to --model")
     from ..outputs import check_outputs, is_output
     from ..prediction.parts import classes_of
     from ..prediction.results import Results
@@ -53,13 +60,11 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(targets, inputs=[source.name for source in sources])
     for what, count in skipped.items():
         print(f"skipped {count} pictures {what}", file=sys.stderr)
-    predictor = PartPredictor(
-        *(args.config_file, args.weights),
-        confidence=args.confidence,
-        names=args.names,
-        tiles=tuple(args.tiles),
-        opts=args.opts,
-    )
+    settings = {"confidence": args.confidence, "names": args.names, "tiles": tuple(args.tiles), "opts": args.opts}
+    if args.model:
+        predictor = PartPredictor.from_pretrained(args.model, download=args.download, **settings)
+    else:
+        predictor = PartPredictor(args.config_file, args.weights, **settings)
     classes_of(args.parts or (), predictor.class_names)
     with Results(args.output, args.save, predictor.class_names) as results:
         failed = predict_all(

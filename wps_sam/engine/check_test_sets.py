@@ -42,13 +42,5 @@ def check_test_set(cfg: CfgNode, dataset_name: str) -> None:
                 annotation_mask(record, annotation)
         if "obj_sem_seg_file_name" in record:
             truth.object_map(record)
-    annotated = [a for record in truth.records for a in record.get("annotations", ())]
-    has_maps = any(record.get("sem_seg_file_name") for record in truth.records)
-    if annotated and not has_maps and not any("segmentation" in a for a in annotated):
-        logger.warning(
-            "%s: no annotation has a mask: of its scores only box_AP will mean anything. Some dozen pictures with "
-            "masks are enough for the others; training needs none",
-            dataset_name,
-        )
     build_evaluator(cfg, dataset_name)
     open_test_features(cfg, dataset_name)

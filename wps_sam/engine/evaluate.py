@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
+from detectron2.evaluation import (
+    DatasetEvaluator,
+    DatasetEvaluators,
+    inference_on_dataset,
+    print_csv_format,
+    verify_results,
+)
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
@@ -49,6 +55,7 @@ def evaluate(
     model: torch.nn.Module,
     oracles: bool | None = None,
     trained_on: Sequence[str] | None = None,
+    watcher: DatasetEvaluator | None = None,
 ) -> Results:
     """Scores ``model`` on every data set of DATASETS.TEST with every protocol of TEST.PROTOCOLS.
 
@@ -61,6 +68,7 @@ def evaluate(
         oracles: also score the ceiling and the floor, as protocols ``oracle_box_prompt`` and
             ``oracle_filled_box``; None takes TEST.ORACLES.
         trained_on: the classes that training showed; None takes those of DATASETS.TRAIN, if that is registered.
+        watcher: sees all inputs and outputs of the first of DATASETS.TEST, too.
 
     Returns:
         On the main process {data set: {protocol: {metric: percent}}}, elsewhere {}.
@@ -69,7 +77,10 @@ def evaluate(
     for name in cfg.DATASETS.TEST:
         set_vocabulary(model, name, training_classes(cfg) if trained_on is None else trained_on)
         loader = build_test_loader(cfg, name)
-        scores = inference_on_dataset(model, loader, build_evaluator(cfg, name))
+        evaluators = [build_evaluator(cfg, name)]
+        if watcher is not None and name == cfg.DATASETS.TEST[0]:
+            evaluators.append(watcher)
+        scores = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
         # The oracles need annotated boxes, which sets whose labels are maps alone do not have.
         has_boxes = MetadataCatalog.get(name).evaluator_type == "part_seg"
         if has_boxes and (cfg.TEST.ORACLES if oracles is None else oracles):
@@ -96,9 +107,12 @@ def evaluate_oracles(
     just filled in; and what the model would score with true names, or with true boxes.
 
     Returns:
-        {"oracle_box_prompt": {metric: percent}, "oracle_filled_box": ...} on the main process, else {}.
+        {"oracle_box_prompt": {metric: percent}, "oracle_filled_box": ...} on the main process, else {}. {} for a data
+        set without masks, too.
     """
     truth, inner = GroundTruth(dataset_name), _unwrapped(model)
+    if not truth.has_masks:
+        return {}
 
     def predict(inputs: Sequence[Mapping[str, Any]]) -> Any:
         """As in an evaluation, also in the middle of a training."""

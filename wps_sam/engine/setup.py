@@ -12,15 +12,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpointer import SafeCheckpointer, check_not_sam
 from ..config import encoder_class, is_open_vocabulary, read_config
-from ..data.sources.descriptions import register_descriptions
+from ..data.sources.descriptions import known_data_sets, register_descriptions
 from ..encoders import SAMEncoder
+from ..paths import check_not_finished
 from ..user_errors import did_you_mean
 from .fill_in import fill_in_classes, fill_in_length
 
@@ -60,7 +61,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not args.eval_only:
         fill_in_length(cfg)
     # Writes the configuration, as it is now, into the log and OUTPUT_DIR.
-    with _warnings_alone_on_the_console("detectron2"):
+    with warnings_alone_on_the_console("detectron2"):
         default_setup(cfg, args)
     logger.info("Environment and configuration are in %s", Path(cfg.OUTPUT_DIR) / "log.txt")
     if not cfg.DATASETS.TEST:
@@ -70,7 +71,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 @contextmanager
-def _warnings_alone_on_the_console(name: str) -> Iterator[None]:
+def warnings_alone_on_the_console(name: str) -> Iterator[None]:
     """Meanwhile a logger's lines below a warning go to its files only."""
     consoles = [h for h in logging.getLogger(name).handlers if getattr(h, "stream", None) is sys.stdout]
     for console in consoles:
@@ -95,6 +96,12 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     if not args.eval_only and cfg.SOLVER.MAX_ITER < 1:
         raise ValueError(
             f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; expected 1 step or more (to evaluate alone: --eval-only)"
+        )
+    scored = bool(cfg.DATASETS.TEST) and (cfg.TEST.EVAL_PERIOD > 0 or cfg.SOLVER.MAX_EPOCHS > 0)
+    if not args.eval_only and cfg.SOLVER.EARLY_STOPPING and not scored:
+        raise ValueError(
+            f"SOLVER.EARLY_STOPPING is {cfg.SOLVER.EARLY_STOPPING}, but nothing is evaluated on the way: set "
+            "TEST.EVAL_PERIOD and DATASETS.TEST"
         )
     if cfg.MODEL.META_ARCHITECTURE == "WPSSAM":
         if issubclass(encoder_class(cfg), SAMEncoder) and cfg.MODEL.SAM.WEIGHTS != "shipped":
@@ -127,13 +134,10 @@ def check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
             raise ValueError(
                 f"{weights}: MODEL.WEIGHTS lies in OUTPUT_DIR, where training writes over it: choose another"
             )
+    if trains:
+        check_not_finished(output)
     # Every run begins with log.txt, to which later ones add. One that is continued may have been copied without it.
     if (output / "log.txt").is_file() or (args.resume and (output / "last_checkpoint").is_file()):
-        if trains and (output / "model_final.pth").is_file():
-            raise ValueError(
-                f"{output}: OUTPUT_DIR holds a finished run, which would be written over: choose another, such as "
-                f"OUTPUT_DIR {output}_2, or look at it again with --eval-only"
-            )
         return
     written = _WRITTEN_BY_EVALUATION if args.eval_only else _WRITTEN_BY_EVALUATION + _WRITTEN_BY_TRAINING
     foreign = [name for name in written if (output / name).exists()]
@@ -167,14 +171,14 @@ def check_classes(cfg: CfgNode, dataset_names: tuple[str, ...]) -> None:
     Raises:
         ValueError: names the data set, and the number to set or the first class that differs.
     """
-    registered = DatasetCatalog.list()
+    registered = known_data_sets()
     by_name = is_open_vocabulary(cfg)
     classes: list[str] | None = None
     for name in dataset_names:
         if name not in registered:
             raise ValueError(
                 f"DATASETS names {name!r}, which is not registered{did_you_mean(name, registered)}; known: "
-                f"{', '.join(sorted(registered))}. A data set of your own needs its description in "
+                f"{', '.join(registered)}. A data set of your own needs its description in "
                 "DATASETS.DESCRIPTIONS"
             )
         own = list(MetadataCatalog.get(name).thing_classes)

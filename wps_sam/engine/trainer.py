@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, hooks
 from detectron2.utils import comm
+from detectron2.utils.events import TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -23,13 +25,19 @@ from ..data.train_order import seed_everything
 from .check_test_sets import check_test_set
 from .evaluate import Results, build_evaluator, by_protocol, evaluate, set_vocabulary, training_classes, verify
 from .loader import TrainLoader, build_test_loader, build_train_loader
+from .pictures import WatchedPictures
+from .setup import warnings_alone_on_the_console
 from .solver import build_optimizer, build_poly_schedule
 
 logger = logging.getLogger(__name__)
 
-# Protocol and metric by which the best checkpoint of a run is chosen.
-HEADLINE = ("d2_semseg", "mIoU")
-BEST = "model_best"
+# Protocol and metric by which the best checkpoint of a run is chosen; the second where no picture has masks.
+HEADLINES = (("d2_semseg", "mIoU"), ("coco_ap", "box_AP"))
+BEST, FINAL = "model_best", "model_final"
+
+
+class _StopsEarly(BaseException):
+    """Ends Detectron2's loop; no error, which it would log."""
 
 
 class _StepGuard(hooks.HookBase):
@@ -58,7 +66,14 @@ class _StepGuard(hooks.HookBase):
 
 
 class _EvalHook(hooks.EvalHook):
-    """Detectron2's, which also evaluates when the very last iteration failed; the other processes would hang."""
+    """Detectron2's, which also evaluates when the very last iteration failed; the other processes would hang.
+
+    After it the training may have to stop early."""
+
+    def after_step(self) -> None:
+        super().after_step()
+        if self.trainer.gets_no_better():
+            self.trainer.stop_early()
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
@@ -90,8 +105,9 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
-        # The best headline score of this run so far.
-        self.best_score = -math.inf
+        # The best headline score of this run so far, and how many iterations were done when it was reached.
+        self.best_score, self.best_after = -math.inf, 0
+        self.stopped_early = False
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
@@ -106,8 +122,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """The model, which knows the classes it will be trained on."""
-        model = super().build_model(cfg)
+        """The model, which knows the classes it will be trained on. Its modules are listed in log.txt."""
+        with warnings_alone_on_the_console("detectron2"):
+            model = super().build_model(cfg)
         if cfg.DATASETS.TRAIN:
             set_vocabulary(model, cfg.DATASETS.TRAIN[0], training_classes(cfg))
         return model
@@ -140,27 +157,68 @@ class Trainer(DefaultTrainer):
             return super().test(cfg, model, evaluators)
         return by_protocol(evaluate(cfg, model))
 
+    def build_writers(self) -> list[Any]:
+        """Detectron2's; on the main process."""
+        writers = super().build_writers()
+        self._has_tensorboard = any(isinstance(writer, TensorboardXWriter) for writer in writers)
+        return writers
+
     def build_hooks(self) -> list[hooks.HookBase]:
+        self._has_tensorboard = False
+        built = super().build_hooks()
+        test, count = self.cfg.DATASETS.TEST, self.cfg.TEST.PICTURES
+        # Each process sees some of the pictures of an evaluation, the main process alone has writers.
+        drawn = any(comm.all_gather(self._has_tensorboard)) and count > 0 and len(test) > 0
+        pictures = WatchedPictures(test[0], count) if drawn else None
+
         def evaluate_and_keep() -> dict[str, Any]:
             # The oracles ask the frozen SAM and never change: once, at the end, is enough.
             finished = self.iter >= self.max_iter
-            results = evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished)
+            results = evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished, watcher=pictures)
             self._keep_best(results)
+            for name, picture in pictures.draw() if pictures is not None else ():
+                self.storage.put_image(name, picture.transpose(2, 0, 1))
             self._last_eval_results = by_protocol(results)
             set_vocabulary(self.model, self.cfg.DATASETS.TRAIN[0], training_classes(self.cfg))
             return self._last_eval_results
 
         hook = _EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate_and_keep if self.cfg.DATASETS.TEST else dict)
-        own = [hook if isinstance(h, hooks.EvalHook) else h for h in super().build_hooks()]
+        own = [hook if isinstance(h, hooks.EvalHook) else h for h in built]
         return [_StepGuard(), *own]
 
     def _keep_best(self, results: Results) -> None:
-        """BEST.pth: the weights with the best d2_semseg mIoU on the first of DATASETS.TEST, where there are
-        evaluations on the way. On the main process."""
-        scores = results.get(self.cfg.DATASETS.TEST[0], {}).get(HEADLINE[0], {})
-        if self.cfg.TEST.EVAL_PERIOD and scores.get(HEADLINE[1], -math.inf) > self.best_score:
-            self.best_score = scores[HEADLINE[1]]
-            self.checkpointer.save_weights(BEST, {**self._trained_on(), "score": self.best_score})
+        """BEST.pth: the weights with the best of HEADLINES on the first of DATASETS.TEST, where there are evaluations
+        on the way. All processes know its score."""
+        of_set = results.get(self.cfg.DATASETS.TEST[0], {})
+        score = next((of_set[name][metric] for name, metric in HEADLINES if metric in of_set.get(name, ())), -math.inf)
+        score = max(comm.all_gather(score))
+        if self.cfg.TEST.EVAL_PERIOD and score > self.best_score:
+            self.best_score, self.best_after = score, min(self.iter + 1, self.max_iter)
+            about = {**self._trained_on(), "score": score, "after": self.best_after}
+            self.checkpointer.save_weights(BEST, about)
+
+    def gets_no_better(self) -> bool:
+        """Whether SOLVER.EARLY_STOPPING evaluations in a row, the last of them just now, were no better."""
+        done, period = self.iter + 1, self.cfg.TEST.EVAL_PERIOD
+        waits = self.cfg.SOLVER.EARLY_STOPPING * period
+        evaluated = period > 0 and done % period == 0 and done < self.max_iter
+        return evaluated and 0 < waits <= done - self.best_after and math.isfinite(self.best_score)
+
+    def stop_early(self) -> None:
+        """Makes the best weights the final ones, as if this had been the last iteration."""
+        logger.info(
+            "Stopping after %d iterations: since the evaluation after %d (%.2f) none was better. Its weights become "
+            "%s.pth",
+            *(self.iter + 1, self.best_after, self.best_score, FINAL),
+        )
+        self.stopped_early = True
+        SafeCheckpointer(self.checkpointer.model, strict=True).load(self._best_file())
+        self.checkpointer.save(FINAL)
+        self.iter = self.max_iter = self.iter + 1
+        raise _StopsEarly
+
+    def _best_file(self) -> str:
+        return os.path.join(self.cfg.OUTPUT_DIR, f"{BEST}.pth")
 
     def _trained_on(self) -> dict[str, Any]:
         """With it PartPredictor needs nothing but a checkpoint: the data set may be elsewhere."""
@@ -173,7 +231,8 @@ class Trainer(DefaultTrainer):
         Raises:
             SystemExit: with code 1 when an expected result is missed.
         """
-        super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
+        with suppress(_StopsEarly):
+            super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
         if not comm.is_main_process() or not self.cfg.DATASETS.TEST:
             return None
         verify(self.cfg, self._last_eval_results)
@@ -183,10 +242,13 @@ class Trainer(DefaultTrainer):
         """Continues the last checkpoint of OUTPUT_DIR if asked to and there is one; else loads MODEL.WEIGHTS."""
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
         super().resume_or_load(resume)
-        best = os.path.join(self.cfg.OUTPUT_DIR, f"{BEST}.pth")
-        if self.start_iter and os.path.isfile(best):
+        if self.start_iter and os.path.isfile(self._best_file()):
             # Not of the last checkpoint, which is written before the evaluation.
-            self.best_score = SafeCheckpointer.read(best)["trainer"]["score"]
+            best = SafeCheckpointer.read(self._best_file())["trainer"]
+            self.best_score, self.best_after = best["score"], best.get("after", self.start_iter)
+        if self.stopped_early:
+            logger.info("The training stopped early after %d iterations: nothing is left to train", self.start_iter)
+            self.start_iter = self.max_iter
         if self.start_iter and comm.is_main_process():
             drop_metrics_from(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
 
@@ -196,6 +258,7 @@ class Trainer(DefaultTrainer):
         return {
             **super().state_dict(),
             **self._trained_on(),
+            "stopped_early": self.stopped_early,
             "data_order": {
                 "seed": order.seed,
                 "position": order.first_position + steps * order.batch_size,
@@ -205,6 +268,7 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        self.stopped_early = state_dict.get("stopped_early", False)
         order, saved = self.data_loader.order, state_dict["data_order"]
         if saved["num_images"] != order.num_images:
             logger.warning(

@@ -66,6 +66,13 @@ class GroundTruth:
         return self.metadata.get("background_label") is not None
 
     @property
+    def has_masks(self) -> bool:
+        """Whether the pixels of its parts are known; where there are boxes alone, they are not."""
+        annotated = [a for record in self.records for a in record.get("annotations", ())]
+        has_maps = any(record.get("sem_seg_file_name") for record in self.records)
+        return not annotated or has_maps or any("segmentation" in a for a in annotated)
+
+    @property
     def is_object_conditioned(self) -> bool:
         """Whether a record is one object of a picture, whose mask and class the model is told."""
         return bool(self.records) and "category_id" in self.records[0]

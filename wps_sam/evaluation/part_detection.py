@@ -37,6 +37,7 @@ _Instance = tuple[int, dict[str, Any]]
         name="coco_ap",
         note="parts as detected instances",
         fits=with_background,
+        needs_masks=False,
         columns=(PartColumn("mask AP", "AP", order=2),),
         group_means=("AP",),
     )

@@ -11,6 +11,7 @@ Its name then stands in TEST.PROTOCOLS beside the others.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -19,6 +20,8 @@ from wps_sam.evaluation.evaluator import PartEvaluator
 from wps_sam.evaluation.ground_truth import GroundTruth
 
 from detectron2.evaluation import DatasetEvaluators
+
+logger = logging.getLogger(__name__)
 
 # What :func:`build_evaluators` can hand to an evaluator; "protocols" are those that it is asked for.
 Option = Literal["protocols", "wps_authors_null", "ov_compat", "object_predictions"]
@@ -65,12 +68,14 @@ class Protocol(ReportRow):
 
     Attributes:
         fits: whether a data set can answer its question.
+        needs_masks: it has nothing to say of a data set that has boxes alone.
         options: keyword of the evaluator to what :func:`build_evaluators` gives for it.
         evaluator: the class, which :func:`register_protocols` fills in. Called with dataset_name, distributed and
             output_dir, and the keywords ground_truth and those of ``options``.
     """
 
     fits: Callable[[GroundTruth], bool]
+    needs_masks: bool = True
     options: Mapping[str, Option] = field(default_factory=dict)
     evaluator: Callable[..., PartEvaluator] = PartEvaluator
 
@@ -160,6 +165,8 @@ def build_evaluators(
 ) -> DatasetEvaluators:
     """The evaluators of several protocols, which read the data set once and share it.
 
+    Of a data set without masks those that need masks are left out, which is logged.
+
     Args:
         protocols: names out of ``PROTOCOLS``, or "auto": those of the data set's metadata, and where that does not
             say, or says "auto" too, ``DEFAULT_PROTOCOLS``.
@@ -172,7 +179,8 @@ def build_evaluators(
         training_family: see :class:`GroundTruth`.
 
     Raises:
-        ValueError: a protocol is unknown, named twice, or does not fit the data set; lists the names that are valid.
+        ValueError: a protocol is unknown, named twice, or does not fit the data set; lists the names that are valid. Or
+            all need masks, and the data set has none.
     """
     check_protocols(protocols)
     truth = GroundTruth(dataset_name, training_family)
@@ -181,6 +189,17 @@ def build_evaluators(
     unfit = [name for name in asked if name not in fitting]
     if unfit:
         raise ValueError(f"{dataset_name}: protocols {unfit} do not fit this data set; {fitting} do")
+    if not truth.has_masks:
+        lacking, asked = asked, [name for name in asked if not PROTOCOLS[name].needs_masks]
+        lacking = [name for name in lacking if name not in asked]
+        if not asked:
+            boxes = [name for name in fitting if not PROTOCOLS[name].needs_masks]
+            raise ValueError(f"{dataset_name}: no annotation has a mask, as protocols {lacking} need; {boxes} do not")
+        logger.warning(
+            "%s: no annotation has a mask: of its scores there are those of boxes, such as box_AP, and not %s nor "
+            "oracles. Some dozen pictures with masks are enough for them; training needs none",
+            *(dataset_name, ", ".join(lacking)),
+        )
     by_evaluator: dict[Callable[..., PartEvaluator], list[Protocol]] = {}
     for name, protocol in PROTOCOLS.items():
         if name in asked:

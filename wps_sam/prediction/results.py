@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -16,12 +18,14 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..outputs import stream_output, write_output
+from ..outputs import check_outputs, stream_output, write_output
+from ..visualization import part_colors
 from .parts import PartPrediction
 from .sources import Source
 
 KINDS = ("overlay", "json", "labels", "cutouts")
 COCO_FILE = "all_parts.coco.json"
+CLASSES_FILE = "classes.csv"
 
 # Takes one frame of a video: its number, and what was found in it.
 TakeFrame = Callable[[int, PartPrediction], None]
@@ -34,8 +38,9 @@ class Results(AbstractContextManager["Results"]):
 
     - overlay: PLACE.png, the picture beside its part map;
     - json: PLACE.json, :meth:`PartPrediction.to_dict`;
-    - labels: PLACE.labels.png, the class of each pixel; background is 255, or 65535 where there are more than 255
-      classes and the file has 16 bits;
+    - labels: PLACE.labels.png, the class of each pixel, with a palette, so that viewers show the colours of the
+      drawings; background is 255, or 65535 where there are more than 255 classes and the file has 16 bits, and no
+      palette. Beside them, for the whole run, CLASSES_FILE: index and name of each class, and of the background;
     - cutouts: PLACE.cutouts/NUMBER_NAME.png, every part alone, RGB and alpha.
 
     Of a video PLACE.mp4, its frames painted, and PLACE.jsonl, a line a frame, which also has its number, ``frame``; the
@@ -59,6 +64,10 @@ class Results(AbstractContextManager["Results"]):
         self._coco: _CocoFile | None = None
 
     def __enter__(self) -> Results:
+        of_run = (("labels", CLASSES_FILE), ("json", COCO_FILE))
+        check_outputs(self._folder / name for kind, name in of_run if kind in self._kinds)
+        if "labels" in self._kinds:
+            write_output(self._folder / CLASSES_FILE, self._list_classes())
         if "json" in self._kinds:
             file = self._opened.enter_context(_streamed(self._folder / COCO_FILE))
             self._coco = self._opened.enter_context(_CocoFile(file, self._class_names))
@@ -104,15 +113,30 @@ class Results(AbstractContextManager["Results"]):
 
     def _write_pixels(self, base: str, parts: PartPrediction) -> None:
         if "labels" in self._kinds:
-            background = len(self._class_names)
-            dtype = np.uint8 if background <= 255 else np.uint16
-            labels = parts.part_map.astype(dtype)
-            labels[parts.part_map == background] = np.iinfo(dtype).max
-            _write_png(f"{base}.labels.png", labels)
+            labels = parts.part_map.astype(self._label_type)
+            labels[parts.part_map == len(self._class_names)] = np.iinfo(self._label_type).max
+            _write_png(f"{base}.labels.png", labels, self._palette if labels.dtype == np.uint8 else None)
         if "cutouts" in self._kinds:
             for k, name in enumerate(parts.names):
                 fit_for_files = re.sub(r"[^\w-]+", "_", name)
                 _write_png(f"{base}.cutouts/{k}_{fit_for_files}.png", parts.cutout(k))
+
+    @property
+    def _label_type(self) -> type[np.unsignedinteger]:
+        return np.uint8 if len(self._class_names) <= 255 else np.uint16
+
+    @cached_property
+    def _palette(self) -> bytes:
+        """R, G, B of the 256 values of a label picture; those that are no class are black."""
+        colors = np.zeros((256, 3), np.uint8)
+        colors[: len(self._class_names)] = part_colors(self._class_names)
+        return colors.tobytes()
+
+    def _list_classes(self) -> bytes:
+        text = io.StringIO()
+        rows = [*enumerate(self._class_names), (np.iinfo(self._label_type).max, "background")]
+        csv.writer(text, lineterminator="\n").writerows([("index", "name"), *rows])
+        return text.getvalue().encode()
 
     def _describe(self, parts: PartPrediction, **frame: int) -> bytes:
         """The JSON of one picture, which also goes into the COCO file: masks are encoded once for both."""
@@ -183,5 +207,8 @@ def _film(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
             raise ValueError(f"{path}: no frame came that could be written")
 
 
-def _write_png(path: str, pixels: np.ndarray) -> None:
-    write_output(path, partial(Image.fromarray(pixels).save, format="PNG"), durable=False)
+def _write_png(path: str, pixels: np.ndarray, palette: bytes | None = None) -> None:
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image.putpalette(palette)
+    write_output(path, partial(image.save, format="PNG"), durable=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wps_sam.config import read_config
+from wps_sam.config import method, read_config
 
 from detectron2.config import CfgNode
 
@@ -74,11 +74,7 @@ class RunFolder:
     @property
     def prompter(self) -> str:
         """What names the method, as tables have to."""
-        cfg = self.cfg
-        if cfg.MODEL.META_ARCHITECTURE != "WPSSAM":
-            return cfg.MODEL.META_ARCHITECTURE
-        beside = f" with {cfg.MODEL.SEMANTIC.NAME} features" if cfg.MODEL.SEMANTIC.NAME else ""
-        return f"{cfg.MODEL.PROMPTER.NAME} on {cfg.MODEL.SAM.ARCH}{beside}"
+        return method(self.cfg)
 
     def seconds_a_step(self) -> float | None:
         """Mean over the whole training; None where none was logged."""

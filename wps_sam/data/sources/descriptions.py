@@ -97,6 +97,12 @@ def register_descriptions(paths: Iterable[str]) -> list[str]:
     return [name for path in paths for name in _register(read_description(path), path)]
 
 
+def known_data_sets() -> list[str]:
+    """The names of all registered data sets: first those of descriptions, as they came, then the others by name."""
+    own = [name for description in _REGISTERED.values() for name in _dataset_names(description)]
+    return own + sorted(set(DatasetCatalog.list()) - set(own))
+
+
 def read_description(path: str) -> Description:
     """Reads and checks one description, which may lie in the project's folder, see :func:`find_file`.
 

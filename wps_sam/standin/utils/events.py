@@ -32,6 +32,7 @@ class EventStorage:
         self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
+        self._images: list[tuple[str, Any, int]] = []
 
     def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Adds a number. ``smoothing_hint``: noisy, to be shown as a median, unlike a learning rate."""
@@ -45,6 +46,15 @@ class EventStorage:
         """Adds several numbers, as ``put_scalar``."""
         for name, value in kwargs.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
+
+    def put_image(self, img_name: str, img_tensor: Any) -> None:
+        """Adds a picture for TensorBoard: RGB [3, H, W], uint8 or float from 0 to 1, a tensor or an array."""
+        self._images.append((img_name, img_tensor, self.iter))
+
+    def take_images(self) -> list[tuple[str, Any, int]]:
+        """(name, picture, iteration) of those put since the last call."""
+        taken, self._images = self._images, []
+        return taken
 
     def history(self, name: str) -> HistoryBuffer:
         """All values of a scalar."""
@@ -129,7 +139,7 @@ class JSONWriter(EventWriter):
 
 
 class TensorboardXWriter(EventWriter):
-    """Writes scalars as TensorBoard events to ``log_dir``."""
+    """Writes scalars and pictures as TensorBoard events to ``log_dir``."""
 
     def __init__(self, log_dir: str, window_size: int = 20) -> None:
         self._log_dir = log_dir
@@ -144,6 +154,8 @@ class TensorboardXWriter(EventWriter):
             self._writer = SummaryWriter(self._log_dir)
         for iteration, name, value in self._new.take():
             self._writer.add_scalar(name, value, iteration)
+        for name, picture, iteration in get_event_storage().take_images():
+            self._writer.add_image(name, picture, iteration)
 
     def close(self) -> None:
         if self._writer is not None:
