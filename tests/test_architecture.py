@@ -51,6 +51,9 @@ MAY_IMPORT = {
     "engine": BELOW_ENGINE,
     "prediction": BASE | {"outputs", "picture_files", "visualization"},
     "predictor": BELOW_ENGINE | {"prediction"},
+    "app": BASE | {"encoders", "prediction", "predictor", "prompt_evaluation", "picture_files", "visualization"},
+    "label_studio": BASE
+    | {"data", "encoders", "outputs", "picture_files", "prediction", "predictor", "prompt_evaluation", "visualization"},
     "prompt_evaluation": BASE | {"data", "encoders", "inference"},
     "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation", "pretraining", "cli"},
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
@@ -59,7 +62,7 @@ MAY_IMPORT = {
     "report": BELOW_ENGINE | {"html_page"},
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
-    | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "__version__"},
+    | {"app", "label_studio", "prediction", "report", "data_page", "text_embeddings", "picture_files", "__version__"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.
