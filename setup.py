@@ -33,7 +33,7 @@ setup(
     packages=[*find_packages(include=["wps_sam", "wps_sam.*"]), "wps_sam.configs", "wps_sam.datasets"],
     package_dir={"wps_sam.configs": "configs", "wps_sam.datasets": "datasets"},
     package_data={
-        "wps_sam": ["data/vocabularies/*.yaml", "weights/*", "weights/semantic/*"],
+        "wps_sam": ["app/*.js", "data/vocabularies/*.yaml", "weights/*", "weights/semantic/*"],
         "wps_sam.configs": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
         "wps_sam.datasets": ["README.md", "*.yaml", "embeddings/*"],
     },
@@ -68,6 +68,8 @@ setup(
         "text": ["transformers>=5.6"],
         # U-Net and DeepLabV3+, with which configs/rivals/ compares.
         "rivals": ["segmentation-models-pytorch"],
+        # The page of wps-sam app.
+        "app": ["gradio>=6.31"],
         # PartPrediction.to_supervision().
         "supervision": ["supervision"],
         "dev": ["mypy", "pytest", "ruff", "segmentation-models-pytorch", "transformers>=5.6", "types-PyYAML"],

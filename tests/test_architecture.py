@@ -53,6 +53,9 @@ MAY_IMPORT = {
     "prediction": BASE | {"outputs", "picture_files", "visualization"},
     "pretrained": BELOW_ENGINE | {"__version__"},
     "predictor": BELOW_ENGINE | {"prediction", "pretrained"},
+    "app": BASE | {"encoders", "prediction", "predictor", "prompt_evaluation", "picture_files", "visualization"},
+    "label_studio": BASE
+    | {"data", "encoders", "outputs", "picture_files", "prediction", "predictor", "prompt_evaluation", "visualization"},
     "prompt_evaluation": BASE | {"data", "encoders", "inference"},
     "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation", "pretraining", "cli"},
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
@@ -61,7 +64,8 @@ MAY_IMPORT = {
     "report": BELOW_ENGINE | {"html_page"},
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
-    | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "download", "__version__"},
+    | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "download", "__version__"}
+    | {"app", "label_studio"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.

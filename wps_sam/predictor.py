@@ -21,6 +21,7 @@ from .checkpointer import SafeCheckpointer
 from .config import is_open_vocabulary, read_config
 from .data import mapper, part_mask_mapper
 from .data.sources.descriptions import register_descriptions
+from .encoders import PromptableEncoder
 from .masks import PixelGrid, read_object_map, read_part_map, read_picture, restrict_to_object
 from .prediction import PartPrediction
 from .prediction.overlap import different_parts
@@ -104,6 +105,7 @@ class PartPredictor:
             raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
         if len(tiles) != 2 or min(tiles) < 1:
             raise ValueError(f"tiles: expected rows and columns of 1 or more, got {tiles!r}")
+        self.weights = path
         self.confidence = confidence
         self.tiles = tiles
         cfg.MODEL.DEVICE = _choose_device(device, cfg.MODEL.DEVICE)
@@ -203,6 +205,21 @@ class PartPredictor:
                 predictions += self._predict(batch)
                 batch = []
         return predictions + (self._predict(batch) if batch else [])
+
+    @property
+    def encoder(self) -> PromptableEncoder:
+        """The segmenter, to be asked by clicks and boxes.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        encoder = getattr(self.model, "backbone", None)
+        if not isinstance(encoder, PromptableEncoder):
+            raise ValueError(
+                f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE}: this model has no SAM that could be "
+                "asked by clicks; expected one of WPSSAM"
+            )
+        return encoder
 
     def compare(self, record: Mapping[str, Any], metadata: Any) -> np.ndarray:
         """Picture, ground truth and prediction of one data-set record side by side: uint8 [H', W', 3], RGB.

@@ -297,6 +297,14 @@ def _compare(
     return np.array(ious), np.array(ratings)
 
 
+class Click(NamedTuple):
+    """A pixel (x, y) that is ``inside`` a part, or beside it."""
+
+    x: float
+    y: float
+    inside: bool
+
+
 class PromptedPicture:
     """A picture as SAM sees it, encoded once and to be asked for many pieces.
 
@@ -317,7 +325,11 @@ class PromptedPicture:
         self.features = encoder(square[None])
 
     def masks(
-        self, boxes: np.ndarray | None, points: np.ndarray | None, multimask: bool = False
+        self,
+        boxes: np.ndarray | None,
+        points: np.ndarray | None,
+        multimask: bool = False,
+        inside: np.ndarray | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The masks of K prompts, one prompt after the other.
 
@@ -325,19 +337,33 @@ class PromptedPicture:
             boxes: [K, 4] xyxy in pixels of the picture; None to ask without.
             points: [K, 2] xy of pixels inside; None to ask without.
             multimask: see :meth:`PromptableEncoder.decode`.
+            inside: bool [K, P], if there are P points a prompt: of ``points`` [K, P, 2], which are inside.
 
         Yields:
             masks bool [n, H, W] and the IoU float32 [n] that SAM expects of each, None with the single mask.
         """
-        for logits, iou in self.logits(boxes, points, multimask):
+        for logits, iou in self.logits(boxes, points, multimask, inside):
             yield torch.stack([self.enlarged(one) > 0 for one in logits]), iou
 
+    def mask(self, box: Sequence[float] | None, clicks: Sequence[Click]) -> np.ndarray:
+        """The mask bool [H, W] of one part by a box (x0, y0, x1, y1), clicks, or both, in pixels of the picture."""
+        boxes = None if box is None else np.array([box])
+        points = np.array([[(click.x, click.y) for click in clicks]]) if clicks else None
+        inside = np.array([[click.inside for click in clicks]]) if clicks else None
+        ((mask, _),) = self.masks(boxes, points, inside=inside)
+        return mask[0].cpu().numpy()
+
     def logits(
-        self, boxes: np.ndarray | None, points: np.ndarray | None, multimask: bool = False
+        self,
+        boxes: np.ndarray | None,
+        points: np.ndarray | None,
+        multimask: bool = False,
+        inside: np.ndarray | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """As :meth:`masks`, the logits [n, S/4, S/4] as the segmenter gives them."""
         given_boxes = None if boxes is None else self._scaled(boxes.reshape(-1, 2, 2)).flatten(1)
         given_points = None if points is None else self._scaled(points)
+        given_inside = {} if inside is None else {"inside": torch.from_numpy(inside).to(self.device)}
         given = given_points if given_boxes is None else given_boxes
         assert given is not None, "neither boxes nor points"
         for start in range(0, len(given), PROMPTS_AT_ONCE):
@@ -345,6 +371,7 @@ class PromptedPicture:
             prompts = self.encoder.encode_prompts(
                 boxes=None if given_boxes is None else given_boxes[some],
                 points=None if given_points is None else given_points[some],
+                **{name: of_points[some] for name, of_points in given_inside.items()},
             )
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 predicted = self.encoder.decode(self.features, [prompts], multimask)[0]

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a subcommand can't do without; the files exist nowhere.
 REQUIRED = {
     "predict": ["photo.jpg"],
+    "app": [],
+    "label-studio": [],
     "report": ["RUN"],
     "check": ["my_parts.yaml", "--output", "page.html"],
     "import": ["labels", "--name", "n", "--output", "o"],

@@ -56,6 +56,17 @@ def test_box_and_point_are_three_tokens(encoder):
     assert torch.equal(tokens[:, 1:], encoder.encode_prompts(boxes=boxes))
 
 
+def test_several_points_a_prompt_are_inside_or_not(encoder):
+    points = torch.tensor([[[10.0, 20.0], [30.0, 40.0]]])
+    tokens = encoder.encode_prompts(points=points, inside=torch.tensor([[True, False]]))
+    assert tokens.shape == (1, 3, 256)
+    assert torch.equal(tokens[:, 0], encoder.encode_prompts(points=points[:, 0])[:, 0])
+    outside = _fourier(encoder, 30, 40) + encoder.prompt_encoder.point_embeddings[0].weight[0]
+    torch.testing.assert_close(tokens[0, 1], outside, atol=1e-4, rtol=1e-4)
+    # The same place as a point inside is another token.
+    assert (tokens[0, 1] - encoder.encode_prompts(points=points[:, 1])[0, 0]).abs().max() > 1e-3
+
+
 def test_no_parts_and_bad_shapes(encoder):
     assert encoder.encode_prompts(boxes=torch.zeros(0, 4)).shape == (0, 2, 256)
     assert encoder.encode_prompts(points=torch.zeros(0, 2)).shape == (0, 2, 256)

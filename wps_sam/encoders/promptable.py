@@ -124,9 +124,12 @@ class PromptableEncoder(FrozenModule, Backbone):
         return self.encode(images)
 
     @abstractmethod
-    def encode_prompts(self, *, boxes: Tensor | None = None, points: Tensor | None = None) -> Tensor:
+    def encode_prompts(
+        self, *, boxes: Tensor | None = None, points: Tensor | None = None, inside: Tensor | None = None
+    ) -> Tensor:
         """Boxes [K, 4] xyxy, points [K, 2] xy, or both (T is then larger), one a prompt, to tokens [K, T, D].
 
+        With ``inside``, bool [K, P], points are [K, P, 2], P a prompt: the part is at those, and not at the others.
         Coordinates are pixels of the padded square, in float32 whatever autocast says. Differentiable in them.
         """
 

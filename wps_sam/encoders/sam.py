@@ -171,7 +171,9 @@ class SAMEncoder(PromptableEncoder):
 
     # -- prompts and masks
 
-    def encode_prompts(self, *, boxes: Tensor | None = None, points: Tensor | None = None) -> Tensor:
+    def encode_prompts(
+        self, *, boxes: Tensor | None = None, points: Tensor | None = None, inside: Tensor | None = None
+    ) -> Tensor:
         """As the interface says; a box and a point together are three tokens. SAM's prompt encoder adds the half pixel
         of points and corners itself."""
         if boxes is None and points is None:
@@ -180,9 +182,10 @@ class SAMEncoder(PromptableEncoder):
             _check_columns("boxes", boxes, 4)
         clicks = None
         if points is not None:
-            _check_columns("points", points, 2)
-            positive = torch.ones(len(points), 1, dtype=torch.int64, device=points.device)
-            clicks = (points[:, None], positive)
+            if inside is None:
+                _check_columns("points", points, 2)
+                points, inside = points[:, None], torch.ones(len(points), 1, dtype=torch.bool, device=points.device)
+            clicks = (points, inside.long())
         # Not in the trained part's mixed precision either: what is taught must not depend on who learns it.
         with torch.autocast(self.pixel_mean.device.type, enabled=False):
             return self.prompt_encoder(points=clicks, boxes=boxes, masks=None)[0]

@@ -170,13 +170,14 @@ class PartPrediction:
     def draw(self) -> np.ndarray:
         """The picture, and beside it its part map with a legend: uint8 [H', W', 3], RGB."""
         titles = ("picture", "ground truth", "parts")
-        return side_by_side(self._coarse_image(), None, self.coarse_map, self.class_names, titles=titles)
+        return side_by_side(self.coarse_image(), None, self.coarse_map, self.class_names, titles=titles)
 
     def paint(self) -> np.ndarray:
         """The picture under its part map: uint8 [H', W', 3], RGB; of one size for all pictures of one size."""
-        return draw_part_map(self._coarse_image(), self.coarse_map, self.class_names, legend=False)
+        return draw_part_map(self.coarse_image(), self.coarse_map, self.class_names, legend=False)
 
-    def _coarse_image(self) -> np.ndarray:
+    def coarse_image(self) -> np.ndarray:
+        """The picture at the size of what was predicted: uint8 [h, w, 3], RGB."""
         # A drawing is hardly larger than what was predicted: painting at full size would be in vain.
         size = self.coarse_map.shape[::-1]
         return np.asarray(Image.fromarray(self.image).resize(size, Image.Resampling.BICUBIC))

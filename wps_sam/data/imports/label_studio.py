@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from wps_sam.data.imports.brush import unpack
 from wps_sam.data.imports.labels import (
     Export,
     Format,
@@ -24,8 +25,6 @@ from wps_sam.data.imports.labels import (
 from wps_sam.data.sources.fields import integer, shown
 from wps_sam.masks import mask_to_rle
 from wps_sam.picture_files import SUFFIXES
-
-import numpy as np
 
 # Results that say something of a region drawn by another result of the same id.
 _OF_A_REGION = ("choices", "textarea", "rating", "number", "taxonomy")
@@ -131,7 +130,7 @@ def _place(value: Mapping[str, Any], height: int, width: int, where: str, notes:
 
     degrees = number(value.get("rotation") or 0, f"{where}.value.rotation")
     if "rle" in value:
-        return {"segmentation": mask_to_rle(_brush(value["rle"], height, width, where))}
+        return {"segmentation": mask_to_rle(unpack(value["rle"], height, width, f"{where}.value.rle"))}
     if "points" in value:
         points = value["points"]
         if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points):
@@ -151,39 +150,6 @@ def _place(value: Mapping[str, Any], height: int, width: int, where: str, notes:
     # The width of a keypoint is that of its drawing.
     x, y = pixels("x", "y")
     return {"point": (x, y)}
-
-
-def _brush(rle: Any, height: int, width: int, where: str) -> np.ndarray:
-    """A brush mask bool [H, W]: the opacity of an RGBA picture, packed with rle-pack.
-
-    Bits, the highest of each byte first: 32 for the count of values, 5 for the size of a value less 1, four times 4 for
-    sizes of lengths less 1. Then runs: one bit, whether a single value is repeated; two bits, the size of the length;
-    the length less 1; and one value, or as many as the length says.
-    """
-    if not isinstance(rle, list) or not all(isinstance(b, int) and 0 <= b < 256 for b in rle):
-        raise ValueError(f"{where}.value.rle: expected a list of bytes, got {shown(rle)}")
-    packed, at = bytes(rle), 0
-
-    def take(bits: int) -> int:
-        nonlocal at
-        end = at + bits
-        if end > 8 * len(packed):
-            raise ValueError(f"{where}.value.rle: ends before the picture of {height} x {width} is full")
-        word = int.from_bytes(packed[at // 8 : (end + 7) // 8], "big")
-        at = end
-        return (word >> (-end % 8)) & ((1 << bits) - 1)
-
-    total, value_bits = take(32), take(5) + 1
-    length_bits = [take(4) + 1 for _ in range(4)]
-    if total != 4 * height * width:
-        raise ValueError(f"{where}.value.rle: expected 4 * {height} * {width} values (RGBA), got {total}")
-    values, lengths, filled = [], [], 0
-    while filled < total:
-        is_run, length = take(1), take(length_bits[take(2)]) + 1
-        filled += length
-        values += [take(value_bits)] if is_run else [take(value_bits) for _ in range(length)]
-        lengths += [length] if is_run else [1] * length
-    return np.repeat(np.array(values) > 0, lengths)[:total].reshape(height, width, 4)[..., 3]
 
 
 FORMAT = Format("label_studio", "Label Studio's JSON export (not JSON-MIN)", ("*.json",), _recognises, _read)
