@@ -1,4 +1,4 @@
-"""The configuration reference, read out of the code that declares the keys: their defaults, and the comments above them.
+"""The configuration reference, read out of the code that declares the keys: defaults, and the comments above them.
 
 Nothing is imported, so that the pages can be built where PyTorch is not installed.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import config_reference
@@ -69,7 +68,7 @@ def _linked_files(markdown: str, uri: str) -> set[str]:
 
 
 def _target(link: str, uri: str) -> str | None:
-    """The file or folder that a link of a page leads to, from the repository's root; None: a link that stays as it is."""
+    """What a link of a page leads to, from the repository's root; None: a link that stays as it is."""
     parts = urlsplit(link)
     if parts.scheme or not parts.path:
         return None

@@ -100,7 +100,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     # SAM's own normalisation, on RGB in 0..255.
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
-    # The order of the colours that they hold for.
+    # RGB: the order in which the colours of pictures are read.
     cfg.INPUT.FORMAT = "RGB"
 
     # The frozen Segment Anything Model.

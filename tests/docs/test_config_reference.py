@@ -56,7 +56,9 @@ def test_a_key_without_a_comment_is_refused(tmp_path: Path, monkeypatch: pytest.
     source = tmp_path / "config.py"
     entries = REFERENCE["_entries"]
     monkeypatch.setitem(entries.__globals__, "ROOT", tmp_path)
-    source.write_text("def add(cfg):\n    # Of both.\n    cfg.A = 1\n    cfg.B = (1,\n        2)\n    # Own.\n    cfg.C = 'x'\n")
+    source.write_text(
+        "def add(cfg):\n    # Of both.\n    cfg.A = 1\n    cfg.B = (1,\n        2)\n    # Own.\n    cfg.C = 'x'\n"
+    )
     assert [(e.keys, e.comment) for e in entries(source, "add", "cfg", "M.")] == [
         ({"M.A": "1", "M.B": "(1, 2)"}, "Of both."),
         ({"M.C": "'x'"}, "Own."),
