@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
 QUICKSTART := configs/quickstart.yaml
 FEATURES := output/quickstart/features
 
-.PHONY: install quickstart data features train draw test lint format clean
+.PHONY: install quickstart data features train draw test lint format docs clean
 
 # Into .venv: then . .venv/bin/activate, and wps-sam is there.
 install: $(INSTALLED)
@@ -45,6 +46,11 @@ format: $(INSTALLED_DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documentation as a site in output/docs, which needs no network to be read: open output/docs/index.html, or, with its
+# search, python3 -m http.server --directory output/docs.
+docs: $(INSTALLED_DOCS)
+	$(BIN)/mkdocs build --strict
+
 clean:
 	rm -rf $(VENV) build *.egg-info
 
@@ -55,4 +61,8 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 
 $(INSTALLED_DEV): $(INSTALLED)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[docs]"
 	touch $@

@@ -64,7 +64,7 @@ setup(
         "xxhash",
     ],
     extras_require={
-        # Names as text embeddings (tools/embed_names.py), and CLIPSeg.
+        # Names as text embeddings (wps-sam names), and CLIPSeg.
         "text": ["transformers>=5.6"],
         # U-Net and DeepLabV3+, with which configs/rivals/ compares.
         "rivals": ["segmentation-models-pytorch"],
@@ -72,6 +72,8 @@ setup(
         "app": ["gradio>=6.31"],
         # PartPrediction.to_supervision().
         "supervision": ["supervision"],
+        # make docs.
+        "docs": ["mkdocs-material"],
         "dev": ["mypy", "pytest", "ruff", "segmentation-models-pytorch", "transformers>=5.6", "types-PyYAML"],
     },
 )

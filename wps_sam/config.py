@@ -89,14 +89,18 @@ def add_wps_sam_config(cfg: CN) -> None:
     """
     for old, new in RENAMED.items():
         cfg.register_renamed_key(old, new)
+    # WPSSAM | CLIPSeg | Mask2Former. Detectron2's MODEL.DEVICE may also be auto: a CUDA device where torch finds one,
+    # else the CPU.
     cfg.MODEL.META_ARCHITECTURE = "WPSSAM"
-    # Detectron2's MODEL.DEVICE may also be auto: a CUDA device where torch finds one, else the CPU.
     # The frozen promptable encoder: SAMEncoder.
     cfg.MODEL.BACKBONE.NAME = "SAMEncoder"
+    # To start from, or to evaluate. Empty: a training starts from random numbers, an evaluation takes the last
+    # checkpoint of OUTPUT_DIR.
     cfg.MODEL.WEIGHTS = ""
     # SAM's own normalisation, on RGB in 0..255.
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    # RGB: the order in which the colours of pictures are read.
     cfg.INPUT.FORMAT = "RGB"
 
     # The frozen Segment Anything Model.
@@ -176,6 +180,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     # swin_large | tiny, for tests; and a Swin of that size to start from, of Hugging Face or a folder. Empty: random.
     cfg.MODEL.MASK2FORMER.ARCH = "swin_large"
     cfg.MODEL.MASK2FORMER.BACKBONE_WEIGHTS = ""
+    # At most so many segments of a picture.
     cfg.MODEL.MASK2FORMER.NUM_QUERIES = 50
     # Of the backbone's learning rate.
     cfg.MODEL.MASK2FORMER.BACKBONE_MULTIPLIER = 0.1
@@ -209,14 +214,14 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.WEAK_LABELS.TYPE = "box"
     # box_center (the paper's) | random_pixel | deepest_pixel, of the part's mask; a point that is annotated comes first
     cfg.WEAK_LABELS.POINT = "box_center"
+    # Draws the random pixels: the same in every epoch.
     cfg.WEAK_LABELS.SEED = 0
 
     # What a model is fed. weak_labels: the picture in SAM's frame, with boxes or points. part_masks: part and object
     # maps, for models that are trained on masks; sizes are Detectron2's INPUT.MIN_SIZE_TRAIN and so on. label_maps: the
     # same, with background a label.
     cfg.INPUT.DATASET_MAPPER_NAME = "weak_labels"
-    # Augmentation. The paper uses none.
-    # Detectron2's INPUT.RANDOM_FLIP (none | horizontal) and INPUT.CROP also apply.
+    # none | horizontal. The paper uses no augmentation; Detectron2's INPUT.CROP also applies.
     cfg.INPUT.RANDOM_FLIP = "none"
     # With INPUT.CROP: how many crops a picture has, which are always the same ones and so can be cached; the whole
     # picture is seen as often as each of them. 0: every crop is drawn anew, and no picture is seen whole.
@@ -235,15 +240,17 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Detectron2's schedules, and WarmupPolyLR: lr * (1 - t / T)^POLY_LR_POWER.
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
     cfg.SOLVER.POLY_LR_POWER = 0.9
+    # The paper's learning rate and decay.
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 1e-4
     # The paper decays every trained weight; Detectron2 would leave normalisation layers out.
     cfg.SOLVER.WEIGHT_DECAY_NORM = None
     # Weight decay of nn.Embedding; None: as any other weight.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = None
-    # Detectron2's SOLVER.CLIP_GRADIENTS.CLIP_TYPE (value | norm, of each tensor) may also be full_model: the norm
-    # over all gradients together.
+    # Pictures a step, of all processes together. Detectron2's SOLVER.CLIP_GRADIENTS.CLIP_TYPE (value | norm, of each
+    # tensor) may also be full_model: the norm over all gradients together.
     cfg.SOLVER.IMS_PER_BATCH = 8
+    # Steps in which the learning rate rises from WARMUP_FACTOR times its value, and steps in all: the paper's.
     cfg.SOLVER.WARMUP_ITERS = 250
     cfg.SOLVER.WARMUP_FACTOR = 0.0
     cfg.SOLVER.MAX_ITER = 38370

@@ -53,11 +53,13 @@ def work(args: argparse.Namespace) -> None:
     from ..data import register_descriptions
     from ..engine import check_device
     from ..engine.features import cache_features, convert_features
+    from ..engine.fill_in import fill_in_classes
 
     cfg = read_config(args.config_file, args.opts)
     check_device(cfg.MODEL.DEVICE)
     setup_logger(distributed_rank=comm.get_rank(), name="wps_sam")
     register_descriptions(cfg.DATASETS.DESCRIPTIONS)
+    fill_in_classes(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     output = args.output or cfg.MODEL.SAM.CACHE_DIR
     if args.convert:
         convert_features(cfg, args.convert, output)

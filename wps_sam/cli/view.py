@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from ..config import read_config
     from ..data import register_descriptions
     from ..engine import Trainer, check_classes
+    from ..engine.fill_in import fill_in_classes
     from ..outputs import write_output
     from ..visualization import draw_model_input
 
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     # Inputs from the feature cache may come without pixels.
     cfg.MODEL.SAM.FEATURES = "live"
     register_descriptions(cfg.DATASETS.DESCRIPTIONS)
+    fill_in_classes(cfg, cfg.DATASETS.TRAIN)
     check_classes(cfg, cfg.DATASETS.TRAIN)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
     output = args.output or Path(cfg.OUTPUT_DIR) / "data"
