@@ -51,6 +51,8 @@ MAY_IMPORT = {
     "engine": BELOW_ENGINE,
     "prediction": BASE | {"outputs", "picture_files", "visualization"},
     "predictor": BELOW_ENGINE | {"prediction"},
+    "onnx_runtime": {"masks", "prediction"},
+    "export": BELOW_ENGINE | {"predictor", "prediction", "onnx_runtime", "__version__"},
     "prompt_evaluation": BASE | {"data", "encoders", "inference"},
     "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation", "pretraining", "cli"},
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
@@ -59,7 +61,7 @@ MAY_IMPORT = {
     "report": BELOW_ENGINE | {"html_page"},
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
-    | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "__version__"},
+    | {"prediction", "export", "report", "data_page", "text_embeddings", "picture_files", "__version__"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.
