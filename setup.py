@@ -68,6 +68,18 @@ setup(
         "rivals": ["segmentation-models-pytorch"],
         # PartPrediction.to_supervision().
         "supervision": ["supervision"],
-        "dev": ["mypy", "pytest", "ruff", "segmentation-models-pytorch", "transformers>=5.6", "types-PyYAML"],
+        # wps-sam export, and its files at work; who only uses them needs onnxruntime alone.
+        "export": ["onnx", "onnxruntime", "onnxscript"],
+        "dev": [
+            "mypy",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "pytest",
+            "ruff",
+            "segmentation-models-pytorch",
+            "transformers>=5.6",
+            "types-PyYAML",
+        ],
     },
 )

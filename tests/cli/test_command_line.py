@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a subcommand can't do without; the files exist nowhere.
 REQUIRED = {
     "predict": ["photo.jpg"],
+    "export": ["--output", "model.onnx"],
     "report": ["RUN"],
     "check": ["my_parts.yaml", "--output", "page.html"],
     "import": ["labels", "--name", "n", "--output", "o"],
@@ -139,6 +140,15 @@ def test_mistakes_are_told_in_one_line(
 def test_debug_shows_the_trace() -> None:
     with pytest.raises(ValueError, match="does not exist"):
         run_command("train", ["--config-file", "nowhere.yaml", "--debug"])
+
+
+def test_export_offers_what_files_can_be() -> None:
+    from typing import get_args
+
+    from wps_sam.cli import export
+    from wps_sam.export import files
+
+    assert get_args(files.Format) == export.FORMATS and get_args(files.Precision) == export.PRECISIONS
 
 
 def test_predict_offers_what_results_can_write() -> None:

@@ -35,6 +35,7 @@ COMMANDS = {
     "train": Command("train", "train and evaluate the model of a configuration"),
     "eval": Command("evaluate", "evaluate a trained model"),
     "predict": Command("predict", "find the parts in pictures"),
+    "export": Command("export", "write a model as one file for other runtimes"),
     "compare": Command("compare", "draw pictures, truth and predictions of a test set side by side"),
     "report": Command("report", "put a run on one HTML page"),
     "import": Command("import_labels", "make a data set out of the labels of another tool"),
