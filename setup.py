@@ -74,6 +74,18 @@ setup(
         "supervision": ["supervision"],
         # make docs.
         "docs": ["mkdocs-material"],
-        "dev": ["mypy", "pytest", "ruff", "segmentation-models-pytorch", "transformers>=5.6", "types-PyYAML"],
+        # wps-sam export, and its files at work; who only uses them needs onnxruntime alone.
+        "export": ["onnx", "onnxruntime", "onnxscript"],
+        "dev": [
+            "mypy",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "pytest",
+            "ruff",
+            "segmentation-models-pytorch",
+            "transformers>=5.6",
+            "types-PyYAML",
+        ],
     },
 )

@@ -56,6 +56,8 @@ MAY_IMPORT = {
     "app": BASE | {"encoders", "prediction", "predictor", "prompt_evaluation", "picture_files", "visualization"},
     "label_studio": BASE
     | {"data", "encoders", "outputs", "picture_files", "prediction", "predictor", "prompt_evaluation", "visualization"},
+    "onnx_runtime": {"masks", "prediction"},
+    "export": BELOW_ENGINE | {"predictor", "prediction", "onnx_runtime", "__version__"},
     "prompt_evaluation": BASE | {"data", "encoders", "inference"},
     "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation", "pretraining", "cli"},
     "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
@@ -65,7 +67,7 @@ MAY_IMPORT = {
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
     | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "download", "__version__"}
-    | {"app", "label_studio"},
+    | {"app", "export", "label_studio"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.

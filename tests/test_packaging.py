@@ -85,8 +85,11 @@ def test_every_import_is_a_requirement() -> None:
     others = imported - set(sys.stdlib_module_names) - {"wps_sam", "detectron2"}
     arguments = setup_arguments()
     extras = arguments["extras_require"]
-    ours = arguments["install_requires"] + extras["text"] + extras["rivals"] + extras["app"] + extras["supervision"]
-    required = {requirement_name(r) for r in ours}
+    asked = [
+        *arguments["install_requires"],
+        *(r for e in ("text", "rivals", "app", "supervision", "export") for r in extras[e]),
+    ]
+    required = {requirement_name(r) for r in asked}
     assert {distribution.get(name, name) for name in others} <= required
     # Not imported by us: torchvision by segment_anything, tensorboard by torch.utils.tensorboard.
     unused = required - {distribution.get(name, name) for name in others} - {"torchvision", "tensorboard"}

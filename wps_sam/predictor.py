@@ -24,9 +24,9 @@ from .data.sources.descriptions import register_descriptions
 from .encoders import PromptableEncoder
 from .masks import PixelGrid, read_object_map, read_part_map, read_picture, restrict_to_object
 from .prediction import PartPrediction
-from .prediction.overlap import different_parts
+from .prediction.overlap import parts_to_show
 from .prediction.parts import enlarge_map
-from .prediction.pictures import ImageLike, is_one_picture, to_rgb
+from .prediction.pictures import WORKING_PIXELS, ImageLike, is_one_picture, to_rgb, working_size
 from .prediction.tiles import merge_tiles, tile_rectangles
 from .pretrained import find_pretrained, write_pretrained
 from .visualization import side_by_side
@@ -41,11 +41,6 @@ PACKAGE = Path(__file__).resolve().parent
 # People in street photos: 16 parts of clothing and body.
 SHIPPED_WEIGHTS = PACKAGE / "weights" / "ccp_parts_plus_box.safetensors"
 SHIPPED_CONFIG = Path("ccp_parts") / "wps_sam_tiny_plus_box.yaml"
-
-
-# A model answers at the picture's size up to so many pixels, a Full HD frame, and a larger picture at this size: its
-# masks come from cells some pixels wide, so that more would cost time and show nothing.
-WORKING_PIXELS = 2**21
 
 
 class PartPredictor:
@@ -119,7 +114,7 @@ class PartPredictor:
         training = _read_training(path, cfg)
         self._trained_names = training.class_names
         # A model sees pictures as it learned to: of a set that was labelled on its sides it saw them so.
-        self._exif: PixelGrid = training.exif or "upright"
+        self.exif: PixelGrid = training.exif or "upright"
         self.class_names = self._trained_names if names is None else tuple(names)
         cfg.MODEL.PROMPTER.NUM_CLASSES = len(self.class_names)
         cfg.freeze()
@@ -200,7 +195,7 @@ class PartPredictor:
         predictions: list[PartPrediction] = []
         batch: list[tuple[np.ndarray, str]] = []
         for image in images:
-            batch.append(to_rgb(image, f"picture {len(predictions) + len(batch)}", self._exif))
+            batch.append(to_rgb(image, f"picture {len(predictions) + len(batch)}", self.exif))
             if len(batch) == batch_size:
                 predictions += self._predict(batch)
                 batch = []
@@ -271,9 +266,7 @@ class PartPredictor:
     def _working_size(self, height: int, width: int) -> tuple[int, int]:
         """The size (h, w) at which the model answers for a picture of H x W: its own, or one of WORKING_PIXELS."""
         # Small parts that are found in tiles are to keep their shape.
-        most = WORKING_PIXELS * max(1, self.tiles[0] * self.tiles[1] / 4)
-        scale = min(1.0, (most / (height * width)) ** 0.5)
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        return working_size(height, width, WORKING_PIXELS * max(1, self.tiles[0] * self.tiles[1] / 4))
 
     def _to_input(self, image: np.ndarray, file_name: str, size: tuple[int, int]) -> dict[str, Any]:
         aug_input = T.AugInput(image)
@@ -308,10 +301,7 @@ class PartPredictor:
         masks = instances.pred_masks.numpy()
         scores = instances.scores.numpy()
         classes = instances.pred_classes.numpy()
-        # A prompt that SAM answers with nothing is no part that could be shown.
-        kept = np.flatnonzero(masks.any(axis=(1, 2)))
-        kept = kept[np.argsort(-scores[kept], kind="stable")]
-        kept = kept[different_parts(masks[kept], classes[kept])]
+        kept = parts_to_show(masks, scores, classes)
         found = PartPrediction(
             image=image,
             class_names=self.class_names,

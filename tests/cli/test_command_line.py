@@ -22,6 +22,7 @@ REQUIRED = {
     "predict": ["photo.jpg"],
     "app": [],
     "label-studio": [],
+    "export": ["--output", "model.onnx"],
     "report": ["RUN"],
     "check": ["my_parts.yaml", "--output", "page.html"],
     "import": ["labels", "--name", "n", "--output", "o"],
@@ -158,6 +159,15 @@ def test_a_finished_run_is_refused_before_anything_heavy_is_loaded(tmp_path: Pat
 def test_debug_shows_the_trace() -> None:
     with pytest.raises(ValueError, match="does not exist"):
         run_command("train", ["--config-file", "nowhere.yaml", "--debug"])
+
+
+def test_export_offers_what_files_can_be() -> None:
+    from typing import get_args
+
+    from wps_sam.cli import export
+    from wps_sam.export import files
+
+    assert get_args(files.Format) == export.FORMATS and get_args(files.Precision) == export.PRECISIONS
 
 
 def test_predict_offers_what_results_can_write() -> None:

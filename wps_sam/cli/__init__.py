@@ -37,6 +37,7 @@ COMMANDS = {
     "predict": Command("predict", "find the parts in pictures"),
     "app": Command("app", "show a page to look at a photo's parts and correct them"),
     "label-studio": Command("label_studio", "find parts for Label Studio, to be corrected there"),
+    "export": Command("export", "write a model as one file for other runtimes"),
     "compare": Command("compare", "draw pictures, truth and predictions of a test set side by side"),
     "report": Command("report", "put a run on one HTML page"),
     "import": Command("import_labels", "make a data set out of the labels of another tool"),

@@ -46,6 +46,12 @@ def accelerate(encoder: ImageEncoderViT, compiled: bool = False) -> ImageEncoder
     return encoder
 
 
+def without_acceleration(encoder: ImageEncoderViT) -> ImageEncoderViT:
+    """``encoder`` as ``segment_anything`` computes it, in place: plain operators, of which other runtimes know all."""
+    encoder.__class__ = ImageEncoderViT
+    return encoder
+
+
 class FastImageEncoderViT(ImageEncoderViT):
     """What :func:`accelerate` makes of an ``ImageEncoderViT``; not to be constructed."""
 

@@ -33,6 +33,12 @@ def pixel_probability(part_map: Tensor, frame: Frame, height: int, width: int) -
     return resize_masks(fine, frame, height, width).softmax(0)
 
 
+def agreed_probability(logits: Tensor, mask_logits: Tensor, part_map: Tensor, share: float) -> Tensor:
+    """What K proposals of logits [K, C+1] and the insides of their masks agree on: the geometric mean [K, C+1] of both
+    probabilities, with ``share`` of the insides; the others as for :func:`class_inside`."""
+    return logits.float().softmax(-1) ** (1 - share) * class_inside(mask_logits, part_map) ** share
+
+
 def name_masks(
     selected: Selection,
     mask_logits: Tensor,
@@ -57,8 +63,7 @@ def name_masks(
     Returns:
         The selection, and the mask logits in its order.
     """
-    proposed = logits[selected.queries].float().softmax(-1)
-    both = proposed ** (1 - share) * class_inside(mask_logits, part_map) ** share
+    both = agreed_probability(logits[selected.queries], mask_logits, part_map, share)
     if selected.scores.dim() == 2:
         return selected._replace(scores=both[:, selected.classes]), mask_logits
     scores, classes = (both if confidence is None else both[:, :-1]).max(-1)

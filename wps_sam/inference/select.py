@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.layers import batched_nms
@@ -50,6 +50,12 @@ def select_parts(
         kept = kept[batched_nms(boxes[kept].float(), scores[kept], classes[kept], nms_threshold)]
     kept = kept[:max_parts]
     return Selection(kept, scores[kept], classes[kept])
+
+
+def threshold_before_naming(confidence: Any, share: float) -> Any:
+    """The smallest probability with which a proposal can still reach ``confidence``, a number or tensor of 0 to 1, when
+    what lies inside its mask, yet to be asked, has this ``share`` in its score."""
+    return confidence ** (1 / (1 - share)) if share < 1 else 0.0 * confidence
 
 
 def select_for_object(

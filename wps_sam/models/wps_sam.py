@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..encoders import PromptableEncoder, SemanticEncoder, build_semantic, semantic_spec
 from ..inference.merge import MASK_THRESHOLD, MERGES, WithinObjectMerge, resize_mask, resize_masks
 from ..inference.naming import name_masks, pixel_probability
-from ..inference.select import Selection, select_for_object, select_parts
+from ..inference.select import Selection, select_for_object, select_parts, threshold_before_naming
 from ..prompters import PROMPTER_REGISTRY, Prompter
 from ..structures import PADDING, Features, Frame, PartTargets, Proposals, input_size
 from ..vocabulary import PartVocabulary
@@ -253,9 +253,8 @@ class WPSSAM(FrozenWeights):
             return select_for_object(logits, boxes, self._part_classes(record["category_id"]), **self.thinning)
         if "confidence" not in record:
             return select_parts(logits, boxes, score_threshold=self.score_threshold, **self.thinning)
-        # What lies inside the mask is yet to be asked: a proposal is decoded if its score can still become enough.
         named = self.naming if proposals.part_map is not None else 0.0
-        threshold = record["confidence"] ** (1 / (1 - named)) if named < 1 else 0.0
+        threshold = threshold_before_naming(record["confidence"], named)
         return select_parts(logits, boxes, score_threshold=threshold, no_part_competes=False, **self.thinning)
 
     def _part_classes(self, object_id: int) -> list[int]:

@@ -30,3 +30,19 @@ def different_parts(masks: np.ndarray, classes: np.ndarray) -> np.ndarray:
         if all(s <= SAME_PART_IOU * (areas[j] + areas[k] - s) for j, s in zip(rivals, shared)):
             kept.append(k)
     return np.array(kept, dtype=np.int64)
+
+
+def parts_to_show(masks: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Of what a model found, the parts that are shown: none without a pixel, none twice; the surest first.
+
+    Args:
+        masks: bool [K, H, W].
+        scores: float [K].
+        classes: int [K].
+
+    Returns:
+        int64 [k]: the places of those parts.
+    """
+    kept = np.flatnonzero(masks.any(axis=(1, 2)))
+    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    return kept[different_parts(masks[kept], classes[kept])]

@@ -14,7 +14,6 @@ from PIL import Image
 
 from ..masks import mask_to_box, mask_to_rle
 from ..user_errors import did_you_mean
-from ..visualization import draw_part_map, side_by_side
 
 if TYPE_CHECKING:
     import supervision
@@ -169,11 +168,16 @@ class PartPrediction:
 
     def draw(self) -> np.ndarray:
         """The picture, and beside it its part map with a legend: uint8 [H', W', 3], RGB."""
+        # Drawing needs Detectron2 or the stand-in, and so PyTorch, which parts of other runtimes come without.
+        from ..visualization import side_by_side
+
         titles = ("picture", "ground truth", "parts")
         return side_by_side(self.coarse_image(), None, self.coarse_map, self.class_names, titles=titles)
 
     def paint(self) -> np.ndarray:
         """The picture under its part map: uint8 [H', W', 3], RGB; of one size for all pictures of one size."""
+        from ..visualization import draw_part_map
+
         return draw_part_map(self.coarse_image(), self.coarse_map, self.class_names, legend=False)
 
     def coarse_image(self) -> np.ndarray:

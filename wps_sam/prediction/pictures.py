@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..masks import PixelGrid, pil_to_rgb, read_rgb, to_eight_bits
 
-ImageLike = str | Path | np.ndarray | torch.Tensor | Image.Image
+if TYPE_CHECKING:
+    import torch
+
+ImageLike: TypeAlias = "str | Path | np.ndarray | torch.Tensor | Image.Image"
+# A model answers at the picture's size up to so many pixels, a Full HD frame, and a larger picture at this size: its
+# masks come from cells some pixels wide, so that more would cost time and show nothing.
+WORKING_PIXELS = 2**21
 # Grey, RGB, and RGB with transparency.
 CHANNELS = (1, 3, 4)
 FORMS = (
@@ -45,16 +51,28 @@ def to_rgb(image: ImageLike, place: str, exif: PixelGrid = "upright") -> tuple[n
         return pil_to_rgb(image, exif), str(getattr(image, "filename", ""))
     if isinstance(image, np.ndarray):
         return _array_to_rgb(image, place), ""
-    if isinstance(image, torch.Tensor):
+    if _is_tensor(image):
         return _array_to_rgb(_tensor_to_array(image, place), place), ""
     raise ValueError(f"{place}: expected {FORMS}, got {type(image).__name__}")
 
 
 def is_one_picture(images: ImageLike | Iterable[ImageLike]) -> TypeGuard[ImageLike]:
     """Whether this is a single picture and not several: a list, an array [N, H, W, C] or a tensor [N, C, H, W]."""
-    if isinstance(images, np.ndarray | torch.Tensor):
+    if isinstance(images, np.ndarray) or _is_tensor(images):
         return images.ndim < 4
     return isinstance(images, str | Path | Image.Image)
+
+
+def working_size(height: int, width: int, most: float = WORKING_PIXELS) -> tuple[int, int]:
+    """The size (h, w) at which a model answers for a picture of H x W: its own, or one of ``most`` pixels."""
+    scale = min(1.0, (most / (height * width)) ** 0.5)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _is_tensor(image: Any) -> TypeGuard[torch.Tensor]:
+    # Who has a tensor has PyTorch; models of other runtimes do without it.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(image, torch.Tensor)
 
 
 def _tensor_to_array(tensor: torch.Tensor, place: str) -> np.ndarray:
