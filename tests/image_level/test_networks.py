@@ -69,6 +69,14 @@ def test_clips_maps_are_passed_on_by_another_networks_features(network):
     assert torch.equal(view.features, network.view(picture()).features)
 
 
+def test_without_backgrounds_what_is_absent_is_against_the_tags(network):
+    assert network.others(torch.tensor([1])).tolist() == [2], "a named background, not the other class"
+    alone = CLIPNetwork(network.clip, FixedTexts(network.clip, ["dog", "cat", "car"]), 3)
+    assert alone.others(torch.tensor([1])).tolist() == [0, 2] and alone.others(torch.tensor([2, 0, 1])).tolist() == []
+    # With nothing against it, the wrong variant, a single tag has no map at all.
+    assert alone.maps(picture(), torch.tensor([1]), MapSettings()).abs().max() > 1e-6
+
+
 def test_prototypes_are_the_last_step_of_maps(network):
     tags = torch.tensor([0, 1])
     plain = network.maps(picture(), tags, MapSettings(affinity="cosine"))

@@ -121,7 +121,7 @@ def exemplar_map(view: ImageView, inside: Tensor, outside: Tensor) -> Tensor:
 
 
 class CLIPNetwork(GradCAMNetwork):
-    """CLIP; against the tags are backgrounds.
+    """CLIP; against the tags are backgrounds, or, where none are named, the classes that are not in the picture.
 
     Args:
         texts: gives K features, the classes' first.
@@ -155,6 +155,8 @@ class CLIPNetwork(GradCAMNetwork):
         return self.clip.scale * view.features @ self.texts().T
 
     def others(self, tags: Tensor) -> Tensor:
+        if self.num_texts == self.num_classes:
+            return absent(tags, self.num_classes)
         return torch.arange(self.num_classes, self.num_texts, device=tags.device)
 
 
@@ -223,9 +225,14 @@ class TagNetwork(GradCAMNetwork):
         return logits[:, allowed].softmax(-1)[:, :-1].T.unflatten(1, view.grid).contiguous()
 
     def others(self, tags: Tensor) -> Tensor:
-        absent = torch.ones(self.num_classes, dtype=torch.bool)
-        absent[tags] = False
-        return absent.nonzero()[:, 0]
+        return absent(tags, self.num_classes)
+
+
+def absent(tags: Tensor, num_classes: int) -> Tensor:
+    """int64 [C - T], in order: the classes that are not among the tags int64 [T]."""
+    missing = torch.ones(num_classes, dtype=torch.bool, device=tags.device)
+    missing[tags] = False
+    return missing.nonzero()[:, 0]
 
 
 def cosine_affinity(patches: Tensor) -> Tensor:
