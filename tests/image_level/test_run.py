@@ -98,6 +98,12 @@ def of_colour(encoder, image, settings):
     return found
 
 
+def pieces_of(labels):
+    """SAM's stub: every value of a label map as one mask."""
+    masks = [labels == value for value in np.unique(labels)]
+    return [Superpixel(mask, 0, 0.9, 0.9, (0.0, 0.0), (0, 0, *labels.shape[::-1])) for mask in masks]
+
+
 @pytest.fixture
 def stubs(monkeypatch):
     monkeypatch.setattr(run_module, "superpixels", of_colour)
@@ -214,7 +220,7 @@ def test_what_a_network_cannot_learn_is_told(data, tmp_path):
     with pytest.raises(ValueError, match=r"texts: \['rde'\] are not among"):
         _ = Run(tmp_path / "three", read_values(ImageLevelSettings, {**data, "texts": {"rde": "x"}})).words
     with pytest.raises(ValueError, match=r"maps_tags.affinity: of network 'clip' expected one of"):
-        read_values(ImageLevelSettings, {**data, "maps_tags": {"affinity": "cosine"}})
+        read_values(ImageLevelSettings, {**data, "maps_tags": {"affinity": "cosines"}})
 
 
 def test_labels_beside_the_pictures_change_no_byte(data, stubs, tmp_path):
@@ -262,6 +268,11 @@ def test_the_command_line_with_a_tiny_clip(data, tmp_path, capsys):
     ):  # fmt: skip
         assert do(*stage) == 0, capsys.readouterr().err
     assert (folder / "words" / "seeds.csv").read_text().splitlines()[0] == "number,loss"
+    nouns = json.loads((folder / "words" / "background_nouns.json").read_text())
+    assert list(nouns) == CLASSES and set(nouns["red"]) == {*CLASSES, "ground"}
+    assert list(nouns["red"].values()) == sorted(nouns["red"].values(), reverse=True)
+    assert do("fit", "--tune-with-truth") == 2
+    assert "the truth chooses epochs of match, refine, not of 'tags'" in capsys.readouterr().err
     assert (folder / "show" / "0.png").is_file() and (folder / "instances.json").is_file()
     assert do("tags", "--subset", "2", "side=0", "template=a {name}.") == 0
     assert do("eval") == 2 and "eval needs the truth" in capsys.readouterr().err
@@ -294,7 +305,7 @@ def test_tags_of_unknown_classes_and_missing_pictures_are_named(data, tmp_path):
 
 def test_seeds_are_scored_against_the_truth_beside_knowing_nothing(tiny_parts, stubs, tmp_path, monkeypatch):
     """With the truth for masks, and maps that are the truth: 100; the centre and noise are not."""
-    from wps_sam.masks import read_part_map
+    from wps_sam.masks import read_part_map, read_rgb
 
     from detectron2.data import MetadataCatalog
 
@@ -314,6 +325,17 @@ def test_seeds_are_scored_against_the_truth_beside_knowing_nothing(tiny_parts, s
     rows = evaluate(run, "tags")["rows"]
     assert rows["tags"]["mIoU"] == 100 and rows["tags"]["mIoU_with_background"] == 100
     assert rows["centre"]["mIoU"] < 60 and rows["noise"]["mIoU"] < 60
+    # Seeds stand beside what the same masks make of knowing nothing.
+    monkeypatch.setattr(
+        run_module, "superpixels", lambda encoder, image, settings: pieces_of(labels_of[image.tobytes()])
+    )
+    labels_of = {read_rgb(p.file).tobytes(): read_part_map(records[p.file], metadata) for p in run.pictures}
+    run.masks()
+    (run.folder / "cams" / "tags" / "made_from.json").write_text("{}")
+    run.seeds("coarse")
+    seeds = evaluate(run, "coarse")["rows"]
+    assert list(seeds) == ["coarse", "centre", "noise"] and seeds["coarse"]["mIoU"] > 60
+    assert max(seeds[name]["mIoU"] for name in ("centre", "noise")) < 60 and seeds["noise"]["at"] == 0.6
     tuned = evaluate(run, "tags", tune=True)
     assert tuned["tuned_on_the_truth"] and tuned["rows"]["centre"]["mIoU"] >= rows["centre"]["mIoU"]
 
@@ -445,7 +467,7 @@ def test_exemplars_say_where_a_class_is_that_is_everywhere(data, tmp_path):
     found = exemplar_map(view, *network.exemplars[0])
     inside = torch.from_numpy(truth[::16, ::16] > 0)
     assert found[inside].mean() > found[~inside].mean() + 0.05
-    values = {**data, "network": "tags", "weights": "", "semantic": "dinov2"}
+    values = {**data, "network": "tags", "semantic_weights": "", "semantic": "dinov2"}
     for given, message in (
         ({"purple": ["a", "b"]}, r"\['purple'\] are not among"),
         ({"red": ["a"]}, "expected a picture and a mask"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 from wps_sam.encoders.clip import random_clip
@@ -100,6 +101,40 @@ def test_a_stage_that_was_killed_goes_on_exactly(clip, labels, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), whole.state_dict().values()))
 
 
+def test_the_best_epoch_on_the_truth_is_kept_also_after_a_kill(clip, labels, tmp_path):
+    """Of epochs scored 2, 5, 5, 1 the second: what it was, not what the last has made of it."""
+    settings = SemplesSettings(**{**SHORT.__dict__, "epochs": 4})
+
+    def fit(state=None, dies_after=9):
+        states, model = [], build_weaktr(3, **SIZES)
+
+        def score(scored):
+            assert not scored.training
+            states.append(state_of(scored))
+            return [2.0, 5.0, 5.0, 1.0][epoch[0]]
+
+        def report(done):
+            epoch[0] = done + 1
+            if done == dies_after:
+                raise KeyboardInterrupt
+
+        try:
+            fit_stage("match", model, clip, labels, None, example, 8, settings, state, report, score)
+        except KeyboardInterrupt:
+            pass
+        return states, model
+
+    epoch = [0]
+    states, model = fit()
+    found = state_of(model)
+    assert all(torch.equal(found[name], states[1][name]) for name in found)
+    assert not all(torch.equal(found[name], states[3][name]) for name in found), "the last epoch is another"
+    epoch = [0]
+    fit(tmp_path / "match.state", dies_after=2)
+    again = state_of(fit(tmp_path / "match.state")[1])
+    assert all(torch.equal(found[name], again[name]) for name in found)
+
+
 def test_without_its_weight_the_last_stage_is_the_first(clip, labels):
     one, two = (build_weaktr(3, **SIZES) for _ in range(2))
     train("match", one, clip, labels)
@@ -179,9 +214,18 @@ def test_the_command_line_runs_all_stages(tmp_path, capsys, monkeypatch):
     assert do("fit", "--words", "refine") == 2
     assert "run the stage fit with --words background first" in capsys.readouterr().err
     for stage in (
-        ("tags",), ("masks",), ("fit", "--words", "match"), ("fit", "--words", "background"),
+        ("tags",), ("masks",), ("fit", "--words", "match", "--tune-with-truth"), ("fit", "--words", "background"),
         ("fit", "--words", "refine"), ("cams", "--words", "refine"), ("seeds", "--seeds", "fine"),
         ("eval", "--what", "refine", "--tune-with-truth"), ("eval", "--what", "fine"), ("show", "--picture", "1"),
     ):  # fmt: skip
         assert do(*stage) != 1, capsys.readouterr().err
     assert (tmp_path / "run" / "show" / "1.png").is_file()
+    assert set(json.loads((tmp_path / "run" / "words" / "background_nouns.json").read_text())) == set(NAMES)
+    assert do("fit", "--words", "match") == 2 and "its epoch chosen otherwise" in capsys.readouterr().err
+    (tmp_path / "run" / "words" / "match.safetensors").unlink()
+    config.write_text(
+        yaml.safe_dump({**values, "semples": {**values["semples"], "scored": str(tmp_path / "list.txt")}})
+    )
+    (tmp_path / "list.txt").write_text("JPEGImages/9.jpg\n")
+    assert do("fit", "--words", "match", "--tune-with-truth") == 2
+    assert "none of the run's pictures is in this list" in capsys.readouterr().err

@@ -6,13 +6,21 @@ import json
 
 from wps_sam.encoders import SAMEncoder
 from wps_sam.encoders.build_sam import build_sam
-from wps_sam.image_level.superpixels import Superpixel, SuperpixelSettings, _levels, superpixels, without_contained
+from wps_sam.image_level.superpixels import (
+    Superpixel,
+    SuperpixelSettings,
+    _box_of,
+    _levels,
+    superpixels,
+    without_contained,
+)
 from wps_sam.masks import segmentation_to_mask
 
 import numpy as np
 import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator
+from segment_anything.utils import amg
 
 PLAIN = dict(iou_offsets=(0.0, 0.0, 0.0), nms_offsets=(0.0, 0.0, 0.0), contained=2.0)
 
@@ -123,6 +131,13 @@ def test_quantiles_keep_a_share_whatever_the_sam_expects(sam):
     )
     some = superpixels(encoder, picture(), settings)
     assert not none and 0 < len(some) <= 12
+
+
+def test_boxes_are_the_generators():
+    rng = np.random.default_rng(0)
+    masks = [rng.random((7, 9)) < share for share in (0.0, 0.02, 0.05, 0.2, 1.0) for _ in range(5)]
+    expected = amg.batched_mask_to_box(torch.from_numpy(np.stack(masks))).tolist()
+    assert [list(_box_of(mask)) for mask in masks] == expected and [0, 0, 0, 0] in expected
 
 
 def test_records_are_read_as_written():

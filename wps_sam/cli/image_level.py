@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--words-from", default="", metavar="DIR", help="another run whose learned words are used")
     add("--seeds", choices=KINDS, default="coarse")
     add("--what", choices=(*WORDS, *KINDS), default="coarse", help="of eval: maps by their words, or seeds")
-    add("--tune-with-truth", action="store_true", help="of eval: the best power on this very truth, as papers do")
+    add("--tune-with-truth", action="store_true", help="of eval and SemPLeS's fit: the best by the very truth")
     add("--picture", default="", metavar="NAME", help="of show")
     add("--subset", type=int, default=0, metavar="N", help="only the first N pictures")
     add("settings", nargs="*", metavar="NAME=VALUE", help="settings that replace those of the file, as YAML")
@@ -52,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
     made = Run(args.run, settings, args.words_from, args.subset)
     if args.stage in ("tags", "masks"):
         getattr(made, args.stage)()
-    elif args.stage in ("fit", "cams"):
-        getattr(made, args.stage)(args.words)
+    elif args.stage == "fit":
+        made.fit(args.words, args.tune_with_truth)
+    elif args.stage == "cams":
+        made.cams(args.words)
     elif args.stage == "seeds":
         made.seeds(args.seeds)
     elif args.stage == "export":

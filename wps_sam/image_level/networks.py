@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from ..encoders import SemanticEncoder
 from ..encoders.clip import CLIP, PIXEL_MEAN, PIXEL_STD, ImageView
-from .cams import balanced_affinity, class_aware_attention, jensen_shannon_affinity, softmax_gradcam
+from .cams import balanced_affinity, class_aware_attention, jensen_shannon_affinity, min_max, softmax_gradcam
 from .settings import MapSettings
 
 # Cells in which a semantic network's maps are put together, in pixels of its square.
@@ -66,6 +67,8 @@ class GradCAMNetwork(ImageLevelNetwork):
                 between = between * jensen_shannon_affinity(classes / classes.sum(1, keepdim=True).clamp(min=1e-12))
             passed = balanced_affinity(between, settings.rounds, settings.power)
             maps = class_aware_attention(maps, passed, settings.threshold, settings.scores, settings.exclusive_edges)
+        if settings.prototypes:
+            maps = prototype_maps(view, maps, settings.prototypes)
         return maps.detach().cpu()
 
     def raw_maps(self, view: ImageView, tags: Tensor) -> Tensor:
@@ -79,16 +82,34 @@ class GradCAMNetwork(ImageLevelNetwork):
         self.exemplars = {}
         for c, (image, mask) in exemplars.items():
             view = self.view(image)
-            share = F.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None, None], view.grid)[0, 0].flatten()
-            patches = patches_of(view)[0]
-            weights = torch.stack([share, 1 - share]).to(patches)
-            inside, outside = weights @ patches / weights.sum(1, keepdim=True).clamp(min=1e-6)
-            self.exemplars[c] = (inside, outside)
+            share = F.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None, None], view.grid)[0, 0]
+            self.exemplars[c] = mean_patches(view, share)
 
 
 def patches_of(view: ImageView) -> Tensor:
     """[N, P, D], without gradient."""
     return view.activations.detach()[:, view.prefix :]
+
+
+def mean_patches(view: ImageView, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Of one image's patches the mean [D] of what is inside a region and of what is outside; ``share`` [h, w], 0..1, of
+    each patch that is inside."""
+    patches, inside = patches_of(view)[0], share.flatten()
+    weights = torch.stack([inside, 1 - inside]).to(patches)
+    means = weights @ patches / weights.sum(1, keepdim=True).clamp(min=1e-6)
+    return means[0], means[1]
+
+
+def prototype_maps(view: ImageView, maps: Tensor, confident: float) -> Tensor:
+    """One round of visual prototypes: maps [T, h, w] anew, by the mean patch where each is sure, and that elsewhere.
+
+    Args:
+        confident: a map is sure where it is at least this share of the way to its largest value.
+    """
+    regions = (min_max(maps) >= confident).float()
+    # A map that is alike everywhere is sure of nothing, and stays.
+    made = [exemplar_map(view, *mean_patches(view, r)) if r.any() else m for m, r in zip(maps, regions)]
+    return torch.stack(made) if made else maps
 
 
 def exemplar_map(view: ImageView, inside: Tensor, outside: Tensor) -> Tensor:
@@ -100,16 +121,19 @@ def exemplar_map(view: ImageView, inside: Tensor, outside: Tensor) -> Tensor:
 
 
 class CLIPNetwork(GradCAMNetwork):
-    """CLIP; against the tags are backgrounds.
+    """CLIP; against the tags are backgrounds, or, where none are named, the classes that are not in the picture.
 
     Args:
         texts: gives K features, the classes' first.
         num_classes: C; the other K - C are backgrounds.
         side: the longer side of a picture in pixels as CLIP sees it; 0: as it is. Both are rounded up to patches.
+        companion: whose features are the affinity "cosine".
     """
 
-    def __init__(self, clip: CLIP, texts: nn.Module, num_classes: int, side: int = 0) -> None:
-        self.clip, self.texts, self.num_classes, self.side = clip, texts, num_classes, side
+    def __init__(
+        self, clip: CLIP, texts: nn.Module, num_classes: int, side: int = 0, companion: TagNetwork | None = None
+    ) -> None:
+        self.clip, self.texts, self.num_classes, self.side, self.companion = clip, texts, num_classes, side, companion
         with torch.no_grad():
             self.num_texts = len(texts())
 
@@ -119,12 +143,20 @@ class CLIPNetwork(GradCAMNetwork):
         patch = self.clip.patch_size
         size = [-(-round(length * scale) // patch) * patch for length in (width, height)]
         resized = Image.fromarray(image).resize((max(size[0], patch), max(size[1], patch)), Image.Resampling.BICUBIC)
-        return self.clip.look(normalised(np.asarray(resized), self.clip)[None], affinity)
+        pixels = normalised(np.asarray(resized), self.clip)[None]
+        if affinity != "cosine":
+            return self.clip.look(pixels, affinity)
+        assert self.companion is not None
+        view, other = self.clip.look(pixels), self.companion.view(image)
+        alike = F.interpolate(patches_of(other).transpose(1, 2).unflatten(2, other.grid), view.grid, mode="bilinear")
+        return replace(view, affinity=cosine_affinity(alike.flatten(2).transpose(1, 2)).to(view.activations))
 
     def logits(self, view: ImageView) -> Tensor:
         return self.clip.scale * view.features @ self.texts().T
 
     def others(self, tags: Tensor) -> Tensor:
+        if self.num_texts == self.num_classes:
+            return absent(tags, self.num_classes)
         return torch.arange(self.num_classes, self.num_texts, device=tags.device)
 
 
@@ -173,10 +205,7 @@ class TagNetwork(GradCAMNetwork):
             larger = cells[0] > rows or cells[1] > columns
             maps.append(F.adaptive_avg_pool2d(seen, (rows, columns)) if larger else _enlarged(seen, rows, columns))
         patches = torch.cat(maps, dim=1).flatten(2).transpose(1, 2)
-        between = None
-        if affinity:
-            unit = F.normalize(patches, dim=-1)
-            between = (unit @ unit.transpose(1, 2)).clamp(min=0) ** SHARPNESS
+        between = cosine_affinity(patches) if affinity else None
         activations = patches.detach().requires_grad_()
         with torch.enable_grad():
             features = activations.mean(1)
@@ -196,9 +225,20 @@ class TagNetwork(GradCAMNetwork):
         return logits[:, allowed].softmax(-1)[:, :-1].T.unflatten(1, view.grid).contiguous()
 
     def others(self, tags: Tensor) -> Tensor:
-        absent = torch.ones(self.num_classes, dtype=torch.bool)
-        absent[tags] = False
-        return absent.nonzero()[:, 0]
+        return absent(tags, self.num_classes)
+
+
+def absent(tags: Tensor, num_classes: int) -> Tensor:
+    """int64 [C - T], in order: the classes that are not among the tags int64 [T]."""
+    missing = torch.ones(num_classes, dtype=torch.bool, device=tags.device)
+    missing[tags] = False
+    return missing.nonzero()[:, 0]
+
+
+def cosine_affinity(patches: Tensor) -> Tensor:
+    """[N, P, D] to [N, P, P]: how alike patches are, sharpened; 0 for those that are opposed."""
+    unit = F.normalize(patches, dim=-1)
+    return (unit @ unit.transpose(1, 2)).clamp(min=0) ** SHARPNESS
 
 
 def _enlarged(feature: Tensor, rows: int, columns: int) -> Tensor:

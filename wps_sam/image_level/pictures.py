@@ -73,15 +73,23 @@ def true_labels(settings: ImageLevelSettings) -> Callable[[str], np.ndarray]:
     return read
 
 
-def _listed(settings: ImageLevelSettings) -> list[str]:
-    """The files of ``names``, which may be with or without ending or folders, as the published lists are."""
+def listed_names(path: str) -> list[str]:
+    """Names of the pictures that a file lists, with or without ending or folders, as the published lists are.
+
+    Raises:
+        ValueError: it can't be read.
+    """
     try:
-        lines = Path(settings.names).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise ValueError(f"{settings.names}: expected a list of pictures: {error}") from error
+        raise ValueError(f"{path}: expected a list of pictures: {error}") from error
+    return [Path(line.split()[0]).stem for line in lines if line.strip()]
+
+
+def _listed(settings: ImageLevelSettings) -> list[str]:
+    """The files of ``names``."""
     files = []
-    for line in filter(None, map(str.strip, lines)):
-        stem = Path(line.split()[0]).stem
+    for stem in listed_names(settings.names):
         candidates = [Path(settings.images) / (stem + ending) for ending in (".jpg", ".png", ".jpeg")]
         there = [path for path in candidates if path.is_file()]
         if not there:

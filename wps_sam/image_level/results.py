@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -14,7 +14,7 @@ import yaml
 from scipy import ndimage
 from torch import Tensor
 
-from ..evaluation.metrics import confusion_matrix, pooled_iou
+from ..evaluation.metrics import confusion_matrix
 from ..masks import mask_to_box, mask_to_rle, read_rgb
 from ..outputs import write_output
 from ..visualization.drawing import ALPHA
@@ -23,12 +23,9 @@ from ..visualization.overlay import Overlay
 from .cams import argmax_labels, enlarge, threshold_labels
 from .pictures import Tagged, true_labels
 from .run import KINDS, Run
+from .scores import POWERS, THRESHOLDS, scores_of
 from .words import read_seed
 
-# Powers of the curve of a map's scores.
-POWERS = (0.5, *map(float, range(1, 11)))
-# Thresholds of the curve of WeakTr's maps, which are 0..1 already; published ones stop where they first fall.
-THRESHOLDS = tuple(round(0.4 + 0.01 * k, 2) for k in range(20))
 # What a map's scores stand beside: a Gaussian of this share of the picture's sides in its middle, and noise.
 CENTRE_DEVIATION = 0.25
 
@@ -109,9 +106,10 @@ def _mask_scores(run: Run, kind: str, picture: Tagged) -> Callable[[int, np.ndar
 def evaluate(run: Run, what: str, tune: bool = False) -> dict[str, Any]:
     """Scores of "coarse" or "fine" seeds, or of the maps of what was learned, such as "tags", against the truth.
 
-    Tags are given, so this says how well they are placed, not found. Of maps the centre prior and noise stand beside;
-    the power of all is 1, or with ``tune`` the best of :data:`POWERS` on this very truth, said so. Maps of WeakTr have
-    a threshold instead, 0.5 or one of :data:`THRESHOLDS`.
+    Tags are given, so this says how well they are placed, not found. The centre prior and noise stand beside, of seeds
+    what the same masks make of those. The power of seeds is theirs; of maps it is 1, or with ``tune`` the best of
+    :data:`POWERS` on this very truth, said so. Maps of WeakTr have a threshold instead, 0.5 or one of
+    :data:`THRESHOLDS`.
 
     Returns:
         mIoU over classes, with background (the papers') and without it (``d2_semseg``), per class IoU, precision and
@@ -142,20 +140,23 @@ def _answers(
     run: Run, what: str, picture: Tagged, shape: tuple[int, ...], number: int
 ) -> dict[tuple[str, float], np.ndarray]:
     """Label maps int64 [H, W] by the name of a row and its power."""
-    if what in KINDS:
-        return {(what, 1.0): read_seed(run.folder / what / f"{picture.name}.png")}
-    maps, classes = run.maps_of(picture, what)
+    maps, classes = run.maps_of(picture, run.words_of(what) if what in KINDS else what)
     ids = np.append(classes, len(run.classes))
     noise = torch.rand(maps.shape, generator=torch.Generator().manual_seed(number))
+    if what in KINDS:
+        power = getattr(run.settings.seeds, what)
+        blind = {"centre": _centre(maps), "noise": noise}
+        rows = {(name, power): ids[run.seeds_of(picture, m, power).labels] for name, m in blind.items()}
+        return {(what, power): read_seed(run.folder / what / f"{picture.name}.png"), **rows}
     # (row, maps, how they become labels, what is tried of it); WeakTr's maps are scored as SemPLeS scores them.
     own = (threshold_labels, THRESHOLDS) if run.settings.network == "weaktr" else (argmax_labels, POWERS)
-    rows = [
+    tried = [
         (what, maps, *own),
         ("centre", _centre(maps), argmax_labels, POWERS),
         ("noise", noise, argmax_labels, POWERS),
     ]
     found: dict[tuple[str, float], np.ndarray] = {}
-    for name, of_row, labels_of, values in rows:
+    for name, of_row, labels_of, values in tried:
         large = enlarge(of_row, *shape) if len(of_row) else of_row.new_zeros(0, *shape)
         found |= {(name, value): ids[labels_of(large, value).numpy()] for value in values}
     return found
@@ -166,25 +167,6 @@ def _centre(maps: Tensor) -> Tensor:
     count, height, width = maps.shape
     y, x = torch.meshgrid(torch.linspace(-0.5, 0.5, height), torch.linspace(-0.5, 0.5, width), indexing="ij")
     return torch.exp(-(x**2 + y**2) / (2 * CENTRE_DEVIATION**2)).expand(count, -1, -1)
-
-
-def scores_of(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Percentages of a confusion matrix [C+1, C+1], M[predicted, true], background last."""
-    iou = pooled_iou(matrix)
-    hits = np.diag(matrix).astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision, recall = hits / matrix.sum(1), hits / matrix.sum(0)
-    return {
-        "mIoU": _percent(np.nanmean(iou[:-1])),
-        "mIoU_with_background": _percent(np.nanmean(iou)),
-        "IoU": {name: _percent(v) for name, v in zip([*classes, "background"], iou)},
-        "precision": {name: _percent(v) for name, v in zip(classes, precision)},
-        "recall": {name: _percent(v) for name, v in zip(classes, recall)},
-    }
-
-
-def _percent(value: float) -> float | None:
-    return None if np.isnan(value) else round(100 * float(value), 2)
 
 
 # ------------------------------------------------------------------ pictures

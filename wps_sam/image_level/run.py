@@ -125,12 +125,12 @@ class Run:
         sam = [settings.sam_arch, settings.sam_weights, asdict(settings.superpixels)]
         self._each("masks", ".json", {"sam": sam}, of_picture)
 
-    def fit(self, task: str) -> None:
+    def fit(self, task: str, tune: bool = False) -> None:
         """words/TASK.safetensors: what is learned from "tags", from "seeds" (coarse ones), or of the "background"; with
-        WeakTr SemPLeS's stages "match", "background" and "refine", in that order."""
+        WeakTr SemPLeS's stages "match", "background" and "refine", in that order; ``tune``: see :meth:`Words.fit`."""
         if self.words_from:
             raise ValueError(f"words are those of {self.words_from}: fit there")
-        self.words.fit(task, self.pictures, self.folder / "coarse")
+        self.words.fit(task, self.pictures, self.folder / "coarse", tune)
 
     def cams(self, task: str) -> None:
         """cams/TASK/NAME.npz: maps [T, h, w] of a picture's tags and their class ids."""
@@ -144,7 +144,8 @@ class Run:
             np.savez_compressed(buffer, maps=maps.float().numpy(), classes=tags.numpy())
             return buffer.getvalue()
 
-        look = [self.settings.network, self.settings.weights, self.settings.side, asdict(settings)]
+        weights = [self.settings.weights, self.settings.semantic, self.settings.semantic_weights]
+        look = [self.settings.network, weights, self.settings.side, asdict(settings)]
         about = {"words": self.words.hash_of(task), "look": look, "exemplars": dict(self.settings.exemplars)}
         self._each(f"cams/{task}", ".npz", about, of_picture)
 
@@ -155,7 +156,8 @@ class Run:
         background = len(self.classes)
 
         def of_picture(picture: Tagged) -> bytes:
-            found, classes = self.seeds_of(picture, task, power)
+            maps, classes = self.maps_of(picture, task)
+            found = self.seeds_of(picture, maps, power)
             ids = np.append(classes, background)
             sure = zip(found.of_masks, found.scores)
             named = [{"mask": s, "class": int(ids[k]), "score": round(float(q), 5)} for s, (k, q) in enumerate(sure)]
@@ -180,15 +182,14 @@ class Run:
 
     # -- what stages are made of
 
-    def seeds_of(self, picture: Tagged, task: str, power: float) -> tuple[Seeds, np.ndarray]:
-        """The seeds of one picture, and the class ids that its labels count."""
+    def seeds_of(self, picture: Tagged, maps: torch.Tensor, power: float) -> Seeds:
+        """What maps [T, h, w] of a picture make of its masks."""
         masks = self.masks_of(picture)
-        maps, classes = self.maps_of(picture, task)
         height, width = read_rgb(picture.file).shape[:2]
         shapes = torch.from_numpy(np.stack([m.mask for m in masks])) if masks else torch.zeros(0, height, width) > 0
         levels = torch.tensor([self.settings.superpixels.rank(m.level) for m in masks], dtype=torch.int64)
         large = enlarge(maps, height, width) if len(maps) else maps.new_zeros(0, height, width)
-        return seed(large, shapes, levels, power), classes
+        return seed(large, shapes, levels, power)
 
     def masks_of(self, picture: Tagged) -> list[Superpixel]:
         """Of masks/NAME.json."""

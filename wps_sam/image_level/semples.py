@@ -6,6 +6,7 @@ own code is under a non-commercial licence, and not used.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..encoders.clip import CLIP
 from .fitting import keep, resume
@@ -62,6 +63,7 @@ def fit_stage(
     settings: SemplesSettings,
     state: Path | None = None,
     report: Callable[[int], object] = lambda epoch: None,
+    score: Callable[[WeakTr], float] | None = None,
 ) -> list[float]:
     """Trains one stage: "match" and "refine" the maps of ``model``, "background" the words of ``bank``.
 
@@ -73,6 +75,7 @@ def fit_stage(
         examples: picture uint8 [H, W, 3] and tags of i of ``count``.
         state: a file from which it goes on if it is there, and to which it is saved after every epoch.
         report: called after each epoch with its number.
+        score: of "match" and "refine", the model ends as it was after the epoch of which this is largest.
 
     Raises:
         ValueError: there are fewer pictures than a batch takes.
@@ -86,8 +89,10 @@ def fit_stage(
     # Drop path stays on, as published: the maps that learn are noisy.
     model.train(stage != "background")
     augment = _augmentation(settings.side, strong=stage != "background")
-    learned = bank if stage == "background" and bank else model
-    of_epochs = resume(state, learned, optimizer)
+    learned: nn.Module = bank if stage == "background" and bank else model
+    best = _Best(model) if score else None
+    kept = nn.ModuleList([learned, best]) if best else learned
+    of_epochs = resume(state, kept, optimizer)
     for epoch in range(len(of_epochs), settings.epochs):
         for group in optimizer.param_groups:
             group["lr"] = rate * rate_of(epoch, settings.epochs)
@@ -107,11 +112,32 @@ def fit_stage(
             optimizer.step()
             losses.append(loss.item())
         of_epochs.append(float(np.mean(losses)) if losses else math.nan)
+        if score and best:
+            best.offer(model.eval(), score(model))
+            model.train()
         if state is not None:
-            keep(state, learned, optimizer, of_epochs)
+            keep(state, kept, optimizer, of_epochs)
         report(epoch)
+    if best:
+        model.load_state_dict(best.model.state_dict())
     model.eval()
     return of_epochs
+
+
+class _Best(nn.Module):
+    """A model as it was when its ``score`` was largest; of equal ones the first."""
+
+    score: Tensor
+
+    def __init__(self, model: WeakTr) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.register_buffer("score", torch.tensor(-math.inf, dtype=torch.float64))
+
+    def offer(self, model: WeakTr, score: float) -> None:
+        if score > self.score:
+            self.score.fill_(score)
+            self.model.load_state_dict(model.state_dict())
 
 
 def _loss(

@@ -10,7 +10,7 @@ from ..encoders.clip import ATTENTION_KINDS
 from .superpixels import SuperpixelSettings
 
 # By the networks there are, what their maps can be passed on by.
-AFFINITIES: dict[str, tuple[str, ...]] = {"clip": ATTENTION_KINDS, "tags": ("cosine",), "weaktr": ()}
+AFFINITIES: dict[str, tuple[str, ...]] = {"clip": (*ATTENTION_KINDS, "cosine"), "tags": ("cosine",), "weaktr": ()}
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,11 @@ class FitSettings:
 class MapSettings:
     """How maps are made.
 
-    ``affinity``: what attends, of :data:`AFFINITIES`; "" for maps as they are. ``rounds``, ``power``: of
+    ``affinity``: what attends, of :data:`AFFINITIES`: CLIP's queries to its keys, "qk", or each to itself (ExCEL), or
+    how alike the features of the semantic network are, "cosine"; "" for maps as they are. ``rounds``, ``power``: of
     :func:`balanced_affinity`; ``threshold``, ``scores``, ``exclusive_edges``: of :func:`class_aware_attention`.
-    ``js``: its product with the agreement of patches about the classes (CD-CLIP).
+    ``js``: its product with the agreement of patches about the classes (CD-CLIP). ``prototypes``: at last a map is how
+    alike patches are to those where it is at least this share of its largest value (VDA); 0 to leave that out.
     """
 
     affinity: str = ""
@@ -59,6 +61,7 @@ class MapSettings:
     scores: bool = True
     exclusive_edges: bool = True
     js: bool = False
+    prototypes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class SemplesSettings:
 
     ``checkpoint``: of WeakTr, from which stages match and refine start; ``reduction``, ``pool``: of its fusion;
     ``unused``: of :class:`WeakTr`. ``scales`` of the pictures whose maps are added up. ``side`` of the crops.
+    ``scored``: a list of pictures, one a line, by which the truth chooses an epoch where it is asked to; "": all.
     ``match_weight``, ``background_weight``, ``refine_weight``: lambda_b, lambda_T, lambda_r.
     """
 
@@ -91,6 +95,7 @@ class SemplesSettings:
     pool: str = "max"
     unused: tuple[int, ...] = ()
     scales: tuple[float, ...] = (1.0, 1.2)
+    scored: str = ""
     side: int = 224
     epochs: int = 60
     weight_decay: float = 0.03
@@ -122,9 +127,11 @@ class ImageLevelSettings:
     the names in the file ``names``, one a line. The last two are of pictures in ``images``, of ``classes``.
 
     ``network``: "clip"; "tags" where there is none (:class:`wps_sam.image_level.networks.TagNetwork`); or "weaktr",
-    which learns by CLIP as ``semples`` says. ``weights``: of CLIP, or of the network of "tags", whose
-    MODEL.SEMANTIC.NAME is ``semantic``. ``side``: of pictures as CLIP sees them. ``texts``: what a class is called, by
-    its name; ``backgrounds``: what may be around it; ``template``: of texts without learned words. ``exemplars``: by a
+    which learns by CLIP as ``semples`` says. ``weights``: of CLIP; ``semantic_weights``: of the network of "tags" and
+    of the affinity "cosine", whose MODEL.SEMANTIC.NAME is ``semantic``. ``side``: of pictures as CLIP sees them.
+    ``texts``: what a class is called, by its name; ``backgrounds``: what may be around it; ``template``: of texts
+    without learned words. ``nouns``: words, one a line, of which the nearest say what the learned surroundings of a
+    class have become; "": the classes and backgrounds. ``exemplars``: by a
     class's name one picture's file, and a PNG that is not 0 where the class is in it, for classes that are everywhere.
     ``refine``: SemPLeS's lambda_r while words are learned from seeds, and ``background_weight`` its lambda_T; both
     ours, on CLIP's maps, and in neither paper.
@@ -142,10 +149,12 @@ class ImageLevelSettings:
     network: str = "clip"
     weights: str = "openai/clip-vit-base-patch16"
     semantic: str = "timm"
+    semantic_weights: str = "shipped"
     side: int = 0
     template: str = "a photo of {name}."
     texts: Mapping[str, str] = field(default_factory=dict)
     backgrounds: tuple[str, ...] = ()
+    nouns: str = ""
     exemplars: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     superpixels: SuperpixelSettings = field(default_factory=SuperpixelSettings)
     fit_tags: FitSettings = field(default_factory=FitSettings)

@@ -86,8 +86,8 @@ class Superpixel:
 
     @cached_property
     def box(self) -> tuple[int, int, int, int]:
-        """xyxy as the generator counts it, the last pixel included: a one-pixel mask is 0 wide."""
-        return tuple(amg.batched_mask_to_box(torch.from_numpy(self.mask)).tolist())
+        """Of :func:`_box_of`."""
+        return _box_of(self.mask)
 
     def to_json(self) -> dict[str, Any]:
         """By the generator's names."""
@@ -160,11 +160,10 @@ def _of_crop(
         stable = _stability(large, settings.stability_score_offset)
         if absolute and stable < settings.stability_score_thresh:
             continue
-        inside = large > 0
-        box = amg.batched_mask_to_box(inside)
-        if not amg.is_box_near_crop_edge(box[None], crop, [0, 0, width, height])[0]:
+        inside = (large > 0).cpu().numpy()
+        if not amg.is_box_near_crop_edge(torch.tensor([_box_of(inside)]), crop, [0, 0, width, height])[0]:
             mask = np.zeros((height, width), dtype=bool)
-            mask[y0:y1, x0:x1] = inside.cpu().numpy()
+            mask[y0:y1, x0:x1] = inside
             at = (float(point[0] + x0), float(point[1] + y0))
             found.append(Superpixel(mask, level, iou, stable, at, (x0, y0, x1, y1)))
     if not absolute:
@@ -179,6 +178,13 @@ def _levels(logits: Tensor, rule: str) -> list[int]:
     if rule == "index":
         return list(range(len(logits)))
     return (logits > 0).flatten(1).sum(1).argsort(stable=True).argsort().tolist()
+
+
+def _box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """xyxy of bool [H, W] as the generator counts it, the last pixel included: a one-pixel mask is 0 wide; an empty one
+    is all 0. Its own function takes a tenth of the whole stage."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])) if len(rows) else (0, 0, 0, 0)
 
 
 def _bound(values: Sequence[float], threshold: float, absolute: bool) -> float:

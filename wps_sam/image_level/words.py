@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -25,8 +25,9 @@ from ..masks import read_label_png, read_rgb
 from ..outputs import write_output
 from .fitting import Loss, background_loss, fit_words, seed_loss, tag_loss
 from .networks import CLIPNetwork, GradCAMNetwork, ImageLevelNetwork, TagNetwork, fit_patches, fit_tags, patches_of
-from .pictures import Tagged
+from .pictures import Tagged, listed_names, true_labels
 from .prompt_bank import FixedTexts, PromptBank
+from .scores import threshold_score
 from .semples import BACKGROUND_PATTERN, WeakTrNetwork, fit_stage
 from .settings import FitSettings, ImageLevelSettings
 from .weaktr import WeakTr, build_weaktr
@@ -39,6 +40,10 @@ TASKS = {
     "tags": ("tags", "seeds"),
     "weaktr": ("match", "refine", "background"),
 }
+# Those of WeakTr's stages, of which the truth may choose an epoch.
+SCORED = ("match", "refine")
+# Words that say what surrounds a class.
+NEAREST = 5
 # The square in which a semantic network sees pictures, in pixels.
 SQUARE = 512
 
@@ -59,22 +64,30 @@ class Words:
 
     # -- learning
 
-    def fit(self, task: str, pictures: Sequence[Tagged], seeds: Path) -> None:
+    def fit(self, task: str, pictures: Sequence[Tagged], seeds: Path, tune: bool = False) -> None:
         """TASK.safetensors, from the pictures that have any tags; ``seeds`` is the folder of the coarse ones.
+
+        Args:
+            tune: of WeakTr's maps not the last epoch is kept but the best on the truth, as published.
 
         Raises:
             ValueError: the network can't learn this, what it takes is missing, or it is there, of other pictures.
         """
         self.check_task(task)
+        if tune and task not in SCORED:
+            raise ValueError(f"the truth chooses epochs of {', '.join(SCORED)}, not of {task!r}")
         pictures = [picture for picture in pictures if picture.tags]
         path = self.folder / f"{task}.safetensors"
         about = {"classes": json.dumps(self.classes), "pictures": json.dumps(len(pictures))}
+        if tune:
+            about["tuned_on_the_truth"] = "true"
         if path.is_file():
             with safe_open(path, "pt") as file:
                 found = file.metadata() or {}
             if found != about:
                 raise ValueError(
-                    f"{path}: was learned from {found.get('pictures')} pictures, not {len(pictures)}; remove it"
+                    f"{path}: was learned from {found.get('pictures')} pictures, not {len(pictures)}, or its epoch "
+                    "chosen otherwise; remove it"
                 )
             logger.info("%s: is there", path)
             return
@@ -83,7 +96,7 @@ class Words:
         if self.settings.network == "tags":
             learned = self._fit_tags(pictures) if task == "tags" else self._fit_patches(pictures, seeds)
         elif self.settings.network == "weaktr":
-            learned, losses = self._fit_semples(task, pictures, state)
+            learned, losses = self._fit_semples(task, pictures, state, tune)
         else:
             learned, losses = self._fit_words(task, pictures, seeds, state)
         if losses:
@@ -91,6 +104,9 @@ class Words:
             write_output(path.with_suffix(".csv"), f"number,loss\n{lines}".encode())
         write_output(path, save({name: value.cpu().contiguous() for name, value in learned.items()}, about))
         state.unlink(missing_ok=True)
+        if task == "background":
+            written = json.dumps(self.nearest_nouns(), indent=1, ensure_ascii=False)
+            write_output(self.folder / "background_nouns.json", written.encode())
 
     def check_task(self, task: str) -> None:
         """ValueError unless the network of the settings can learn this."""
@@ -148,9 +164,10 @@ class Words:
         return {"contexts": bank.contexts.detach()}, losses
 
     def _fit_semples(
-        self, stage: str, pictures: Sequence[Tagged], state: Path
+        self, stage: str, pictures: Sequence[Tagged], state: Path, tune: bool
     ) -> tuple[dict[str, Tensor], list[float]]:
         settings = self.settings.semples
+        score = self._score_on_truth(pictures) if tune else None
         # The first and the last start from WeakTr; the words look at what the first has made of it.
         model = self._weaktr("match" if stage == "background" else "")
         bank = None if stage == "match" else self._semples_prompts(read=stage == "refine")
@@ -170,10 +187,44 @@ class Words:
                 settings,
                 state,
                 lambda _: progress.update(),
+                score,
             )
         if stage == "background" and bank is not None:
             return {"contexts": bank.contexts.detach()}, losses
         return model.state_dict(), losses
+
+    def _score_on_truth(self, pictures: Sequence[Tagged]) -> Callable[[WeakTr], float]:
+        """As SemPLeS scores each epoch: at the pictures' own scale."""
+        truth_of, listed = true_labels(self.settings), self.settings.semples.scored
+        names = set(listed_names(listed)) if listed else {picture.name for picture in pictures}
+        chosen = [picture for picture in pictures if picture.name in names]
+        if not chosen:
+            raise ValueError(f"{listed}: none of the run's pictures is in this list")
+
+        def score(model: WeakTr) -> float:
+            network = WeakTrNetwork(model, (1.0,))
+            maps = (network.maps(read_rgb(p.file), torch.tensor(p.tags)) for p in chosen)
+            triples = ((found, np.array(p.tags), truth_of(p.file)) for found, p in zip(maps, chosen))
+            return threshold_score(triples, len(self.classes))
+
+        return score
+
+    def nearest_nouns(self) -> dict[str, dict[str, float]]:
+        """Of each class the words, of the setting ``nouns``, whose texts are nearest to its learned surroundings, and
+        their cosines."""
+        path = self.settings.nouns
+        try:
+            nouns = Path(path).read_text(encoding="utf-8").split("\n") if path else self._texts
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"nouns: {path}: expected a text of one word a line: {error}") from error
+        nouns = [noun.strip() for noun in nouns if noun.strip()]
+        weaktr = self.settings.network == "weaktr"
+        bank = self._semples_prompts(True) if weaktr else self._surroundings(self.settings.fit_background, read=True)
+        with torch.no_grad():
+            cosines = bank() @ FixedTexts(self._clip, self._sentences(nouns))().T
+        best = cosines.topk(min(NEAREST, len(nouns)), dim=1)
+        rows = zip(self.classes, best.indices.tolist(), best.values.tolist())
+        return {name: {nouns[k]: round(v, 4) for k, v in zip(ids, values)} for name, ids, values in rows}
 
     # -- using it
 
@@ -193,7 +244,9 @@ class Words:
             bank.load_state_dict(self._read(task))
             # They stay as they are: encoded once, not for every picture.
             texts = FixedTexts.of(bank)
-        return self._with_exemplars(CLIPNetwork(self._clip, texts, len(self.classes), self.settings.side))
+        used = self.settings.maps_tags if task == "tags" else self.settings.maps_seeds
+        companion = TagNetwork(self._semantic) if used.affinity == "cosine" else None
+        return self._with_exemplars(CLIPNetwork(self._clip, texts, len(self.classes), self.settings.side, companion))
 
     def hash_of(self, task: str) -> str:
         """SHA-256 of what was learned; "" if nothing was."""
@@ -246,7 +299,7 @@ class Words:
 
     @cached_property
     def _semantic(self) -> SemanticEncoder:
-        return build_semantic_encoder(self.settings.semantic, self.settings.weights, 0, SQUARE)
+        return build_semantic_encoder(self.settings.semantic, self.settings.semantic_weights, 0, SQUARE)
 
     def _bank(self, settings: FitSettings) -> PromptBank:
         names = self._texts
