@@ -87,6 +87,8 @@ class Trainer(DefaultTrainer):
     the seed and the place in the data order, next to weights, optimizer, schedule and iteration.
     """
 
+    iter: int
+
     def __init__(self, cfg: CfgNode) -> None:
         # DefaultTrainer's own constructor hands DistributedDataParallel a GPU's index even on the CPU.
         super(DefaultTrainer, self).__init__()
@@ -206,15 +208,16 @@ class Trainer(DefaultTrainer):
 
     def stop_early(self) -> None:
         """Makes the best weights the final ones, as if this had been the last iteration."""
+        done = self.iter + 1
         logger.info(
             "Stopping after %d iterations: since the evaluation after %d (%.2f) none was better. Its weights become "
             "%s.pth",
-            *(self.iter + 1, self.best_after, self.best_score, FINAL),
+            *(done, self.best_after, self.best_score, FINAL),
         )
         self.stopped_early = True
         SafeCheckpointer(self.checkpointer.model, strict=True).load(self._best_file())
         self.checkpointer.save(FINAL)
-        self.iter = self.max_iter = self.iter + 1
+        self.iter = self.max_iter = done
         raise _StopsEarly
 
     def _best_file(self) -> str:
