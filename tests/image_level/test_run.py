@@ -336,6 +336,13 @@ def test_seeds_are_scored_against_the_truth_beside_knowing_nothing(tiny_parts, s
     seeds = evaluate(run, "coarse")["rows"]
     assert list(seeds) == ["coarse", "centre", "noise"] and seeds["coarse"]["mIoU"] > 60
     assert max(seeds[name]["mIoU"] for name in ("centre", "noise")) < 60 and seeds["noise"]["at"] == 0.6
+    # In a process of its own tags.json is read, and nobody has registered the data set before.
+    about = yaml.safe_load(tiny_parts.description.read_text())
+    (tmp_path / "never_seen.yaml").write_text(yaml.safe_dump({**about, "name": "never_seen"}))
+    run.tags()
+    shutil.copytree(run.folder, tmp_path / "never", ignore=shutil.ignore_patterns("settings.yaml"))
+    never = {**values, "descriptions": [str(tmp_path / "never_seen.yaml")], "dataset": "never_seen_train"}
+    assert evaluate(Run(tmp_path / "never", read_values(ImageLevelSettings, never)), "coarse")["rows"] == seeds
     tuned = evaluate(run, "tags", tune=True)
     assert tuned["tuned_on_the_truth"] and tuned["rows"]["centre"]["mIoU"] >= rows["centre"]["mIoU"]
 

@@ -36,14 +36,9 @@ def tagged_pictures(settings: ImageLevelSettings) -> tuple[list[Tagged], list[st
     """
     classes = list(settings.classes)
     if settings.dataset:
-        register_descriptions(settings.descriptions)
-        if settings.dataset not in DatasetCatalog.list():
-            known = sorted(DatasetCatalog.list())
-            near = did_you_mean(settings.dataset, known)
-            raise ValueError(f"dataset: {settings.dataset!r} is not registered{near}; known: {known}")
-        classes = list(MetadataCatalog.get(settings.dataset).thing_classes)
-        metadata = MetadataCatalog.get(settings.dataset)
-        found = [(record["file_name"], _tags_of(record, metadata)) for record in DatasetCatalog.get(settings.dataset)]
+        records, metadata = _records(settings)
+        classes = list(metadata.thing_classes)
+        found = [(record["file_name"], _tags_of(record, metadata)) for record in records]
     elif settings.tags:
         found = [(str(Path(settings.images) / n), t) for n, t in read_tags(settings.tags, settings.images, classes)]
     else:
@@ -63,14 +58,24 @@ def true_labels(settings: ImageLevelSettings) -> Callable[[str], np.ndarray]:
         return lambda file: _read_label_map(settings, file)
     if not settings.dataset:
         raise ValueError("eval needs the truth: settings that name a dataset with masks, or label_maps")
-    records = {record["file_name"]: record for record in DatasetCatalog.get(settings.dataset)}
-    metadata = MetadataCatalog.get(settings.dataset)
+    listed, metadata = _records(settings)
+    records = {record["file_name"]: record for record in listed}
 
     def read(file: str) -> np.ndarray:
         labels = read_part_map(records[file], metadata)
         return np.where(labels == metadata.ignore_label, -1, labels)
 
     return read
+
+
+def _records(settings: ImageLevelSettings) -> tuple[list[dict[str, Any]], Any]:
+    """Of the settings' data set the records and metadata; its descriptions need not have been registered before."""
+    register_descriptions(settings.descriptions)
+    if settings.dataset not in DatasetCatalog.list():
+        known = sorted(DatasetCatalog.list())
+        near = did_you_mean(settings.dataset, known)
+        raise ValueError(f"dataset: {settings.dataset!r} is not registered{near}; known: {known}")
+    return DatasetCatalog.get(settings.dataset), MetadataCatalog.get(settings.dataset)
 
 
 def listed_names(path: str) -> list[str]:
