@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -14,6 +14,9 @@ from ..onnx_runtime import METADATA_KEY, VERSION
 from ..outputs import check_outputs, stream_output
 from ..predictor import PartPredictor
 from .graph import PartGraph, example_inputs
+
+if TYPE_CHECKING:
+    import onnx
 
 Format = Literal["onnx", "torch"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -65,7 +68,7 @@ def export_model(
         if format == "torch":
             torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": json.dumps(about)})
         else:
-            _write_onnx(program, graph.output_names, path, about, precision)
+            write_onnx(_to_onnx(program, graph.output_names), path, about)
     return about
 
 
@@ -93,31 +96,14 @@ def describe(predictor: PartPredictor, proposals: int, precision: str) -> dict[s
     }
 
 
-def _import_onnx() -> Any:
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript
-    except ImportError as error:
-        raise ImportError("the format onnx needs more packages: pip install 'wps_sam[export]'") from error
-    return onnx, onnxruntime, onnxscript
-
-
-def _write_onnx(
-    program: torch.export.ExportedProgram, outputs: list[str], path: Path, about: dict[str, Any], precision: Precision
-) -> None:
-    import onnx
-
-    written = torch.onnx.export(
-        program, dynamo=True, input_names=INPUT_NAMES, output_names=outputs, opset_version=OPSET, verbose=False
-    )
-    assert written is not None
-    model = written.model_proto
-    if precision == "fp16":
+def write_onnx(model: onnx.ModelProto, path: Path, about: dict[str, Any]) -> None:
+    """Writes a model in float32 in the precision that ``about`` names, stamped with it."""
+    onnx = _import_onnx()
+    if about["precision"] == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         model = convert_float_to_float16(model, keep_io_types=True)
-    elif precision == "int8":
+    elif about["precision"] == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         # It takes a model, and gives a file.
@@ -125,3 +111,36 @@ def _write_onnx(
         model = onnx.load(path)
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(about, ensure_ascii=False)})
     onnx.save(model, path)
+
+
+def _to_onnx(program: torch.export.ExportedProgram, outputs: list[str]) -> onnx.ModelProto:
+    from onnxscript import optimizer
+
+    # Its own optimisation looks for patterns as well, which takes longer than all the rest, and runtimes do it anyway.
+    written = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=INPUT_NAMES,
+        output_names=outputs,
+        opset_version=OPSET,
+        optimize=False,
+        verbose=False,
+    )
+    assert written is not None
+    optimizer.fold_constants(written.model)
+    optimizer.remove_unused_nodes(written.model)
+    model = written.model_proto
+    for node in model.graph.node:
+        # Which line of which file it came from, a tenth of the file.
+        node.ClearField("metadata_props")
+    return model
+
+
+def _import_onnx() -> Any:
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the format onnx needs more packages: pip install 'wps_sam[export]'") from error
+    return onnx
