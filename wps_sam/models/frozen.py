@@ -47,7 +47,11 @@ class FrozenWeights(nn.Module):
         saved = state_dict.pop(prefix + self.HASH_KEY, None)
         if saved is not None:
             self.compare_frozen(hash_of(saved), self.frozen_hash())
-        elif any(prefix + key not in state_dict for key in self.frozen_state()):
+            return
+        frozen = self.frozen_state()
+        # What shares no name with the model is told by what it lacks.
+        of_this_model = any(prefix + name in state_dict for name, _ in self.named_parameters() if name not in frozen)
+        if of_this_model and any(prefix + key not in state_dict for key in frozen):
             raise ValueError(
                 f"this checkpoint holds neither the frozen weights that it was trained on nor their hash, "
                 f"{self.HASH_KEY}: it was not written by this project, or changed since"
