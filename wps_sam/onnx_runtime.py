@@ -189,6 +189,10 @@ def _open(path: str | Path, providers: Sequence[str], options: Any) -> onnxrunti
             f"providers: this ONNX Runtime has {', '.join(onnxruntime.get_available_providers())}, not "
             f"{', '.join(sorted(unknown))}"
         )
+    if options is None:
+        options = onnxruntime.SessionOptions()
+        # Errors alone: it warns of every constant that it does not fold.
+        options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     # Its exceptions have no class of their own in common.

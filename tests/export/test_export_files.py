@@ -172,9 +172,8 @@ def test_comparison_counts_what_differs(
         record = {"file_name": str(file), "sem_seg_file_name": str(truth), "image_id": i, "annotations": []}
         records.append({**record, "height": height, "width": width})
     DatasetCatalog.register("export_comparison", lambda: records)
-    MetadataCatalog.get("export_comparison").set(
-        thing_classes=list(NAMES), ignore_label=255, background_label=3, label_map={i: i for i in range(4)}
-    )
+    about = {"thing_classes": list(NAMES), "ignore_label": 255, "background_label": 3}
+    MetadataCatalog.get("export_comparison").set(**about, label_map={i: i for i in range(4)})
     try:
         result = compare(predictor, model, "export_comparison", 3)
         assert result.pictures == 3 and result.agreement > 0.999 and result.agreement >= result.least

@@ -52,6 +52,7 @@ def compare(predictor: PartPredictor, path: Path, dataset_name: str, num_picture
         raise ValueError(f"data set {dataset_name}: expected whole pictures with the classes that the model knows")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
     exported = OnnxPartPredictor(path, confidence=predictor.confidence, options=options)
     count = min(num_pictures, len(truth.records))
     num_labels = truth.num_classes + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,11 +60,13 @@ def export_model(
         raise ValueError(f"precision: {precision} is for the format onnx; expected fp32 with torch")
     check_outputs([output], inputs=[predictor.weights])
     graph = PartGraph(predictor.model, count).cpu().eval()
-    about = describe(predictor, count, precision)
     if format == "onnx":
         _import_onnx()
     with torch.no_grad():
         program = torch.export.export(graph, example_inputs(graph.image_size), strict=False)
+    # A prompter may propose fewer.
+    places = program.graph.output_node().args[0][0].meta["val"].shape[0]  # type: ignore[index, union-attr]
+    about = describe(predictor, places, precision)
     with stream_output(output) as path:
         if format == "torch":
             torch.export.save(program, path, extra_files={f"{METADATA_KEY}.json": json.dumps(about)})
@@ -116,6 +119,8 @@ def write_onnx(model: onnx.ModelProto, path: Path, about: dict[str, Any]) -> Non
 def _to_onnx(program: torch.export.ExportedProgram, outputs: list[str]) -> onnx.ModelProto:
     from onnxscript import optimizer
 
+    # It tells of each node that it leaves as it is.
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)
     # Its own optimisation looks for patterns as well, which takes longer than all the rest, and runtimes do it anyway.
     written = torch.onnx.export(
         program,
