@@ -119,7 +119,6 @@ class PartPredictor:
         cfg.MODEL.PROMPTER.NUM_CLASSES = len(self.class_names)
         cfg.freeze()
         self.cfg = cfg
-        self._weights = path
         self.model = build_model(cfg).eval()
         self._set_vocabulary(PartVocabulary.from_names(self.class_names))
         SafeCheckpointer(self.model, strict=True).load(path)
@@ -166,8 +165,8 @@ class PartPredictor:
         Raises:
             ValueError: a file of somebody else's is in the way.
         """
-        training = {"class_names": list(self._trained_names), "exif": self._exif}
-        write_pretrained(folder, self.cfg, self.model.state_dict(), training, Path(self._weights), license)
+        training = {"class_names": list(self._trained_names), "exif": self.exif}
+        write_pretrained(folder, self.cfg, self.model.state_dict(), training, Path(self.weights), license)
 
     def __call__(self, image: ImageLike) -> PartPrediction:
         """The parts of one picture: a file's path, a PIL image, an array [H, W, 3] or a tensor [3, H, W], RGB.
