@@ -13,7 +13,6 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +86,10 @@ class CompanionFinder(MetaPathFinder):
 
 
 class _ImportsPackage:
-    """Unpickles as an import of this package, and so puts the finder in place."""
+    """To be unpickled its module is imported, and this package with it, which puts the finder in place.
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return importlib.import_module, (__package__,)
+    It stays what it is, so that a process that was spawned can spawn others, such as a DataLoader's workers.
+    """
 
 
 def is_standin() -> bool:

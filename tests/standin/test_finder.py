@@ -115,6 +115,7 @@ def test_spawned_processes_and_pickles_find_the_standin(tmp_path: Path) -> None:
         textwrap.dedent(
             """
             from detectron2.utils import comm
+            from torch.utils.data import DataLoader
 
             def double(number):
                 return 2 * number
@@ -124,8 +125,10 @@ def test_spawned_processes_and_pickles_find_the_standin(tmp_path: Path) -> None:
                 local = (comm.get_local_rank(), comm.get_local_size())
                 seeds = comm.all_gather(comm.shared_random_seed())
                 texts = comm.gather("x", dst=0)
+                # A spawned process spawns one of its own.
+                loaded = sum(DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn"))
                 with open(f"{folder}/rank{comm.get_rank()}", "w") as f:
-                    f.write(f"{numbers} {local} {len(set(seeds))} {texts}")
+                    f.write(f"{numbers} {local} {len(set(seeds))} {texts} {loaded}")
             """
         )
     )
@@ -148,8 +151,8 @@ def test_spawned_processes_and_pickles_find_the_standin(tmp_path: Path) -> None:
         "detectron2.structures.instances [[1.0, 2.0, 3.0, 4.0]] [0.0, 0.0, 4.0, 0.0, 4.0, 4.0]"
     ]
     assert run.stderr.count("using the stand-in") == 1
-    assert (tmp_path / "rank0").read_text() == "[2, 4] (0, 2) 1 ['x', 'x']"
-    assert (tmp_path / "rank1").read_text() == "[2, 4] (1, 2) 1 []"
+    assert (tmp_path / "rank0").read_text() == "[2, 4] (0, 2) 1 ['x', 'x'] 6"
+    assert (tmp_path / "rank1").read_text() == "[2, 4] (1, 2) 1 [] 6"
 
 
 @pytest.mark.parametrize("choice", ["auto", "standin"])
