@@ -59,10 +59,11 @@ def compare(predictor: PartPredictor, path: Path, dataset_name: str, num_picture
     matrices = np.zeros((2, num_labels, num_labels), dtype=np.int64)
     seconds = np.zeros(2)
     shares, areas = [], []
+    finders: tuple[Callable[[Any], PartPrediction], ...] = (predictor, exported)
     for record in [truth.records[i * len(truth.records) // count] for i in range(count)]:
         picture, target = read_picture(record), truth.part_map(record)
         maps = []
-        for i, find in enumerate((predictor, exported)):
+        for i, find in enumerate(finders):
             found, took = _timed(find, picture)
             maps.append(found.part_map)
             matrices[i] += confusion_matrix(found.part_map, target, num_labels, truth.metadata.ignore_label)
