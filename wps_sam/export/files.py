@@ -65,7 +65,7 @@ def export_model(
     with torch.no_grad():
         program = torch.export.export(graph, example_inputs(graph.image_size), strict=False)
     # A prompter may propose fewer.
-    places = program.graph.output_node().args[0][0].meta["val"].shape[0]  # type: ignore[index, union-attr]
+    places = program.graph.output_node().args[0][0].meta["val"].shape[0]
     about = describe(predictor, places, precision)
     with stream_output(output) as path:
         if format == "torch":

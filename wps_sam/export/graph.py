@@ -36,6 +36,9 @@ class PartGraph(nn.Module):
         ValueError: the model has parts that no graph can be made of.
     """
 
+    model: WPSSAM
+    backbone: SAMEncoder
+
     def __init__(self, model: nn.Module, proposals: int) -> None:
         super().__init__()
         if not isinstance(model, WPSSAM) or not isinstance(model.backbone, SAMEncoder):
@@ -43,12 +46,13 @@ class PartGraph(nn.Module):
             raise ValueError(f"export: the model is {type(model).__name__}{of}; expected WPSSAM on SAMEncoder")
         if not model.by_pixel and model.merge.__name__ != "SemanticMerge":
             raise ValueError("MODEL.INFERENCE.MERGE is 'authors'; expected semantic or part_map for an export")
-        model = copy.deepcopy(model).eval()
-        backbone = model.backbone
+        copied = copy.deepcopy(model)
+        backbone = copied.backbone
         assert isinstance(backbone, SAMEncoder) and backbone.image_encoder is not None, "built with FEATURES live"
         backbone.image_encoder = without_acceleration(backbone.image_encoder)
         backbone.precision = "fp32"
-        self.model, self.backbone, self.proposals = model, backbone, proposals
+        self.model, self.backbone, self.proposals = copied, backbone, proposals
+        self.eval()
         self.image_size = backbone.image_size
 
     @property
