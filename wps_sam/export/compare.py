@@ -58,12 +58,12 @@ def compare(predictor: PartPredictor, path: Path, dataset_name: str, num_picture
     num_labels = truth.num_classes + 1
     matrices = np.zeros((2, num_labels, num_labels), dtype=np.int64)
     seconds = np.zeros(2)
+    both: tuple[Callable[[Any], PartPrediction], ...] = (predictor, exported)
     shares, areas = [], []
-    finders: tuple[Callable[[Any], PartPrediction], ...] = (predictor, exported)
     for record in [truth.records[i * len(truth.records) // count] for i in range(count)]:
         picture, target = read_picture(record), truth.part_map(record)
         maps = []
-        for i, find in enumerate(finders):
+        for i, find in enumerate(both):
             found, took = _timed(find, picture)
             maps.append(found.part_map)
             matrices[i] += confusion_matrix(found.part_map, target, num_labels, truth.metadata.ignore_label)

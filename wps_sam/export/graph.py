@@ -46,13 +46,13 @@ class PartGraph(nn.Module):
             raise ValueError(f"export: the model is {type(model).__name__}{of}; expected WPSSAM on SAMEncoder")
         if not model.by_pixel and model.merge.__name__ != "SemanticMerge":
             raise ValueError("MODEL.INFERENCE.MERGE is 'authors'; expected semantic or part_map for an export")
-        self.model = copy.deepcopy(model)
-        self.model.eval()
-        backbone = self.model.backbone
+        copied = copy.deepcopy(model)
+        backbone = copied.backbone
         assert isinstance(backbone, SAMEncoder) and backbone.image_encoder is not None, "built with FEATURES live"
         backbone.image_encoder = without_acceleration(backbone.image_encoder)
         backbone.precision = "fp32"
-        self.backbone, self.proposals = backbone, proposals
+        self.model, self.backbone, self.proposals = copied, backbone, proposals
+        self.eval()
         self.image_size = backbone.image_size
 
     @property
