@@ -23,7 +23,7 @@ datasets/synthetic_parts/.made: $(INSTALLED) tools/make_synthetic.py $(wildcard 
 	$(BIN)/python tools/make_synthetic.py --num-train 700
 	touch $@
 
-# What SAM sees in the pictures never changes in training: it looks at each once (0.8 GB), not at every step. Two
+# What SAM sees in the pictures never changes in training: it looks at each once (0.9 GB), not at every step. Two
 # processes of a thread each are done sooner than one of two.
 features: data
 	OMP_NUM_THREADS=1 $(BIN)/python tools/cache_features.py --num-processes 2 --config-file $(QUICKSTART) --output $(FEATURES)
