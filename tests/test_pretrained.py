@@ -198,7 +198,7 @@ def test_subcommands_take_and_make_such_folders(
     run: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = tmp_path / "saved"
-    assert run_command("convert", ["--from", "run", str(run), str(saved), "--licence", "mit"]) == 0
+    assert run_command("convert", ["--from", "run", str(run), str(saved), "--license", "mit"]) == 0
     assert "license: mit" in (saved / "README.md").read_text()
     # Full precision, unlike --from training, whose file ships.
     assert load_file(saved / "model.safetensors")["prompter.class_head.bias"].dtype.itemsize == 4

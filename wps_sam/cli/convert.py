@@ -3,7 +3,7 @@
 wps-sam convert --from sam sam_vit_b_01ec64.pth sam_vit_b.safetensors
 wps-sam convert --from wps-sam best.pth wps_sam.pth --sam-output sam_vit_b.safetensors
 wps-sam convert --from training output/my_parts/model_final.pth my_parts.safetensors
-wps-sam convert --from run output/my_parts my_parts_model --licence apache-2.0
+wps-sam convert --from run output/my_parts my_parts_model --license apache-2.0
 wps-sam convert --from folded-mobilenet-v2 mobilenet_v2.safetensors output/mobilenet_v2
 """
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sam: .safetensors or .pth; wps-sam: .pth; training: .safetensors; run, folded-mobilenet-v2: a folder",
     )
     parser.add_argument("--arch", help="sam: vit_b, vit_l, vit_h or vit_tiny; recognised when left out")
-    parser.add_argument("--licence", help="run: for the model card, an identifier of the hub such as apache-2.0")
+    parser.add_argument("--license", help="run: for the model card, an identifier of the hub such as apache-2.0")
     parser.add_argument("--sam-output", help="wps-sam: where the SAM inside goes, .safetensors or .pth")
 
 
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--arch belongs to --from sam")
     if args.layout != "wps-sam" and args.sam_output:
         raise ValueError("--sam-output belongs to --from wps-sam")
-    if args.layout != "run" and args.licence:
-        raise ValueError("--licence belongs to --from run")
+    if args.layout != "run" and args.license:
+        raise ValueError("--license belongs to --from run")
     import logging
 
     from ..checkpoint_conversion import (
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.layout == "run":
         from ..predictor import PartPredictor
 
-        PartPredictor.from_pretrained(args.input).save_pretrained(args.output, args.licence)
+        PartPredictor.from_pretrained(args.input).save_pretrained(args.output, args.license)
         print(f"{args.output}: use it with wps-sam predict --model {args.output}")
     elif args.layout == "folded-mobilenet-v2":
         state = convert_folded_mobilenet_v2(args.input)
