@@ -697,3 +697,16 @@ def test_a_finished_run_is_not_written_over(toy_cfg, tmp_path):
         check_output_dir(cfg, args)
     args.resume = True
     check_output_dir(cfg, args)
+
+
+def test_a_configuration_of_the_project_is_found_from_any_folder_by_detectron2_too(tiny_cfg, tmp_path, monkeypatch):
+    """It opens the file by the name that it is given."""
+    seen = []
+    module = sys.modules["wps_sam.engine.setup"]
+    monkeypatch.setattr(module, "default_setup", lambda cfg, args: seen.append(Path(args.config_file)))
+    monkeypatch.chdir(tmp_path)
+    cfg = tiny_cfg()
+    opts = ["DATASETS.DESCRIPTIONS", str(cfg.DATASETS.DESCRIPTIONS), "DATASETS.TRAIN", str(cfg.DATASETS.TRAIN)]
+    opts += ["DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path / "output")]
+    engine.setup(parse("train", ["--config-file", "configs/own_data.yaml", *opts]))
+    assert [path.is_file() for path in seen] == [True]

@@ -21,7 +21,7 @@ from ..checkpointer import SafeCheckpointer, check_not_sam
 from ..config import encoder_class, is_open_vocabulary, read_config
 from ..data.sources.descriptions import known_data_sets, register_descriptions
 from ..encoders import SAMEncoder
-from ..paths import check_not_finished
+from ..paths import check_not_finished, find_config
 from ..user_errors import did_you_mean
 from .fill_in import fill_in_classes, fill_in_length
 
@@ -60,6 +60,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logger.info("%d part classes, on %s", cfg.MODEL.PROMPTER.NUM_CLASSES, cfg.MODEL.DEVICE)
     if not args.eval_only:
         fill_in_length(cfg)
+    # Detectron2 opens the file once more, by its name, and knows nothing of ours.
+    args.config_file = find_config(args.config_file)
     # Writes the configuration, as it is now, into the log and OUTPUT_DIR.
     with warnings_alone_on_the_console("detectron2"):
         default_setup(cfg, args)
