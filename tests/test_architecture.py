@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "models": BASE | {"encoders", "prompters", "inference"},
     "evaluation": BASE,
     "visualization": BASE,
-    "data": BASE | {"checkpointer", "outputs", "picture_files"},
+    "data": BASE | {"encoders", "checkpointer", "outputs", "picture_files"},
     "html_page": set(),
     "data_page": BASE | {"data", "html_page", "visualization"},
     "config": BASE | {"encoders", "prompters", "evaluation", "data", "models"},

@@ -12,10 +12,9 @@ import torch
 import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
-from detectron2.modeling import BACKBONE_REGISTRY
 
 from . import data, models  # noqa: F401  (registers the data sets and meta-architectures that configurations name)
-from .encoders import PromptableEncoder, check_semantic_name
+from .encoders import check_semantic_name, encoder_class
 from .evaluation import check_protocols
 from .paths import find_config, find_file
 from .prompters import PROMPTER_REGISTRY, Prompter
@@ -92,8 +91,9 @@ def add_wps_sam_config(cfg: CN) -> None:
     # WPSSAM | CLIPSeg | Mask2Former. Detectron2's MODEL.DEVICE may also be auto: a CUDA device where torch finds one,
     # else the CPU.
     cfg.MODEL.META_ARCHITECTURE = "WPSSAM"
-    # The frozen promptable encoder: SAMEncoder.
-    cfg.MODEL.BACKBONE.NAME = "SAMEncoder"
+    # The frozen promptable encoder. Empty: that which builds MODEL.SAM.ARCH, as it is with the name of one of ours. Or
+    # the name of any other class in Detectron2's BACKBONE_REGISTRY.
+    cfg.MODEL.BACKBONE.NAME = ""
     # To start from, or to evaluate. Empty: a training starts from random numbers, an evaluation takes the last
     # checkpoint of OUTPUT_DIR.
     cfg.MODEL.WEIGHTS = ""
@@ -402,14 +402,9 @@ def _check_choice(key: str, value: Any, allowed: Sequence[Any]) -> None:
 
 def _check_prompter(cfg: CN) -> None:
     """The encoder and the prompter exist, and no key is set that the chosen prompter does not read."""
-    if cfg.MODEL.BACKBONE.NAME not in BACKBONE_REGISTRY:
-        raise ValueError(
-            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, and no such encoder is registered; SAM is "
-            "'SAMEncoder' (once 'SAMImageEncoder')"
-        )
     if cfg.MODEL.SEMANTIC.NAME:
         check_semantic_name(cfg.MODEL.SEMANTIC.NAME)
-    # Refuses an unknown MODEL.SAM.ARCH.
+    # Refuses an unknown MODEL.BACKBONE.NAME or MODEL.SAM.ARCH.
     encoder_class(cfg).spec_of(cfg)
     prompters = dict(PROMPTER_REGISTRY)
     name = cfg.MODEL.PROMPTER.NAME
@@ -460,11 +455,6 @@ def check_cacheable(cfg: CN) -> None:
             "INPUT.CROP.ENABLED is True: every crop is another picture, so its features can't be cached; set "
             "INPUT.RANDOM_VIEWS, the number of crops of a picture, INPUT.CROP.ENABLED False, or MODEL.SAM.FEATURES live"
         )
-
-
-def encoder_class(cfg: CN) -> type[PromptableEncoder]:
-    """The class of MODEL.BACKBONE.NAME."""
-    return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)
 
 
 def method(cfg: CN) -> str:

@@ -2,14 +2,13 @@
 
 import math
 
-from wps_sam.encoders import SAMEncoder, build_sam
+from wps_sam.encoders import SAMEncoder, build_encoder, build_sam, encoder_class
 from wps_sam.encoders.build_sam import get_arch
 from wps_sam.encoders.promptable import ResizeLongestSide
 
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from segment_anything import SamPredictor
 
 SIZE = get_arch("vit_tiny").image_size
@@ -110,19 +109,19 @@ def test_picture_to_mask_equals_sams_own_predictor(encoder, height, width):
 
 def test_spec_is_what_the_built_encoder_does(tiny_cfg):
     cfg = tiny_cfg()
-    kind = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)
-    built, spec = build_backbone(cfg), kind.spec_of(cfg)
+    kind = encoder_class(cfg)
+    built, spec = build_encoder(cfg), kind.spec_of(cfg)
     assert built.spec.features == spec.features and built.image_size == spec.image_size == SIZE
     features = built(torch.zeros(1, 3, SIZE, SIZE))
     assert {name: tuple(value.shape[1:]) for name, value in features.items()} == spec.features
     assert {n: (s.channels, s.stride) for n, s in built.output_shape().items()} == {"image_embedding": (256, 16)}
     assert isinstance(spec.resize, ResizeLongestSide) and spec.resize.size == SIZE
     with pytest.raises(ValueError, match="unknown SAM 'vit_x'"):
-        kind.spec_of(tiny_cfg("MODEL.SAM.ARCH", "vit_x"))
+        encoder_class(tiny_cfg("MODEL.SAM.ARCH", "vit_x"))
 
 
 def test_padding_in_the_centre_is_the_authors(tiny_cfg):
-    corner, centre = (build_backbone(tiny_cfg("MODEL.SAM.PADDING", way)) for way in ("bottom_right", "center"))
+    corner, centre = (build_encoder(tiny_cfg("MODEL.SAM.PADDING", way)) for way in ("bottom_right", "center"))
     picture = torch.randint(256, (3, 512, 100), dtype=torch.uint8)
     square, frame = centre.preprocess(picture)
     assert (frame.left, frame.top) == (206, 0)
@@ -138,28 +137,28 @@ def test_a_picture_that_does_not_fit_is_refused(encoder):
 
 
 def test_without_an_image_encoder_nothing_is_encoded(tiny_cfg):
-    cached = build_backbone(tiny_cfg("MODEL.SAM.FEATURES", "cache"))
+    cached = build_encoder(tiny_cfg("MODEL.SAM.FEATURES", "cache"))
     assert cached.image_encoder is None
     with pytest.raises(ValueError, match="MODEL.SAM.FEATURES is 'cache'"):
         cached(torch.zeros(1, 3, SIZE, SIZE))
 
 
 def test_fingerprint_tells_weights_and_preprocessing_apart(tiny_cfg, monkeypatch):
-    own = build_backbone(tiny_cfg())
-    assert own.fingerprint() == build_backbone(tiny_cfg()).fingerprint()
-    assert own.fingerprint() == build_backbone(tiny_cfg("MODEL.SAM.FEATURES", "cache")).fingerprint()
+    own = build_encoder(tiny_cfg())
+    assert own.fingerprint() == build_encoder(tiny_cfg()).fingerprint()
+    assert own.fingerprint() == build_encoder(tiny_cfg("MODEL.SAM.FEATURES", "cache")).fingerprint()
     # Rounding is no other encoder: features of both precisions serve one prompter.
-    assert own.fingerprint() == build_backbone(tiny_cfg("MODEL.SAM.PRECISION", "bf16")).fingerprint()
+    assert own.fingerprint() == build_encoder(tiny_cfg("MODEL.SAM.PRECISION", "bf16")).fingerprint()
     others = [
-        build_backbone(tiny_cfg("MODEL.SAM.WEIGHTS", "shipped")),
-        build_backbone(tiny_cfg("MODEL.SAM.PADDING", "center")),
-        build_backbone(tiny_cfg("MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0])),
+        build_encoder(tiny_cfg("MODEL.SAM.WEIGHTS", "shipped")),
+        build_encoder(tiny_cfg("MODEL.SAM.PADDING", "center")),
+        build_encoder(tiny_cfg("MODEL.PIXEL_MEAN", [0.0, 0.0, 0.0])),
     ]
-    changed = build_backbone(tiny_cfg())
+    changed = build_encoder(tiny_cfg())
     changed.mask_decoder.iou_token.weight[0, 0] += 1
     fingerprints = [encoder.fingerprint() for encoder in (own, changed, *others)]
     monkeypatch.setattr("wps_sam.encoders.sam.VERSION", 10**6)
-    fingerprints.append(build_backbone(tiny_cfg()).fingerprint())
+    fingerprints.append(build_encoder(tiny_cfg()).fingerprint())
     assert len(set(fingerprints)) == len(fingerprints)
 
 
@@ -174,3 +173,11 @@ def test_feature_settings_follow_what_features_follow_from(tiny_cfg):
         ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]),
     ):
         assert [name for name, other in settings(tiny_cfg(key, value)).items() if own[name] != other] == [key]
+
+
+def test_arch_alone_chooses_the_encoder(tiny_cfg):
+    assert encoder_class(tiny_cfg()) is SAMEncoder
+    # Configurations of runs before hold the name of the only encoder that there was.
+    assert encoder_class(tiny_cfg("MODEL.BACKBONE.NAME", "SAMEncoder")) is SAMEncoder
+    with pytest.raises(ValueError, match=r"MODEL\.BACKBONE\.NAME is 'SAMImageEncoder', and no such encoder"):
+        encoder_class(tiny_cfg("MODEL.BACKBONE.NAME", "SAMImageEncoder"))

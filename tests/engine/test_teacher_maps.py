@@ -115,7 +115,7 @@ def test_they_are_made_once_and_anew_for_other_labels(cfg, tiny_parts, monkeypat
     assert len(first) == 6
     part_map = cv2.imdecode(first[0], cv2.IMREAD_UNCHANGED)
     assert part_map.shape == (64, 64) and set(np.unique(part_map)) <= {0, 1, 2, 3}
-    monkeypatch.setattr("wps_sam.engine.teacher_maps.build_backbone", None)
+    monkeypatch.setattr("wps_sam.engine.teacher_maps.build_encoder", None)
     again = teacher_maps(cfg(), "tiny_parts_train", records, None)
     assert all(np.array_equal(a, b) for a, b in zip(first, again))
     moved = [{**r, "annotations": [{**a, "bbox": [1, 1, 9, 9]} for a in r["annotations"]]} for r in records]

@@ -13,6 +13,7 @@ from wps_sam.config import add_wps_sam_config, check_config
 from wps_sam.data.feature_store import DTYPES, FeatureStoreReader, FeatureStoreWriter, StoreSpec, pack
 from wps_sam.data.sources.descriptions import register_descriptions
 from wps_sam.data.synthetic import write_dataset
+from wps_sam.encoders import build_encoder
 from wps_sam.encoders.build_sam import PATCH_SIZE, PROMPT_DIM, SAM_ARCHS
 from wps_sam.engine import Trainer, build_mapper
 from wps_sam.engine.features import open_features, spec_of
@@ -26,7 +27,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
@@ -178,7 +179,7 @@ def encoder(settings: Settings) -> list[Contest]:
         return Task(torch.no_grad()(lambda: module(images)))
 
     def ours(variant: str) -> Task:
-        backbone, images = build_backbone(_config(settings, variant)), _images(settings)
+        backbone, images = build_encoder(_config(settings, variant)), _images(settings)
         backbone.to(settings.torch_device)
         return Task(lambda: backbone(images)["image_embedding"])
 
@@ -266,7 +267,7 @@ def inference(settings: Settings) -> list[Contest]:
         return Task(run)
 
     def encoder_alone(variant: str) -> Task:
-        backbone, images = build_backbone(_config(settings, variant)), _images(settings)
+        backbone, images = build_encoder(_config(settings, variant)), _images(settings)
         backbone.to(settings.torch_device)
 
         def run() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from wps_sam.data.weak_labels import LabelType, PointRule, label_kind, part_mask, part_point, usable_box
+from wps_sam.encoders import encoder_class
 from wps_sam.masks import mask_to_box, read_picture, record_size
 from wps_sam.structures import UNKNOWN, LabelKind
 
@@ -17,7 +18,6 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.structures import BitMasks, Boxes, Instances
 
 # Of a record, to the model and the evaluators.
@@ -90,7 +90,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool, crop: bool = True) -> list
             augmentations.append(RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         if cfg.INPUT.RANDOM_FLIP == "horizontal":
             augmentations.append(T.RandomFlip())
-    return [*augmentations, BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME).spec_of(cfg).resize]
+    return [*augmentations, encoder_class(cfg).spec_of(cfg).resize]
 
 
 class _UnreadInput(T.AugInput):

@@ -1,6 +1,7 @@
 """Frozen networks that see pictures: promptable segmenters behind one interface, and semantic networks beside them."""
 
 from .build_sam import build_sam
+from .families import all_archs, build_encoder, encoder_class, family_of
 from .promptable import EncoderSpec, MaskPredictions, PromptableEncoder, ResizeLongestSide
 from .sam import SAMEncoder
 from .semantic import SemanticEncoder, build_semantic, semantic_spec
@@ -13,8 +14,12 @@ __all__ = [
     "ResizeLongestSide",
     "SAMEncoder",
     "SemanticEncoder",
+    "all_archs",
+    "build_encoder",
     "build_sam",
     "build_semantic",
     "check_semantic_name",
+    "encoder_class",
+    "family_of",
     "semantic_spec",
 ]

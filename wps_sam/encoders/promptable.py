@@ -68,7 +68,7 @@ class ResizeLongestSide(T.Augmentation):
 
 
 class PromptableEncoder(FrozenModule, Backbone):
-    """A frozen promptable segmenter, registered in Detectron2's BACKBONE_REGISTRY and built by ``build_backbone``.
+    """A frozen promptable segmenter, registered in Detectron2's BACKBONE_REGISTRY; see :mod:`.families`.
 
     What an image is, how it is prompted and how masks come back is its own business; a prompter and a model know
     only what is named here. The class methods answer before anything is built.

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..config import check_cacheable, encoder_class
+from ..config import check_cacheable
 from ..data.feature_store import (
     FeatureStoreReader,
     FeatureStoreWriter,
@@ -33,7 +33,7 @@ from ..data.feature_store import (
 )
 from ..data.feature_store_v1 import FeatureStoreReaderV1
 from ..data.mapper import VIEW_OF, PartDatasetMapper, RandomViews, build_augmentations, random_view
-from ..encoders import semantic_spec
+from ..encoders import encoder_class, semantic_spec
 from ..encoders.build_sam import image_encoder_hash
 
 logger = logging.getLogger(__name__)

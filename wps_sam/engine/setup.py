@@ -18,9 +18,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpointer import SafeCheckpointer, check_not_sam
-from ..config import encoder_class, is_open_vocabulary, read_config
+from ..config import is_open_vocabulary, read_config
 from ..data.sources.descriptions import known_data_sets, register_descriptions
-from ..encoders import SAMEncoder
+from ..encoders import SAMEncoder, encoder_class
 from ..paths import check_not_finished, find_config
 from ..user_errors import did_you_mean
 from .fill_in import fill_in_classes, fill_in_length

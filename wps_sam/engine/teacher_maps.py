@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_backbone
 from detectron2.utils import comm
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -25,10 +24,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpointer import write_atomically
-from ..config import encoder_class
 from ..data.mapper import FeatureReader, PartDatasetMapper, build_augmentations
 from ..data.weak_labels import label_kind, part_mask, part_point, usable_box
-from ..encoders import PromptableEncoder
+from ..encoders import PromptableEncoder, build_encoder, encoder_class
 from ..inference.merge import resize_mask
 from ..masks import record_size
 from ..structures import UNKNOWN, Frame, LabelKind, input_size
@@ -105,7 +103,7 @@ def _label(cfg: CfgNode, record: Mapping[str, Any], annotation: Mapping[str, Any
 
 @torch.no_grad()
 def _painted(cfg: CfgNode, records: Records, features: FeatureReader | None) -> Iterator[np.ndarray]:
-    encoder = build_backbone(cfg).to(cfg.MODEL.DEVICE)
+    encoder = build_encoder(cfg).to(cfg.MODEL.DEVICE)
     names = encoder.spec.features
     mapper = PartDatasetMapper(
         is_train=False, augmentations=build_augmentations(cfg, is_train=False), features=features, pixels=False

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..encoders import PromptableEncoder, SemanticEncoder, build_semantic, semantic_spec
+from ..encoders import PromptableEncoder, SemanticEncoder, build_encoder, build_semantic, semantic_spec
 from ..inference.merge import MASK_THRESHOLD, MERGES, WithinObjectMerge, resize_mask, resize_masks
 from ..inference.naming import name_masks, pixel_probability
 from ..inference.select import Selection, select_for_object, select_parts, threshold_before_naming
@@ -93,7 +93,7 @@ class WPSSAM(FrozenWeights):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        backbone = build_backbone(cfg)
+        backbone = build_encoder(cfg)
         semantic = semantic_spec(cfg, backbone.image_size)
         return {
             "backbone": backbone,
