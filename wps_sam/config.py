@@ -97,7 +97,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     # To start from, or to evaluate. Empty: a training starts from random numbers, an evaluation takes the last
     # checkpoint of OUTPUT_DIR.
     cfg.MODEL.WEIGHTS = ""
-    # SAM's own normalisation, on RGB in 0..255.
+    # SAM's own normalisation, on RGB in 0..255. Of hq_*, sam2_*, edgetam and sam3 it is fixed, and this is not to be
+    # changed.
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
     # RGB: the order in which the colours of pictures are read.
@@ -105,12 +106,16 @@ def add_wps_sam_config(cfg: CN) -> None:
 
     # The frozen Segment Anything Model.
     cfg.MODEL.SAM = CN()
-    # vit_tiny | vit_b | vit_l | vit_h. The side S of the square input follows from it: 512 pixels, else 1024.
+    # vit_tiny | vit_b | vit_l | vit_h | hq_b | hq_l | hq_h | sam2_tiny | sam2_small | sam2_base_plus | sam2_large |
+    # edgetam | sam3: see docs/which_sam.md. The side S of the square input follows from it: 512 pixels of vit_tiny,
+    # 1008 of sam3, else 1024.
     cfg.MODEL.SAM.ARCH = "vit_b"
-    # An official .pth, a .safetensors, or "shipped" for the vit_tiny that comes with this package.
+    # An official .pth or .pt, of vit_* also a .safetensors, or "shipped" for the vit_tiny that comes with this package;
+    # of the others also a folder of Hugging Face's, or its name on the hub.
     # Empty: random weights from a fixed seed, for tests.
     cfg.MODEL.SAM.WEIGHTS = ""
-    # bottom_right: SAM's own, after normalisation. center: on all sides and before it, as the authors' code does.
+    # bottom_right: SAM's own, after normalisation. center: on all sides and before it, as the authors' code does; of
+    # vit_* alone. SAM 2 and its kin pad nothing: they scale both sides to the square.
     cfg.MODEL.SAM.PADDING = "bottom_right"
     # Matrix products of the frozen image encoder: fp32 (SAM's own) | bf16, nearly twice as fast where the processor
     # knows it, with errors below 0.5% of the embedding's standard deviation. SOLVER.AMP is for the trained part alone.

@@ -6,7 +6,7 @@ as ``segment_anything``'s predictor brings them there: multiplied by the new sid
 encoder adds half a pixel of its input. (The data-set mapper scales a point's continuous coordinates, as Detectron2
 does: with s the new side over the old, its points are (s - 1) / 2 pixels of SAM's input further right and down.)
 
-Axes: N pieces of all pictures, K pieces of one picture, H x W the picture, S side of SAM's padded square.
+Axes: N pieces of all pictures, K pieces of one picture, H x W the picture, E cells a side of the masks' logits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from wps_sam.data.sources.descriptions import known_data_sets
 from wps_sam.data.synthetic import generate
-from wps_sam.encoders import PromptableEncoder, SAMEncoder, build_sam
+from wps_sam.encoders import PromptableEncoder, family_of
 from wps_sam.encoders.frozen import hash_tensors
 from wps_sam.inference.merge import resize_mask
 from wps_sam.masks import annotation_mask, deepest_pixel, mask_to_box, read_picture
@@ -360,7 +360,7 @@ class PromptedPicture:
         multimask: bool = False,
         inside: np.ndarray | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """As :meth:`masks`, the logits [n, S/4, S/4] as the segmenter gives them."""
+        """As :meth:`masks`, the logits [n, E, E] as the segmenter gives them."""
         given_boxes = None if boxes is None else self._scaled(boxes.reshape(-1, 2, 2)).flatten(1)
         given_points = None if points is None else self._scaled(points)
         given_inside = {} if inside is None else {"inside": torch.from_numpy(inside).to(self.device)}
@@ -380,7 +380,7 @@ class PromptedPicture:
                 yield logits, None if predicted.iou is None else predicted.iou[k].float()
 
     def enlarged(self, logits: Tensor) -> Tensor:
-        """Logits [S/4, S/4] to float32 [H, W] of the picture."""
+        """Logits [E, E] to float32 [H, W] of the picture."""
         return resize_mask(logits, self.frame, *self.original_size)
 
     def _scaled(self, coords: np.ndarray) -> Tensor:
@@ -392,17 +392,17 @@ class PromptedPicture:
 # ---------------------------------------------------------------- models
 
 
-def load_encoder(arch: str, weights: str, device: str = "cpu", bf16: bool = False) -> SAMEncoder:
-    """:func:`wps_sam.encoders.build_sam.build_sam` as a promptable encoder on a device.
+def load_encoder(arch: str, weights: str, device: str = "cpu", bf16: bool = False) -> PromptableEncoder:
+    """The promptable encoder of MODEL.SAM.ARCH and WEIGHTS on a device.
 
     Raises:
-        ValueError: as ``build_sam``, or PyTorch cannot use the device.
+        ValueError: the SAM is unknown, the weights are not its own, or PyTorch cannot use the device.
     """
-    sam = build_sam(arch, weights)
+    encoder = family_of(arch).load(arch, weights, "bf16" if bf16 else "fp32")
     if not weights:
         logger.warning("no weights are given: SAM has random ones, and its masks mean nothing")
     try:
-        return SAMEncoder.from_sam(sam, precision="bf16" if bf16 else "fp32").to(device)
+        return encoder.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r}: torch cannot use it: {error}") from error
 

@@ -1,7 +1,8 @@
 """Typed values that stages of the model hand to each other.
 
 Axes in comments: B images, N prompt queries, M labelled parts of one image, C part classes, T tokens a prompt and D
-their width (2 and 256 with SAM), S side of the padded network square in pixels.
+their width (2 and 256 with SAM), S side of the network's square in pixels, E that of its masks' logits in cells (S/4
+with SAM).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Frame:
     """Where one resized image lies in the padded S x S square the network sees.
 
     All values in pixels. ``left`` and ``top`` are 0 with SAM's own padding (bottom and right).
+    ``stretched``: both sides were scaled to the square's, each by its own factor, as SAM 2 does.
     """
 
     size: int
@@ -30,6 +32,7 @@ class Frame:
     width: int
     top: int = 0
     left: int = 0
+    stretched: bool = False
 
     def crop(self, square: torch.Tensor) -> torch.Tensor:
         """Cuts the image region out of ``square`` [..., S, S] and returns [..., height, width]."""
@@ -71,7 +74,7 @@ class PartTargets:
     Of the M parts with a place: ``labels`` int64 [M]; ``kinds`` int64 [M] of :class:`LabelKind`, POINT, BOX or MASK;
     ``boxes`` float [M, 4] xyxy of boxes and masks, ``points`` float [M, 2] xy of points, in pixels of the padded
     square, of which the first spans 0 to 1: both reach a segmenter in this system, as in the authors' code, where a
-    point is the centre of a box; ``masks`` float [M, S/4, S/4], the covered share of each cell, of masks. Rows of
+    point is the centre of a box; ``masks`` float [M, E, E], the covered share of each cell, of masks. Rows of
     another kind hold zeros; ``masks`` is None where no part has one. ``tags`` int64 [T]: classes that are in the
     picture, nobody says where; ``cropped``: of which only a piece is seen, so that they may lie beside it.
     ``part_map`` int64 [S, S]: the class of each pixel, C for background, UNKNOWN, or PADDING beside the picture; None

@@ -28,7 +28,7 @@ def _fourier(encoder, x, y):
 
 def test_box_gives_its_two_corners(encoder):
     tokens = encoder.encode_prompts(boxes=torch.tensor([[10.0, 20.0, 110.0, 220.0]]))
-    assert tokens.shape == (1, encoder.spec.tokens_per_prompt, encoder.spec.prompt_dim)
+    assert tokens.shape == (1, encoder.spec.box_tokens, encoder.spec.prompt_dim)
     embeddings = encoder.prompt_encoder.point_embeddings
     for i, (x, y) in enumerate([(10, 20), (110, 220)]):
         expected = _fourier(encoder, x, y) + embeddings[2 + i].weight[0]
@@ -40,7 +40,7 @@ def test_box_gives_its_two_corners(encoder):
 
 def test_point_gives_itself_and_the_padding_token(encoder):
     tokens = encoder.encode_prompts(points=torch.tensor([[10.0, 20.0], [30.0, 40.0]]))
-    assert tokens.shape == (2, encoder.spec.tokens_per_prompt, 256)
+    assert tokens.shape == (2, encoder.spec.box_tokens, 256)
     expected = _fourier(encoder, 30, 40) + encoder.prompt_encoder.point_embeddings[1].weight[0]
     torch.testing.assert_close(tokens[1, 0], expected, atol=1e-4, rtol=1e-4)
     for i in range(2):

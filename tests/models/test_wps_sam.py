@@ -374,6 +374,7 @@ def test_checkpoints_hold_no_second_sam_and_refuse_another(tmp_path, prompter_na
     saved = torch.load(tmp_path / "model.pth", weights_only=False)["model"]
     assert {k for k in saved if not k.startswith("prompter.")} == {
         "encoder_sha256",
+        "encoder_name",
         "backbone.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
     }
     torch.manual_seed(2)
@@ -384,7 +385,9 @@ def test_checkpoints_hold_no_second_sam_and_refuse_another(tmp_path, prompter_na
     with torch.no_grad():
         next(other.backbone.parameters()).add_(1)
     other._frozen_hash = None
-    with pytest.raises(ValueError, match="trained on another SAM"):
+    with pytest.raises(
+        ValueError, match=r"trained on another SAM .* \(vit_tiny \w{12}\.\.\., here vit_tiny \w{12}\.\.\.\)"
+    ):
         DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
 
 
@@ -403,7 +406,7 @@ def test_checkpoints_of_the_first_format_load_or_are_refused(tmp_path):
     model = build_model(tiny_config("MODEL.PROMPTER.NAME", "DensePrompter"))
     first = {key.replace("prompter.fuse.", "prompter.merge."): v for key, v in model.state_dict().items()}
     first["teacher" + FOURIER_MATRIX.removeprefix("backbone")] = first.pop(FOURIER_MATRIX)
-    del first["encoder_sha256"]
+    del first["encoder_sha256"], first["encoder_name"]
     digest = bytes.fromhex(model.backbone.weights_hash())
     first["frozen_sam_sha256"] = torch.tensor(list(digest), dtype=torch.uint8)
     torch.save({"model": first}, tmp_path / "first.pth")

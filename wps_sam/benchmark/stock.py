@@ -1,10 +1,13 @@
-"""What ours is measured against: segment_anything's own modules, called as their authors do, one image at a time."""
+"""What ours is measured against: segment_anything's own modules, called as their authors do, one image at a time;
+of other SAMs transformers' own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from wps_sam.encoders.build_sam import build_sam
+from wps_sam.encoders.build_sam import SAM_ARCHS, build_sam
+from wps_sam.encoders.hugging_face_networks import HUGGING_FACE_ARCHS, read_network
 from wps_sam.models import WPSSAM
 
 import torch
@@ -15,6 +18,14 @@ from torch import Tensor
 def stock_sam(arch: str, device: torch.device) -> Sam:
     """SAM ``arch`` as segment_anything makes it, with the seeded random weights of MODEL.SAM.WEIGHTS ""."""
     return build_sam(arch).to(device).requires_grad_(False)
+
+
+def stock_encoder(arch: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Inputs [B, 3, S, S] to image embeddings, by segment_anything or, where it has no such SAM, by transformers."""
+    if arch in SAM_ARCHS:
+        return stock_sam(arch, device).image_encoder
+    network, family = read_network(arch).to(device), HUGGING_FACE_ARCHS[arch].family
+    return lambda images: family.look(network, images)["image_embedding"]
 
 
 def put_stock_encoder(model: WPSSAM, sam: Sam) -> None:

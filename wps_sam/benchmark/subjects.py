@@ -13,8 +13,7 @@ from wps_sam.config import add_wps_sam_config, check_config
 from wps_sam.data.feature_store import DTYPES, FeatureStoreReader, FeatureStoreWriter, StoreSpec, pack
 from wps_sam.data.sources.descriptions import register_descriptions
 from wps_sam.data.synthetic import write_dataset
-from wps_sam.encoders import build_encoder
-from wps_sam.encoders.build_sam import PATCH_SIZE, PROMPT_DIM, SAM_ARCHS
+from wps_sam.encoders import EncoderSpec, SAMEncoder, all_archs, build_encoder, encoder_class, family_of
 from wps_sam.engine import Trainer, build_mapper
 from wps_sam.engine.features import open_features, spec_of
 from wps_sam.evaluation import PooledPartEvaluator
@@ -22,6 +21,7 @@ from wps_sam.models import WPSSAM
 from wps_sam.prompters import DETRPrompter
 from wps_sam.structures import LabelKind
 
+import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -32,11 +32,13 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from .measuring import Contest, Side, Task
-from .stock import part_maps, put_stock_encoder, stock_sam
+from .stock import part_maps, put_stock_encoder, stock_encoder, stock_sam
 
 T = TypeVar("T")
 
+# Whose modules ours are measured against.
 STOCK = "segment_anything"
+LIBRARY = "transformers"
 # Ways to run our encoder, and the config keys that ask for them.
 VARIANTS: dict[str, tuple[Any, ...]] = {
     "fp32": (),
@@ -75,7 +77,7 @@ class Settings:
     def __post_init__(self) -> None:
         choices: list[tuple[str, str, Collection[str]]] = [
             ("subject", self.subject, SUBJECTS),
-            ("model", self.model, SAM_ARCHS),
+            ("model", self.model, all_archs()),
             *(("variants", v, VARIANTS) for v in self.variants),
         ]
         for name, value, allowed in choices:
@@ -86,6 +88,11 @@ class Settings:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device is {self.device!r}, but torch finds no CUDA device")
+
+    @property
+    def has_stock(self) -> bool:
+        """Whether segment_anything has this model; of others ours calls the library's own modules."""
+        return issubclass(family_of(self.model), SAMEncoder)
 
     @property
     def torch_device(self) -> torch.device:
@@ -116,6 +123,11 @@ def _config(settings: Settings, variant: str = "fp32", *opts: Any) -> CfgNode:
     return cfg
 
 
+def _spec(settings: Settings) -> EncoderSpec:
+    cfg = _config(settings)
+    return encoder_class(cfg).spec_of(cfg)
+
+
 def _model(cfg: CfgNode) -> WPSSAM:
     torch.manual_seed(0)
     return build_model(cfg)
@@ -135,16 +147,18 @@ def _generator() -> torch.Generator:
 
 def _images(settings: Settings) -> Tensor:
     """Normalised images float [B, 3, S, S]."""
-    size = SAM_ARCHS[settings.model].image_size
+    size = _spec(settings).image_size
     return torch.randn(settings.batch, 3, size, size, generator=_generator()).to(settings.torch_device)
 
 
 def _records(settings: Settings) -> list[dict[str, Any]]:
     """Mapped pictures of shape 3:4, each with NUM_PARTS labelled boxes."""
-    size, generator = SAM_ARCHS[settings.model].image_size, _generator()
+    spec, generator = _spec(settings), _generator()
+    original = (3 * spec.image_size // 4, spec.image_size)
+    blank = np.empty((*original, 3), np.uint8)
+    height, width = spec.resize.get_transform(blank).apply_image(blank).shape[:2]
     records = []
     for number in range(settings.batch):
-        height, width = 3 * size // 4, size
         corners = torch.rand(NUM_PARTS, 2, 2, generator=generator).sort(dim=1).values
         corners[:, 1] += 0.05
         instances = Instances((height, width))
@@ -153,7 +167,13 @@ def _records(settings: Settings) -> list[dict[str, Any]]:
         instances.gt_boxes = Boxes((corners * torch.tensor([width, height])).flatten(1))
         image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
         records.append(
-            {"file_name": f"picture {number}", "image": image, "instances": instances, "height": height, "width": width}
+            {
+                "file_name": f"picture {number}",
+                "image": image,
+                "instances": instances,
+                "height": original[0],
+                "width": original[1],
+            }
         )
     return records
 
@@ -162,8 +182,10 @@ def _records(settings: Settings) -> list[dict[str, Any]]:
 def _with_embeddings(model: WPSSAM, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records as the mapper gives them with MODEL.SAM.FEATURES cache: features in place of pictures."""
     cached = []
-    for record, embedding in zip(records, model.embed(records)[0]["image_embedding"].cpu()):
-        of_cache = {"image_embedding": embedding, "image_size": tuple(record["image"].shape[-2:])}
+    features = model.embed(records)[0]
+    for i, record in enumerate(records):
+        of_cache = {name: features[name][i].cpu() for name in model.feature_names}
+        of_cache["image_size"] = tuple(record["image"].shape[-2:])
         cached.append({**{key: value for key, value in record.items() if key != "image"}, **of_cache})
     return cached
 
@@ -172,21 +194,20 @@ def _with_embeddings(model: WPSSAM, records: list[dict[str, Any]]) -> list[dict[
 
 
 def encoder(settings: Settings) -> list[Contest]:
-    """SAM's image encoder alone."""
+    """The image encoder alone."""
 
     def stock() -> Task:
-        module, images = stock_sam(settings.model, settings.torch_device).image_encoder, _images(settings)
-        return Task(torch.no_grad()(lambda: module(images)))
+        return Task(torch.no_grad()(_bind(stock_encoder(settings.model, settings.torch_device), _images(settings))))
 
     def ours(variant: str) -> Task:
         backbone, images = build_encoder(_config(settings, variant)), _images(settings)
         backbone.to(settings.torch_device)
         return Task(lambda: backbone(images)["image_embedding"])
 
-    variants = settings.encoder_variants()
-    sides = [Side(STOCK, stock, settings.batch)]
-    sides += [Side(f"ours, {v}", _bind(ours, v), settings.batch, counts_as=STOCK) for v in variants]
-    return [Contest("encoder", "image", tuple(sides), tuple((STOCK, s.name) for s in sides[1:]))]
+    name, variants = STOCK if settings.has_stock else LIBRARY, settings.encoder_variants()
+    sides = [Side(name, stock, settings.batch)]
+    sides += [Side(f"ours, {v}", _bind(ours, v), settings.batch, counts_as=name) for v in variants]
+    return [Contest("encoder", "image", tuple(sides), tuple((name, s.name) for s in sides[1:]))]
 
 
 def _bind(function: Callable[..., T], *arguments: Any) -> Callable[[], T]:
@@ -229,14 +250,13 @@ def training_step(settings: Settings) -> list[Contest]:
             put_stock_encoder(model, stock_sam(settings.model, settings.torch_device))
         return _step(cfg, model, _records(settings))
 
-    live_sides = [
-        Side(STOCK, _bind(live, STOCK), settings.batch),
-        *(Side(f"ours, live, {v}", _bind(live, v), settings.batch, STOCK) for v in settings.encoder_variants()),
-    ]
+    counts_as = STOCK if settings.has_stock else None
+    stock = [Side(STOCK, _bind(live, STOCK), settings.batch)] if settings.has_stock else []
+    ours = [Side(f"ours, live, {v}", _bind(live, v), settings.batch, counts_as) for v in settings.encoder_variants()]
     cached = Side(CACHED, _bind(_cached_step, settings), settings.batch)
-    pairs = [(STOCK, side.name) for side in (*live_sides[1:], cached)]
-    pairs += [(side.name, CACHED) for side in live_sides[1:]]
-    return [Contest("training step", "image", (*live_sides, cached), tuple(pairs))]
+    pairs = [(side.name, other.name) for side in stock for other in (*ours, cached)]
+    pairs += [(side.name, CACHED) for side in ours]
+    return [Contest("training step", "image", (*stock, *ours, cached), tuple(pairs))]
 
 
 # ------------------------------------------------------------------ inference
@@ -275,18 +295,20 @@ def inference(settings: Settings) -> list[Contest]:
 
         return Task(run)
 
-    batch, variants = settings.batch, settings.encoder_variants()
-    whole = [Side(STOCK, _bind(stock, False), batch)]
+    batch, has_stock = settings.batch, settings.has_stock
+    counts_as = STOCK if has_stock else None
+    whole = [Side(STOCK, _bind(stock, False), batch)] if has_stock else []
     pairs = []
-    for v in variants:
-        whole += [Side(f"ours, {v}", _bind(ours, v, False), batch, counts_as=STOCK)]
-        whole += [Side(f"our encoder alone, {v}", _bind(encoder_alone, v), batch, counts_as=STOCK)]
-        pairs += [(STOCK, f"ours, {v}"), (f"our encoder alone, {v}", f"ours, {v}")]
-    after = (Side(STOCK, _bind(stock, True), batch), Side("ours", _bind(ours, "fp32", True), batch))
-    return [
-        Contest(f"image to part map, {NUM_PARTS} parts", "image", tuple(whole), tuple(pairs)),
-        Contest(f"features to part map, {NUM_PARTS} parts", "image", after, ((STOCK, "ours"),)),
-    ]
+    for v in settings.encoder_variants():
+        whole += [Side(f"ours, {v}", _bind(ours, v, False), batch, counts_as)]
+        whole += [Side(f"our encoder alone, {v}", _bind(encoder_alone, v), batch, counts_as)]
+        pairs += [(STOCK, f"ours, {v}")] if has_stock else []
+        pairs += [(f"our encoder alone, {v}", f"ours, {v}")]
+    contests = [Contest(f"image to part map, {NUM_PARTS} parts", "image", tuple(whole), tuple(pairs))]
+    if has_stock:
+        after = (Side(STOCK, _bind(stock, True), batch), Side("ours", _bind(ours, "fp32", True), batch))
+        contests += [Contest(f"features to part map, {NUM_PARTS} parts", "image", after, ((STOCK, "ours"),))]
+    return contests
 
 
 # ------------------------------------------------------------------ data
@@ -295,7 +317,7 @@ def inference(settings: Settings) -> list[Contest]:
 def _pictures(settings: Settings) -> str:
     """The name of a registered data set of NUM_PICTURES generated pictures, half as wide as the network's square."""
     root = Path(settings.folder).resolve() / "pictures"
-    size = SAM_ARCHS[settings.model].image_size // 2
+    size = _spec(settings).image_size // 2
     # Registered names hold for the whole process, which may measure in several folders.
     name = f"benchmark_{zlib.crc32(str(root).encode()):08x}"
     description = root / "description.yaml"
@@ -394,8 +416,7 @@ def _write_cache(folder: Path, spec: StoreSpec, features: dict[str, Tensor]) -> 
 
 def cache(settings: Settings) -> list[Contest]:
     """Writing and reading embeddings, against one file a picture by torch.save, made as safe against a power cut."""
-    cells = SAM_ARCHS[settings.model].image_size // PATCH_SIZE
-    shape = [PROMPT_DIM, cells, cells]
+    shape = list(_spec(settings).features["image_embedding"])
 
     def embedding() -> Tensor:
         return torch.randn(shape, generator=_generator())

@@ -29,7 +29,7 @@ def _peak(text: str) -> tuple[str, float]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("subject", choices=SUBJECTS)
-    add("--model", default="vit_b", help="vit_tiny, vit_b, vit_l or vit_h (default: %(default)s)")
+    add("--model", default="vit_b", help="MODEL.SAM.ARCH (default: %(default)s)")
     add("--batch", type=int, default=2, help="images at once (default: %(default)s)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
     add("--repeats", type=int, default=5, help="rounds in which every side is run (default: %(default)s)")

@@ -20,8 +20,8 @@ SYNTHETIC_PICTURES = 40
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--arch", default="vit_tiny", help="vit_tiny, vit_b, vit_l or vit_h (default: %(default)s)")
-    add("--weights", default="shipped", metavar="FILE", help='.safetensors or .pth, or "shipped" (default)')
+    add("--arch", default="vit_tiny", help="MODEL.SAM.ARCH (default: %(default)s)")
+    add("--weights", default="shipped", metavar="FILE", help='MODEL.SAM.WEIGHTS (default: "shipped")')
     arguments.add_descriptions(parser)
     add("--dataset", required=True, metavar="NAME", help='registered name, or "synthetic"')
     add("--limit", type=int, help=f"first pictures only (default: all; synthetic: {SYNTHETIC_PICTURES})")

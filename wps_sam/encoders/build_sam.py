@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -208,8 +208,16 @@ def _unwrapped(state: Any, path: str) -> Any:
 
 def check_state_dict(module: nn.Module, state: Mapping[str, torch.Tensor], source: str, arch: str) -> None:
     """Raises ValueError unless ``state`` has exactly the keys and shapes of ``module``; names the differences."""
-    expected = module.state_dict()
-    problems = {
+    found = recognise_arch(state)
+    hint = f" It looks like a {found}: set MODEL.SAM.ARCH." if found not in (None, arch) else ""
+    refuse_differences(
+        key_differences(module.state_dict(), state), f"{source}: these are not the weights of SAM {arch}.{hint}"
+    )
+
+
+def key_differences(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+    """In what the keys and shapes of ``state`` are not those expected: names by the kind of difference."""
+    return {
         "missing": sorted(expected.keys() - state.keys()),
         "unexpected": sorted(state.keys() - expected.keys()),
         "of another shape": [
@@ -218,15 +226,17 @@ def check_state_dict(module: nn.Module, state: Mapping[str, torch.Tensor], sourc
             if key in state and state[key].shape != value.shape
         ],
     }
+
+
+def refuse_differences(differences: Mapping[str, Sequence[str]], message: str) -> None:
+    """Raises ValueError with ``message`` and the first names of each kind, if there are any."""
     lines = [
         f"{len(keys)} {kind}: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
-        for kind, keys in problems.items()
+        for kind, keys in differences.items()
         if keys
     ]
     if lines:
-        found = recognise_arch(state)
-        hint = f" It looks like a {found}: set MODEL.SAM.ARCH." if found not in (None, arch) else ""
-        raise ValueError(f"{source}: these are not the weights of SAM {arch}.{hint}\n  " + "\n  ".join(lines))
+        raise ValueError(message + "\n  " + "\n  ".join(lines))
 
 
 def recognise_arch(state: Mapping[str, torch.Tensor]) -> str | None:

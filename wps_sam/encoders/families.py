@@ -9,11 +9,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from .build_sam import SAM_ARCHS
+from .hugging_face_networks import HUGGING_FACE_ARCHS
 from .promptable import PromptableEncoder
 
 # Every encoder of this project, by its name in BACKBONE_REGISTRY, and the values of MODEL.SAM.ARCH that it builds.
 FAMILIES: Mapping[str, Collection[str]] = {
     "SAMEncoder": SAM_ARCHS,
+    "HuggingFaceSAM": HUGGING_FACE_ARCHS,
 }
 
 

@@ -1,7 +1,7 @@
 """One interface over promptable segmenters: a picture is encoded once, prompts are encoded and decoded to masks.
 
-Axes: B images, K prompts of one image, T tokens a prompt, D their width, S side of the padded square the network sees,
-n masks a prompt, h x w cells of a feature map.
+Axes: B images, K prompts of one image, T tokens a prompt, D their width, S side of the square the network sees, E side
+of its masks' logits (S/4 with SAM), n masks a prompt, h x w cells of a feature map.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..structures import Frame
 from .frozen import FrozenModule
@@ -28,19 +30,22 @@ class EncoderSpec:
     """What is known of an encoder before it is built.
 
     ``image_size`` S in pixels; ``resize`` brings a picture to the size at which ``preprocess`` takes it;
-    ``features``: name to the shape (channels, h, w) of what ``encode`` gives for one image; ``tokens_per_prompt`` T
-    and ``prompt_dim`` D of ``encode_prompts``.
+    ``features``: name to the shape (channels, h, w) of what ``encode`` gives for one image; ``box_tokens`` and
+    ``point_tokens`` T, and ``prompt_dim`` D, of what ``encode_prompts`` makes of a box and of a point; ``mask_size``
+    the side of the masks' logits in cells.
     """
 
     image_size: int
     resize: T.Augmentation
     features: Mapping[str, tuple[int, int, int]]
-    tokens_per_prompt: int
+    box_tokens: int
+    point_tokens: int
     prompt_dim: int
+    mask_size: int
 
 
 class MaskPredictions(NamedTuple):
-    """The masks of one image's K prompts: ``logits`` [K, n, S/4, S/4], and the IoU [K, n] that the segmenter expects of
+    """The masks of one image's K prompts: ``logits`` [K, n, E, E], and the IoU [K, n] that the segmenter expects of
     each; None where it was not asked for it."""
 
     logits: Tensor
@@ -67,6 +72,20 @@ class ResizeLongestSide(T.Augmentation):
         return T.ResizeTransform(height, width, new_height, new_width, self.FILTER)
 
 
+class ResizeBothSides(T.Augmentation):
+    """Scales a picture to a square of ``size`` pixels, its shape lost, as SAM 2 does; otherwise as
+    :class:`ResizeLongestSide`."""
+
+    FILTER = ResizeLongestSide.FILTER
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return T.ResizeTransform(*image.shape[:2], self.size, self.size, self.FILTER)
+
+
 class PromptableEncoder(FrozenModule, Backbone):
     """A frozen promptable segmenter, registered in Detectron2's BACKBONE_REGISTRY; see :mod:`.families`.
 
@@ -77,6 +96,12 @@ class PromptableEncoder(FrozenModule, Backbone):
     spec: EncoderSpec
 
     # -- by configuration
+
+    @classmethod
+    def load(cls, arch: str, weights: str = "", precision: str = "fp32") -> PromptableEncoder:
+        """The encoder of MODEL.SAM.ARCH, WEIGHTS and PRECISION with all else as it is by default, for use without a
+        configuration; an encoder that no ARCH names need not have it."""
+        raise NotImplementedError(f"{cls.__name__} is built by a configuration alone")
 
     @classmethod
     @abstractmethod
@@ -130,7 +155,7 @@ class PromptableEncoder(FrozenModule, Backbone):
         """Boxes [K, 4] xyxy, points [K, 2] xy, or both (T is then larger), one a prompt, to tokens [K, T, D].
 
         With ``inside``, bool [K, P], points are [K, P, 2], P a prompt: the part is at those, and not at the others.
-        Coordinates are pixels of the padded square, in float32 whatever autocast says. Differentiable in them.
+        Coordinates are pixels of the square, in float32 whatever autocast says. Differentiable in them.
         """
 
     @abstractmethod
@@ -153,3 +178,34 @@ class PromptableEncoder(FrozenModule, Backbone):
     def fingerprint(self) -> str:
         """SHA-256 of weights, preprocessing and code version: prompters fit the encoder they were trained on, and
         no other."""
+
+
+# ------------------------------------------------------------------ what encoders share
+
+
+def padded_frame(size: int, height: int, width: int) -> Frame:
+    """A picture in the upper left of its square; ValueError if it does not fit."""
+    if max(height, width) > size:
+        raise ValueError(
+            f"{width}x{height} does not fit the {size}x{size} square; resize the longest side to {size} first"
+        )
+    return Frame(size, height, width)
+
+
+def pad(image: Tensor, frame: Frame) -> Tensor:
+    """[..., h, w] to its square [..., S, S], zeros around it."""
+    right = frame.size - frame.width - frame.left
+    bottom = frame.size - frame.height - frame.top
+    return F.pad(image, (frame.left, right, frame.top, bottom))
+
+
+def check_columns(name: str, coordinates: Tensor, columns: int) -> None:
+    """ValueError unless ``coordinates`` are [K, columns]."""
+    if coordinates.dim() != 2 or coordinates.shape[1] != columns:
+        raise ValueError(f"{name}: expected [K, {columns}] in pixels, got a tensor {tuple(coordinates.shape)}")
+
+
+def one_click_a_prompt(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Points [K, 2] as [K, 1, 2], and that each is inside, bool [K, 1]."""
+    check_columns("points", points, 2)
+    return points[:, None], torch.ones(len(points), 1, dtype=torch.bool, device=points.device)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +15,22 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..structures import Frame
 from .build_sam import PATCH_SIZE, PROMPT_DIM, build_sam, get_arch, image_encoder_hash
 from .fast_encoder import accelerate
 from .frozen import hash_tensors
 from .mask_decoder import predict_masks
-from .promptable import EncoderSpec, MaskPredictions, PromptableEncoder, ResizeLongestSide
+from .promptable import (
+    EncoderSpec,
+    MaskPredictions,
+    PromptableEncoder,
+    ResizeLongestSide,
+    check_columns,
+    one_click_a_prompt,
+    pad,
+    padded_frame,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +122,10 @@ class SAMEncoder(PromptableEncoder):
     # -- by configuration
 
     @classmethod
+    def load(cls, arch: str, weights: str = "", precision: str = "fp32") -> SAMEncoder:
+        return cls.from_sam(build_sam(arch, weights), precision)
+
+    @classmethod
     def spec_of(cls, cfg: CfgNode) -> EncoderSpec:
         return _spec(get_arch(cfg.MODEL.SAM.ARCH).image_size)
 
@@ -137,21 +150,17 @@ class SAMEncoder(PromptableEncoder):
         return PATCH_SIZE
 
     def frame(self, height: int, width: int) -> Frame:
-        size = self.image_size
-        if max(height, width) > size:
-            raise ValueError(
-                f"{width}x{height} does not fit the {size}x{size} square; resize the longest side to {size} first"
-            )
+        frame = padded_frame(self.image_size, height, width)
         if self.padding == "center":
-            return Frame(size, height, width, top=(size - height) // 2, left=(size - width) // 2)
-        return Frame(size, height, width)
+            return replace(frame, top=(frame.size - height) // 2, left=(frame.size - width) // 2)
+        return frame
 
     def preprocess(self, image: Tensor) -> tuple[Tensor, Frame]:
         frame = self.frame(*image.shape[-2:])
         if self.padding == "center":
             # The authors' way: black borders on all sides, normalised with the image.
-            return (_pad(image.float(), frame) - self.pixel_mean) / self.pixel_std, frame
-        return _pad((image.float() - self.pixel_mean) / self.pixel_std, frame), frame
+            return (pad(image.float(), frame) - self.pixel_mean) / self.pixel_std, frame
+        return pad((image.float() - self.pixel_mean) / self.pixel_std, frame), frame
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> dict[str, Tensor]:
@@ -179,12 +188,11 @@ class SAMEncoder(PromptableEncoder):
         if boxes is None and points is None:
             raise ValueError("encode_prompts: expected boxes or points")
         if boxes is not None:
-            _check_columns("boxes", boxes, 4)
+            check_columns("boxes", boxes, 4)
         clicks = None
         if points is not None:
             if inside is None:
-                _check_columns("points", points, 2)
-                points, inside = points[:, None], torch.ones(len(points), 1, dtype=torch.bool, device=points.device)
+                points, inside = one_click_a_prompt(points)
             clicks = (points, inside.long())
         # Not in the trained part's mixed precision either: what is taught must not depend on who learns it.
         with torch.autocast(self.pixel_mean.device.type, enabled=False):
@@ -238,17 +246,8 @@ def _spec(image_size: int) -> EncoderSpec:
         image_size=image_size,
         resize=ResizeLongestSide(image_size),
         features={"image_embedding": (PROMPT_DIM, cells, cells)},
-        tokens_per_prompt=TOKENS_PER_PROMPT,
+        box_tokens=TOKENS_PER_PROMPT,
+        point_tokens=TOKENS_PER_PROMPT,
         prompt_dim=PROMPT_DIM,
+        mask_size=4 * cells,
     )
-
-
-def _check_columns(name: str, coordinates: Tensor, columns: int) -> None:
-    if coordinates.dim() != 2 or coordinates.shape[1] != columns:
-        raise ValueError(f"{name}: expected [K, {columns}] in pixels, got a tensor {tuple(coordinates.shape)}")
-
-
-def _pad(image: Tensor, frame: Frame) -> Tensor:
-    right = frame.size - frame.width - frame.left
-    bottom = frame.size - frame.height - frame.top
-    return F.pad(image, (frame.left, right, frame.top, bottom))

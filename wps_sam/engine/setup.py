@@ -106,6 +106,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
             "TEST.EVAL_PERIOD and DATASETS.TEST"
         )
     if cfg.MODEL.META_ARCHITECTURE == "WPSSAM":
+        # Others may also be folders, or names on a hub.
         if issubclass(encoder_class(cfg), SAMEncoder) and cfg.MODEL.SAM.WEIGHTS != "shipped":
             hint = "a small SAM ships with the project: MODEL.SAM.ARCH vit_tiny MODEL.SAM.WEIGHTS shipped"
             _require_file("MODEL.SAM.WEIGHTS", cfg.MODEL.SAM.WEIGHTS, hint)

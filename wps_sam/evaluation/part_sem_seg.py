@@ -326,8 +326,11 @@ def _checked_frame(record: Record, output: Mapping[str, Any]) -> Frame:
         )
     frame: Frame = output["frame"]
     scale = max(frame.height, frame.width) / max(record["height"], record["width"])
-    # One pixel of rounding to either side is the resizer's business, more is another picture.
-    if abs(frame.height - scale * record["height"]) > 1 or abs(frame.width - scale * record["width"]) > 1:
+    # One pixel of rounding to either side is the resizer's business, more is another picture; a stretched one has lost
+    # its shape.
+    if not frame.stretched and (
+        abs(frame.height - scale * record["height"]) > 1 or abs(frame.width - scale * record["width"]) > 1
+    ):
         raise ValueError(
             f"{file_name}: is ({record['height']}, {record['width']}) pixels high and wide, which does not fit "
             f"its frame of ({frame.height}, {frame.width})"

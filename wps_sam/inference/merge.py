@@ -12,18 +12,21 @@ MASK_THRESHOLD = 0.5
 
 
 def resize_mask(mask_logits: Tensor, frame: Frame, height: int, width: int) -> Tensor:
-    """Mask logits [S/4, S/4] of the padded square to float32 logits [height, width] of the original image.
+    """Mask logits [E, E] of the square to float32 logits [height, width] of the original image.
 
-    Bilinear to the square, padding cut off, bilinear to the image (segment_anything's order).
+    Bilinear to the square, padding cut off, bilinear to the image (segment_anything's order); of a square that the
+    image fills, its shape lost, in one step (SAM 2's).
     """
     small = mask_logits[None, None].float()
+    if frame.stretched:
+        return F.interpolate(small, (height, width), mode="bilinear", align_corners=False)[0, 0]
     square = F.interpolate(small, (frame.size, frame.size), mode="bilinear", align_corners=False)
     image = F.interpolate(frame.crop(square), (height, width), mode="bilinear", align_corners=False)
     return image[0, 0]
 
 
 def resize_masks(mask_logits: Tensor, frame: Frame, height: int, width: int) -> Tensor:
-    """[K, S/4, S/4] to [K, height, width], as ``resize_mask``; never more than one square at a time."""
+    """[K, E, E] to [K, height, width], as ``resize_mask``; never more than one square at a time."""
     images = mask_logits.new_empty(len(mask_logits), height, width, dtype=torch.float32)
     for image, logits in zip(images, mask_logits):
         image.copy_(resize_mask(logits, frame, height, width))

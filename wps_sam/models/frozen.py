@@ -21,6 +21,9 @@ class FrozenWeights(nn.Module):
     # How the message calls what is frozen, and what to set.
     FROZEN_NAME: ClassVar[str]
     FROZEN_KEYS: ClassVar[str]
+    # Where checkpoints hold what people call the frozen network, if the model knows that.
+    NAME_KEY: ClassVar[str] = ""
+    encoder_name: str = ""
 
     @abstractmethod
     def frozen_state(self) -> Mapping[str, Tensor]:
@@ -45,8 +48,11 @@ class FrozenWeights(nn.Module):
     def check_frozen(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Takes the hash out of a checkpoint's ``state_dict``; ValueError if there is none, or not this model's."""
         saved = state_dict.pop(prefix + self.HASH_KEY, None)
+        name = state_dict.pop(prefix + self.NAME_KEY, None) if self.NAME_KEY else None
         if saved is not None:
-            self.compare_frozen(hash_of(saved), self.frozen_hash())
+            self.compare_frozen(
+                hash_of(saved), self.frozen_hash(), "" if name is None else bytes(name.tolist()).decode()
+            )
             return
         frozen = self.frozen_state()
         # What shares no name with the model is told by what it lacks.
@@ -57,11 +63,14 @@ class FrozenWeights(nn.Module):
                 f"{self.HASH_KEY}: it was not written by this project, or changed since"
             )
 
-    def compare_frozen(self, saved: str, own: str) -> None:
+    def compare_frozen(self, saved: str, own: str, saved_name: str = "") -> None:
         """ValueError that names both if they differ."""
         if saved != own:
+            was, now = (
+                f"{name} {digest[:12]}...".strip() for name, digest in ((saved_name, saved), (self.encoder_name, own))
+            )
             raise ValueError(
-                f"this checkpoint was trained on another {self.FROZEN_NAME} ({saved[:12]}..., here {own[:12]}...): "
+                f"this checkpoint was trained on another {self.FROZEN_NAME} ({was}, here {now}): "
                 f"set {self.FROZEN_KEYS} as they were"
             )
 
@@ -86,3 +95,5 @@ def _replace_frozen(module: FrozenWeights, state_dict: dict[str, Any], prefix: s
         state_dict.pop(prefix + key, None)
     digest = torch.tensor(list(bytes.fromhex(module.frozen_hash())), dtype=torch.uint8)
     state_dict[prefix + module.HASH_KEY] = digest
+    if module.NAME_KEY and module.encoder_name:
+        state_dict[prefix + module.NAME_KEY] = torch.tensor(list(module.encoder_name.encode()), dtype=torch.uint8)

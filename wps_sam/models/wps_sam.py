@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,6 +41,7 @@ class WPSSAM(FrozenWeights):
         backbone: the frozen promptable encoder.
         semantic: a frozen semantic network beside it; None if there is none, or its features come from a cache.
         semantic_features, semantic_fingerprint: what there is of it, see :class:`wps_sam.encoders.SemanticEncoder`.
+        encoder_name: MODEL.SAM.ARCH of the backbone, for messages.
         prompter: the trained part.
         num_classes: C.
         score_threshold, nms_threshold, max_parts: which proposals become parts, see MODEL.INFERENCE.
@@ -48,7 +50,7 @@ class WPSSAM(FrozenWeights):
         unseen_bias: see MODEL.INFERENCE.UNSEEN_BIAS.
     """
 
-    HASH_KEY = "encoder_sha256"
+    HASH_KEY, NAME_KEY = "encoder_sha256", "encoder_name"
     FROZEN_NAME = "SAM or semantic network, or on one that sees pictures otherwise"
     FROZEN_KEYS = (
         "MODEL.BACKBONE.NAME, MODEL.SAM.ARCH, MODEL.SAM.WEIGHTS, MODEL.SAM.PADDING, MODEL.PIXEL_MEAN, _STD and "
@@ -68,6 +70,7 @@ class WPSSAM(FrozenWeights):
         semantic: SemanticEncoder | None = None,
         semantic_features: Iterable[str] = (),
         semantic_fingerprint: str = "",
+        encoder_name: str = "",
         score_threshold: float = 0.0,
         nms_threshold: float = 1.0,
         max_parts: int = 100,
@@ -79,6 +82,7 @@ class WPSSAM(FrozenWeights):
         self.backbone = backbone
         self.semantic = semantic
         self.semantic_fingerprint = semantic_fingerprint
+        self.encoder_name = encoder_name
         self.feature_names = (*backbone.spec.features, *semantic_features)
         self.prompter = prompter
         self.num_classes = num_classes
@@ -100,6 +104,7 @@ class WPSSAM(FrozenWeights):
             "semantic": build_semantic(cfg, backbone.image_size) if cfg.MODEL.SAM.FEATURES == "live" else None,
             "semantic_features": semantic.features,
             "semantic_fingerprint": semantic.fingerprint,
+            "encoder_name": cfg.MODEL.SAM.ARCH,
             "prompter": PROMPTER_REGISTRY.get(cfg.MODEL.PROMPTER.NAME)(cfg, backbone, semantic.features),
             "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
             "score_threshold": cfg.MODEL.INFERENCE.SCORE_THRESHOLD,
@@ -129,7 +134,7 @@ class WPSSAM(FrozenWeights):
 
         Returns:
             In training a dict of named losses, see the prompter. Otherwise per image a dict with "instances"
-            (pred_masks bool [K, H, W], pred_boxes, pred_classes, scores, mask_logits [K, S/4, S/4]), "sem_seg"
+            (pred_masks bool [K, H, W], pred_boxes, pred_classes, scores, mask_logits [K, E, E]), "sem_seg"
             (float [C+1, H, W], background last; its argmax is the part map) and "frame". With "category_id":
             "part_classes", the classes int64 [k] of that object's parts, and their "sem_seg" float [k, H, W],
             without background: the argmax says which part of the object each pixel would be.
@@ -201,7 +206,9 @@ class WPSSAM(FrozenWeights):
                     boxes=boxes + corner.repeat(2),
                     # Whole numbers are pixel centres there; in the square, as of boxes, they are corners of pixels.
                     points=points + corner + 0.5,
-                    masks=_covered_shares(instances.gt_masks.tensor, frame) if instances.has("gt_masks") else None,
+                    masks=covered_shares(instances.gt_masks.tensor, frame, self.backbone.spec.mask_size)
+                    if instances.has("gt_masks")
+                    else None,
                     tags=record["tags"].to(self.device) if "tags" in record else None,
                     cropped=record.get("cropped", False),
                     part_map=_in_square(record["part_map"].to(self.device), frame) if "part_map" in record else None,
@@ -388,8 +395,12 @@ def _in_square(part_map: Tensor, frame: Frame) -> Tensor:
     return square
 
 
-def _covered_shares(masks: Tensor, frame: Frame) -> Tensor:
-    """Masks bool [M, h, w] of a picture to float [M, S/4, S/4], the share of each cell of its square they cover."""
+def covered_shares(masks: Tensor, frame: Frame, size: int) -> Tensor:
+    """Masks bool [M, h, w] of a picture to float [M, size, size], the share of each cell of its square they cover."""
     square = masks.new_zeros(len(masks), frame.size, frame.size, dtype=torch.float32)
     frame.crop(square)[:] = masks
-    return F.avg_pool2d(square[:, None], 4)[:, 0]
+    # SAM 3 has 7 pixels to 2 cells: halves of pixels are pooled then.
+    pieces = math.lcm(frame.size, size) // frame.size
+    for axis in (1, 2) if pieces > 1 else ():
+        square = square.repeat_interleave(pieces, dim=axis)
+    return F.avg_pool2d(square[:, None], square.shape[-1] // size)[:, 0]

@@ -31,7 +31,7 @@ from .losses import (
 from .matcher import CenterMatcher
 from .part_head import part_map_loss, tagged_map_loss
 from .prompter import PROMPTER_REGISTRY, Decode, EncodePrompts, Prompter, decoded_mask_loss, one_query_a_mask
-from .semantic_input import SemanticInput, Shape
+from .semantic_input import SemanticInput, Shape, resample
 from .text_classifier import TextClassifier, build_text_classifier
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,10 @@ class DensePrompter(Prompter):
         self.label_type = label_type
         self.place = "point" if label_type == "point" else "box"
         self.image_size = image_size
+        # Context is gathered on a grid twice as coarse as the memory: cells of the embedding along a side of one of it.
+        self.pooled = max(1, round(2 * stride * embedding_size / image_size))
+        # SAM 3 has cells of 14 pixels: what comes nearest to what is asked for.
+        stride = image_size // (2 * (embedding_size // self.pooled))
         self.stride = stride
         self.matcher = CenterMatcher(min_radius=stride)
         self.place_losses: dict[str, PlaceLoss] = {"box": box_loss, "point": partial(point_loss, stride=stride)}
@@ -107,8 +111,6 @@ class DensePrompter(Prompter):
         }
         self.part_balance = part_balance
         self.class_balance = class_balance
-        # Context is gathered on a grid twice as coarse as the memory: cells of the embedding along a side of one of it.
-        self.pooled = 2 * stride * embedding_size // image_size
         self.companion = Companion(companion_dim, stride) if companion_dim else None
         self.semantic = SemanticInput(semantic, conv_dim) if semantic else None
         beside = companion_dim + (conv_dim if semantic else 0)
@@ -275,12 +277,12 @@ class DensePrompter(Prompter):
         """Those of the companion [B, companion_dim, S/stride, S/stride], zeros without images; [] without one."""
         if self.companion is None:
             return []
+        height, width = (2 * side // self.pooled for side in features["image_embedding"].shape[-2:])
         if "image" not in features:
             logger.warning("the prompter's companion is not shown the images: its scores and prompts will be poorer")
-            batch, _, height, width = features["image_embedding"].shape
-            grid = (2 * height // self.pooled, 2 * width // self.pooled)
-            return [features["image_embedding"].new_zeros(batch, self.companion_dim, *grid)]
-        return [self.companion(features["image"])]
+            batch = len(features["image_embedding"])
+            return [features["image_embedding"].new_zeros(batch, self.companion_dim, height, width)]
+        return [resample(self.companion(features["image"]), width)]
 
     def apply_deltas(self, deltas: Tensor) -> Tensor:
         """Head outputs [B, N, 4] to boxes xyxy, or [B, N, 2] to points xy, in pixels of the padded square."""

@@ -133,7 +133,9 @@ class DETRPrompter(Prompter):
             "semantic": semantic,
             "channels": channels,
             "dim": encoder.spec.prompt_dim,
-            "tokens_per_prompt": encoder.spec.tokens_per_prompt,
+            "tokens_per_prompt": (
+                encoder.spec.point_tokens if cfg.WEAK_LABELS.TYPE == "point" else encoder.spec.box_tokens
+            ),
             "neck_strides": node.NECK_STRIDES,
             "num_heads": node.NUM_HEADS,
             "ffn_dim": node.FFN_DIM,
@@ -200,8 +202,14 @@ class DETRPrompter(Prompter):
         """The encoder's own tokens [M, T, D] of an image's labels: what the prompter learns to say."""
         is_point = target.of_kind(LabelKind.POINT)
         if bool(is_point.all()) and len(target):
-            return self.encode_prompts(points=target.points)
-        taught = self.encode_prompts(boxes=target.boxes)
+            return self._teach_points(target.points)
+        # Of points alone there may be fewer tokens, where there is no label at all.
+        taught = self.encode_prompts(boxes=target.boxes)[:, : self.tokens_per_prompt]
         if bool(is_point.any()):
-            taught[is_point] = self.encode_prompts(points=target.points[is_point])
+            taught[is_point] = self._teach_points(target.points[is_point])
         return taught
+
+    def _teach_points(self, points: Tensor) -> Tensor:
+        """Of a point the last token is padding, of which it has more where boxes have more tokens (SAM 2)."""
+        tokens = self.encode_prompts(points=points)
+        return torch.cat([tokens, tokens[:, -1:].expand(-1, self.tokens_per_prompt - tokens.shape[1], -1)], dim=1)

@@ -32,6 +32,8 @@ class SemanticInput(nn.Module):
 
 def resample(feature: Tensor, size: int) -> Tensor:
     """A square map [B, D, h, h] to [B, D, size, size]: means of finer cells, bilinear between coarser ones."""
+    if feature.shape[-1] == size:
+        return feature
     if feature.shape[-1] > size:
         return F.adaptive_avg_pool2d(feature, size)
     return F.interpolate(feature, (size, size), mode="bilinear", align_corners=False)

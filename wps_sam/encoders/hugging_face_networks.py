@@ -1,0 +1,263 @@
+"""Promptable segmenters of transformers: what differs between their families, their published sizes, their weights.
+
+Wherever transformers has a class for the family, weights come from a folder of Hugging Face's, or, where the layout of
+the authors' own file is known, from that file.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .build_sam import RANDOM_WEIGHTS_SEED, key_differences, read_state_dict, refuse_differences
+from .frozen import hash_tensors
+from .official_names import OFFICIAL_NAMES
+
+# Mean and deviation of RGB in 0..255: ImageNet's, as all SAMs but the third have them.
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+HALF = ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5))
+
+Shapes = dict[str, tuple[int, int, int]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of transformers, whatever its size.
+
+    Args:
+        title: its published name.
+        model, config: transformers' classes.
+        box_tokens: tokens of a box; SAM 2 and its kin add a padding token to the two corners.
+        scales_both_sides: a picture fills the square, its shape lost; else its longest side does, padded at the bottom
+            and right.
+        shapes: a configuration to the shapes (channels, h, w) of the features that are kept, by name.
+        look: a network and its inputs [B, 3, S, S] to those features.
+        beside: features of one image [1, channels, h, w] to what the mask decoder takes beside the embedding.
+        normalisation: mean and deviation of RGB in 0..255.
+    """
+
+    title: str
+    model: str
+    config: str
+    box_tokens: int
+    scales_both_sides: bool
+    shapes: Callable[[Any], Shapes]
+    look: Callable[[Any, Tensor], dict[str, Tensor]]
+    beside: Callable[[Mapping[str, Tensor]], dict[str, Any]]
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+
+
+def _hq_shapes(config: Any) -> Shapes:
+    cells = config.prompt_encoder_config.image_embedding_size
+    channels = config.vision_config.output_channels
+    return {
+        "image_embedding": (channels, cells, cells),
+        "early_embedding": (config.vision_config.hidden_size, cells, cells),
+    }
+
+
+def _hq_look(network: Any, images: Tensor) -> dict[str, Tensor]:
+    embedding, of_global_blocks = network.get_image_embeddings(images)
+    # The decoder reads those after the first block with global attention alone.
+    return {"image_embedding": embedding, "early_embedding": of_global_blocks[0].movedim(-1, 1)}
+
+
+def _hq_beside(features: Mapping[str, Tensor]) -> dict[str, Any]:
+    # The masks of the new token are added to SAM's own (SAM-HQ, section 3.2).
+    return {"intermediate_embeddings": [features["early_embedding"].movedim(1, -1)], "hq_token_only": False}
+
+
+def _pyramid_shapes(config: Any) -> Shapes:
+    fine, middle, coarse = (tuple(size) for size in config.vision_config.backbone_feature_sizes)
+    channels = config.vision_config.fpn_hidden_size
+    return {
+        "image_embedding": (channels, *coarse),
+        "high_res_0": (channels // 8, *fine),
+        "high_res_1": (channels // 4, *middle),
+    }
+
+
+def _pyramid_look(network: Any, images: Tensor) -> dict[str, Tensor]:
+    # Projected for the decoder, and with the "no memory" of a single picture added.
+    fine, middle, coarse = network.get_image_embeddings(images)
+    return {"image_embedding": coarse, "high_res_0": fine, "high_res_1": middle}
+
+
+def _pyramid_beside(features: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"high_resolution_features": [features["high_res_0"], features["high_res_1"]]}
+
+
+def _pyramid(title: str, name: str, normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET) -> Family:
+    """SAM 2's ways, which EdgeTAM and SAM 3 took over."""
+    ways = (_pyramid_shapes, _pyramid_look, _pyramid_beside)
+    return Family(title, f"{name}Model", f"{name}Config", 3, True, *ways, normalisation)
+
+
+HQ = Family("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_look, _hq_beside)
+SAM2 = _pyramid("SAM 2", "Sam2")
+EDGETAM = _pyramid("EdgeTAM", "EdgeTam")
+SAM3 = _pyramid("SAM 3", "Sam3Tracker", HALF)
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One size of a family: what differs from the defaults of its configuration, by section."""
+
+    family: Family
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def _hq(width: int, depth: int, heads: int, with_global_attention: Iterable[int]) -> Arch:
+    vision: dict[str, Any] = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
+    vision["global_attn_indexes"] = list(with_global_attention)
+    return Arch(HQ, {"vision_config": vision, "mask_decoder_config": {"vit_dim": width}})
+
+
+def _hiera(width: int, heads: int, depths: Iterable[int], with_global_attention: Iterable[int], **more: Any) -> Arch:
+    widths = [width << stage for stage in range(4)]
+    trunk = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": width,
+        "embed_dim_per_stage": widths,
+        "num_attention_heads": heads,
+        "num_attention_heads_per_stage": [heads << stage for stage in range(4)],
+        "blocks_per_stage": list(depths),
+        "global_attention_blocks": list(with_global_attention),
+        **more,
+    }
+    return Arch(SAM2, {"vision_config": {"backbone_config": trunk, "backbone_channel_list": widths[::-1]}})
+
+
+_REPVIT = {
+    "model_type": "timm_wrapper",
+    "architecture": "repvit_m1",
+    # Of a head that is not built; transformers can't do without the number.
+    "num_classes": 1000,
+    "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+}
+# Published sizes, by MODEL.SAM.ARCH: SAM-HQ (arXiv 2306.01567) on SAM's three ViTs, SAM 2.1 (arXiv 2408.00714, table of
+# its model zoo), EdgeTAM (arXiv 2501.07256), and of SAM 3 (arXiv 2511.16719) the part that takes points and boxes.
+HUGGING_FACE_ARCHS: dict[str, Arch] = {
+    "hq_b": _hq(768, 12, 12, (2, 5, 8, 11)),
+    "hq_l": _hq(1024, 24, 16, (5, 11, 17, 23)),
+    "hq_h": _hq(1280, 32, 16, (7, 15, 23, 31)),
+    "sam2_tiny": _hiera(96, 1, (1, 2, 7, 2), (5, 7, 9)),
+    "sam2_small": _hiera(96, 1, (1, 2, 11, 2), (7, 10, 13)),
+    "sam2_base_plus": _hiera(112, 2, (2, 3, 16, 3), (12, 16, 20), window_positional_embedding_background_size=[14, 14]),
+    "sam2_large": _hiera(144, 2, (2, 6, 36, 4), (23, 33, 43), window_size_per_stage=[8, 4, 16, 8]),
+    "edgetam": Arch(EDGETAM, {"vision_config": {"backbone_config": _REPVIT}}),
+    "sam3": Arch(SAM3),
+}
+
+
+def config_of(arch: str) -> Any:
+    """transformers' configuration of MODEL.SAM.ARCH ``arch``; ValueError where transformers is missing."""
+    family, sizes = HUGGING_FACE_ARCHS[arch].family, copy.deepcopy(dict(HUGGING_FACE_ARCHS[arch].sizes))
+    if family.shapes is _pyramid_shapes:
+        # Otherwise the single mask of a prompt is exchanged for another where it looks unstable: the masks that a
+        # prompter learns from would not be those that it is asked for.
+        sizes["mask_decoder_config"] = {
+            **sizes.get("mask_decoder_config", {}),
+            "dynamic_multimask_via_stability": False,
+        }
+    return getattr(_transformers(), family.config)(**sizes)
+
+
+def read_network(arch: str, weights: str = "") -> Any:
+    """The network of MODEL.SAM.ARCH ``arch`` in eval mode, float32.
+
+    Args:
+        arch: a key of :data:`HUGGING_FACE_ARCHS`.
+        weights: a folder of Hugging Face's, or its name on the hub; the authors' own file; "" for seeded random ones.
+
+    Raises:
+        ValueError: the weights are missing, damaged, or not exactly those of ``arch``; all differences are named.
+    """
+    family = HUGGING_FACE_ARCHS[arch].family
+    model = getattr(_transformers(), family.model)
+    if weights and not Path(weights).is_file():
+        return _without_unread_levels(_read_folder(model, arch, weights)).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        network = model(config_of(arch))
+    if weights:
+        state = _read_file(family, weights)
+        _refuse(key_differences(network.state_dict(), state), weights, arch)
+        network.load_state_dict(state)
+    return _without_unread_levels(network).eval()
+
+
+def _without_unread_levels(network: Any) -> Any:
+    """SAM 3's neck makes one level more than is read. transformers adds "no memory" to the last level, so that it is
+    lost with that one; the authors drop the level first (sam3/model/sam1_task_predictor.py), as it is done here."""
+    levels = getattr(network.vision_encoder.neck, "fpn_layers", None)
+    if levels is not None:
+        del levels[len(network.backbone_feature_sizes) :]
+    return network
+
+
+def _read_folder(model: Any, arch: str, weights: str) -> Any:
+    try:
+        # Weights that are missing or of another shape are random for now; they are refused below, all at once.
+        network, info = model.from_pretrained(
+            weights,
+            config=config_of(arch),
+            output_loading_info=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        where = "" if Path(weights).is_dir() else " is no file or folder here, and from the hub came"
+        raise ValueError(f"MODEL.SAM.WEIGHTS {weights}{where}: {error}") from error
+    other = [f"{key} ({tuple(found)}, expected {tuple(own)})" for key, found, own in info["mismatched_keys"]]
+    found = {"missing": info["missing_keys"], "unexpected": info["unexpected_keys"], "of another shape": other}
+    _refuse({kind: sorted(keys) for kind, keys in found.items()}, weights, arch)
+    return network
+
+
+def _read_file(family: Family, weights: str) -> dict[str, Tensor]:
+    """The authors' own file under transformers' names, without what only videos need."""
+    if family.title not in OFFICIAL_NAMES:
+        raise ValueError(
+            f"MODEL.SAM.WEIGHTS {weights}: of {family.title} a folder of Hugging Face is read, with config.json and "
+            "model.safetensors; this is a file"
+        )
+    return OFFICIAL_NAMES[family.title](read_state_dict(weights))
+
+
+def _refuse(differences: Mapping[str, list[str]], weights: str, arch: str) -> None:
+    refuse_differences(differences, f"{weights}: these are not the weights of {arch}.")
+
+
+def weights_hash(arch: str, weights: str) -> str:
+    """SHA-256 of all weights of :func:`read_network`, which are read anew only when a file has changed."""
+    path = Path(weights)
+    files = sorted(path.iterdir()) if weights and path.is_dir() else [path] if path.is_file() else []
+    stats = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return _weights_hash(arch, weights, stats)
+
+
+@functools.lru_cache
+def _weights_hash(arch: str, weights: str, _: tuple[tuple[str, int, int], ...]) -> str:
+    return network_hash(read_network(arch, weights))
+
+
+def network_hash(network: Any) -> str:
+    """SHA-256 of all weights of a network."""
+    return hash_tensors(sorted(network.state_dict().items()))
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError("this MODEL.SAM.ARCH needs transformers: pip install 'wps_sam[text]'") from error
+    return transformers
