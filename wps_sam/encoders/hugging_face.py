@@ -81,12 +81,14 @@ class HuggingFaceSAM(PromptableEncoder):
         _check_settings(cfg)
         if not node.WEIGHTS:
             logger.warning("MODEL.SAM.WEIGHTS is empty: %s has random weights, and its masks mean nothing", node.ARCH)
+        if node.COMPILE and cfg.MODEL.DEVICE == "cpu":
+            logger.warning("MODEL.SAM.COMPILE: ignored on the CPU")
         return {
             "network": read_network(node.ARCH, node.WEIGHTS),
             "family": HUGGING_FACE_ARCHS[node.ARCH].family,
             "live": node.FEATURES == "live",
             "precision": node.PRECISION,
-            "compiled": node.COMPILE,
+            "compiled": node.COMPILE and cfg.MODEL.DEVICE != "cpu",
         }
 
     # -- by configuration
