@@ -1,12 +1,15 @@
 """SAM-HQ, SAM 2.1, EdgeTAM and SAM 3: tiny random networks against transformers' own pictures-to-masks."""
 
 import math
+import re
 from pathlib import Path
 
 from wps_sam.data.feature_store import pack, unpack
 from wps_sam.encoders import HuggingFaceSAM, all_archs, build_encoder, encoder_class, family_of
 from wps_sam.encoders import hugging_face_networks as networks
+from wps_sam.encoders.build_sam import key_differences
 from wps_sam.encoders.hugging_face_networks import EDGETAM, HQ, HUGGING_FACE_ARCHS, SAM2, SAM3, Arch, read_network
+from wps_sam.encoders.official_names import OFFICIAL_NAMES
 from wps_sam.inference.merge import resize_mask
 from wps_sam.models.wps_sam import covered_shares
 from wps_sam.prompt_evaluation import PromptedPicture, load_encoder, score_prompts, synthetic_pictures
@@ -49,6 +52,7 @@ VIT3 = {
     "model_type": "sam3_vit_model",
 }
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "global_attn_indexes": [1]}
+OFFICIAL = Path(__file__).parent / "official_names"
 WHICH_SAM = Path(__file__).resolve().parents[2] / "docs" / "which_sam.md"
 # Each of its family's shape, four cells wide.
 TINY = {
@@ -147,7 +151,7 @@ def test_masks_are_the_librarys_own(arch, shape, encoders):
     asked = {"input_boxes": [boxes.tolist()]}, {"input_points": [[[p] for p in points.tolist()]]}
     prompted = PromptedPicture(encoder, image)
     square = encoder.preprocess(
-        torch.from_numpy(encoder.spec.resize.get_transform(image).apply_image(image)).permute(2, 0, 1)
+        torch.from_numpy(encoder.spec.resize.get_transform(image).apply_image(image).copy()).permute(2, 0, 1)
     )[0]
     processor = processor_of(arch, encoder.image_size)
     for of_library, ours, tokens in zip(asked, ((boxes, None), (None, points)), (encoder.spec.box_tokens, 2)):
@@ -168,8 +172,10 @@ def test_masks_are_the_librarys_own(arch, shape, encoders):
             assert torch.stack([logits for logits, _ in found]).std() > 0.01
             for k, (logits, iou) in enumerate(found):
                 enlarged = torch.stack([prompted.enlarged(one) for one in logits])
-                torch.testing.assert_close(logits, output.pred_masks[0, k], atol=1e-5, rtol=1e-4)
-                torch.testing.assert_close(enlarged, masks[k], atol=1e-5, rtol=1e-4)
+                # Logits are in the tens; single ones near 0 have the rounding of those.
+                close = 1e-5 * output.pred_masks.abs().max()
+                assert (logits - output.pred_masks[0, k]).abs().max() < close
+                assert (enlarged - masks[k]).abs().max() < close
                 assert enlarged.shape[1:] == (height, width) and len(logits) == (3 if multimask else 1)
                 if multimask:
                     torch.testing.assert_close(iou, output.iou_scores[0, k], atol=1e-5, rtol=1e-4)
@@ -303,6 +309,37 @@ def test_published_sizes(arch):
     assert ROWS[arch][3:8] == [f"{millions:.0f}", str(side), way, f"{megabytes:.1f}", tokens]
 
 
+def official_tensors(name):
+    """What an official file holds, on the meta device; numbers in braces stand for one name each."""
+    state = {}
+    for line in (OFFICIAL / f"{name}.txt").read_text(encoding="utf-8").splitlines()[1:]:
+        key, shape = line.split(" ", 1)
+        before, *numbered = re.split("[{}]", key)
+        for number in numbered[0].split(",") if numbered else ("",):
+            name = before + number + (numbered[1] if numbered else "")
+            state[name] = torch.empty([int(n) for n in re.findall(r"\d+", shape)], device="meta")
+    return state
+
+
+@pytest.mark.parametrize(("arch", "file"), [("sam2_tiny", "sam2.1_hiera_tiny"), ("hq_b", "sam_hq_vit_b")])
+def test_official_names_are_the_librarys(arch, file):
+    """The lists are of the authors' own modules, as they build them."""
+    family = HUGGING_FACE_ARCHS[arch].family
+    with torch.device("meta"):
+        expected = getattr(transformers, family.model)(networks.config_of(arch)).state_dict()
+    state = official_tensors(file)
+    assert len(state) > 300
+    translate = OFFICIAL_NAMES[family.title]
+    assert not any(key_differences(expected, translate(state)).values())
+    # What only videos need is passed over, and nothing else.
+    of_videos = {"memory_attention.norm.weight", "maskmem_tpos_enc", "obj_ptr_proj.layers.0.weight", "no_obj_ptr"}
+    more = {**state, **dict.fromkeys(of_videos if arch == "sam2_tiny" else (), torch.empty(1, device="meta"))}
+    assert translate(more).keys() == translate(state).keys()
+    assert key_differences(expected, translate({**more, "mask_decoder.odd": torch.empty(1, device="meta")}))[
+        "unexpected"
+    ]
+
+
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_folders_load_strictly(form, folders, tmp_path):
     state = load_file(folders["sam2_test"] / "model.safetensors")
@@ -388,7 +425,7 @@ def test_training_is_the_same_live_and_from_stored_features(arch, prompter, fold
         from_store.append({**seen, **stored, "image_size": tuple(record["image"].shape[1:])})
     seen = {}
     for model, inputs in ((live, records), (cached, from_store)):
-        optimizer = torch.optim.Adam(model.prompter.parameters(), 3e-3)
+        optimizer = torch.optim.Adam(model.prompter.parameters(), 5e-4)
         model.train()
         seen[model] = []
         for _ in range(5):
@@ -397,9 +434,8 @@ def test_training_is_the_same_live_and_from_stored_features(arch, prompter, fold
             sum(losses.values()).backward()
             optimizer.step()
             seen[model].append({name: float(value.detach()) for name, value in losses.items()})
-    assert seen[live] == pytest.approx(seen[cached]) or all(
-        one == pytest.approx(other) for one, other in zip(seen[live], seen[cached])
-    )
+    for one, other in zip(seen[live], seen[cached]):
+        assert one == pytest.approx(other, rel=1e-5)
     totals = [sum(losses.values()) for losses in seen[live]]
     assert totals[-1] < totals[0] and {"loss_mask", "loss_class"} <= seen[live][0].keys()
     for found, record in zip(cached.eval()(from_store), records):
