@@ -186,18 +186,11 @@ class HuggingFaceSAM(PromptableEncoder):
         for i, of_image in enumerate(prompts):
             own = {name: features[name][i : i + 1] for name in self.spec.features}
             decoded = [
-                self.network.mask_decoder(
-                    image_embeddings=own["image_embedding"],
-                    image_positional_embeddings=position,
-                    sparse_prompt_embeddings=some[None],
-                    dense_prompt_embeddings=no_mask,
-                    multimask_output=multimask,
-                    **self.family.beside(own),
-                )[:2]
+                self.family.decode(self.network.mask_decoder, own, some, position, no_mask, multimask)
                 for some in (of_image.split(at_once) if len(of_image) else ())
             ]
             if decoded:
-                masks, iou = (torch.cat(parts, dim=1)[0] for parts in zip(*decoded))
+                masks, iou = (torch.cat(parts) for parts in zip(*decoded))
             else:
                 masks = embeddings.new_zeros(0, 3 if multimask else 1, self.spec.mask_size, self.spec.mask_size)
                 iou = masks.new_zeros(masks.shape[:2])

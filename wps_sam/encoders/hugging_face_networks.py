@@ -40,7 +40,9 @@ class Family:
             and right.
         shapes: a configuration to the shapes (channels, h, w) of the features that are kept, by name.
         look: a network and its inputs [B, 3, S, S] to those features.
-        beside: features of one image [1, channels, h, w] to what the mask decoder takes beside the embedding.
+        decode: the network's mask decoder, features of one image [1, channels, h, w], prompts [K, T, D], the position
+            code [1, D, h, w], "no mask" [1, D, 1, 1], and whether it is asked for all masks of an ambiguous prompt, to
+            masks' logits [K, n, E, E] and expected IoU [K, n].
         normalisation: mean and deviation of RGB in 0..255.
     """
 
@@ -51,7 +53,7 @@ class Family:
     scales_both_sides: bool
     shapes: Callable[[Any], Shapes]
     look: Callable[[Any, Tensor], dict[str, Tensor]]
-    beside: Callable[[Mapping[str, Tensor]], dict[str, Any]]
+    decode: Callable[[Any, Mapping[str, Tensor], Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor]]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
 
 
@@ -70,9 +72,41 @@ def _hq_look(network: Any, images: Tensor) -> dict[str, Tensor]:
     return {"image_embedding": embedding, "early_embedding": of_global_blocks[0].movedim(-1, 1)}
 
 
-def _hq_beside(features: Mapping[str, Tensor]) -> dict[str, Any]:
-    # The masks of the new token are added to SAM's own (SAM-HQ, section 3.2).
-    return {"intermediate_embeddings": [features["early_embedding"].movedim(1, -1)], "hq_token_only": False}
+def _hq_decode(
+    decoder: Any, features: Mapping[str, Tensor], prompts: Tensor, position: Tensor, no_mask: Tensor, multimask: bool
+) -> tuple[Tensor, Tensor]:
+    """SAM-HQ's masks (section 3.2): those of its own token are added to SAM's. The n masks of an ambiguous prompt come
+    the best first.
+
+    Not by the decoder's own forward, which (transformers 5.23) cuts masks out of the image as it was before the prompts
+    met it, rows and columns exchanged.
+    """
+    embedding, count = features["image_embedding"], len(prompts)
+    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight])
+    queries, keys = decoder.transformer(
+        point_embeddings=torch.cat([own.expand(count, -1, -1), prompts], dim=1)[None],
+        image_embeddings=(embedding + no_mask).expand(count, -1, -1, -1),
+        image_positional_embeddings=position.expand(count, -1, -1, -1),
+        attention_similarity=None,
+    )
+    queries, act = queries[0], decoder.activation
+    image = keys.flatten(0, 1).transpose(1, 2).unflatten(2, embedding.shape[-2:])
+    image = act(decoder.upscale_conv2(act(decoder.upscale_layer_norm(decoder.upscale_conv1(image)))))
+    early = act(decoder.compress_vit_norm(decoder.compress_vit_conv1(features["early_embedding"])))
+    late = act(decoder.encoder_norm(decoder.encoder_conv1(embedding)))
+    fine = decoder.mask_conv2(act(decoder.mask_norm(decoder.mask_conv1(image))))
+    fine = fine + decoder.compress_vit_conv2(early) + decoder.encoder_conv2(late)
+    mlps = decoder.output_hypernetworks_mlps
+    weights = torch.stack([mlp(queries[:, 1 + k]) for k, mlp in enumerate(mlps)], dim=1)
+    iou = decoder.iou_prediction_head(queries[:, 0])
+    if multimask:
+        iou, order = iou[:, 1:].sort(dim=1, descending=True)
+        weights = weights[:, 1:].gather(1, order[..., None].expand(-1, -1, weights.shape[-1]))
+    else:
+        iou, weights = iou[:, :1], weights[:, :1]
+    masks = torch.einsum("knc,kchw->knhw", weights, image)
+    hq = torch.einsum("kc,kchw->khw", decoder.hq_mask_mlp(queries[:, 1 + len(mlps)]), fine)
+    return masks + hq[:, None], iou
 
 
 def _pyramid_shapes(config: Any) -> Shapes:
@@ -91,17 +125,27 @@ def _pyramid_look(network: Any, images: Tensor) -> dict[str, Tensor]:
     return {"image_embedding": coarse, "high_res_0": fine, "high_res_1": middle}
 
 
-def _pyramid_beside(features: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {"high_resolution_features": [features["high_res_0"], features["high_res_1"]]}
+def _pyramid_decode(
+    decoder: Any, features: Mapping[str, Tensor], prompts: Tensor, position: Tensor, no_mask: Tensor, multimask: bool
+) -> tuple[Tensor, Tensor]:
+    masks, iou, *_ = decoder(
+        image_embeddings=features["image_embedding"],
+        image_positional_embeddings=position,
+        sparse_prompt_embeddings=prompts[None],
+        dense_prompt_embeddings=no_mask,
+        multimask_output=multimask,
+        high_resolution_features=[features["high_res_0"], features["high_res_1"]],
+    )
+    return masks[0], iou[0]
 
 
 def _pyramid(title: str, name: str, normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET) -> Family:
     """SAM 2's ways, which EdgeTAM and SAM 3 took over."""
-    ways = (_pyramid_shapes, _pyramid_look, _pyramid_beside)
+    ways = (_pyramid_shapes, _pyramid_look, _pyramid_decode)
     return Family(title, f"{name}Model", f"{name}Config", 3, True, *ways, normalisation)
 
 
-HQ = Family("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_look, _hq_beside)
+HQ = Family("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_look, _hq_decode)
 SAM2 = _pyramid("SAM 2", "Sam2")
 EDGETAM = _pyramid("EdgeTAM", "EdgeTam")
 SAM3 = _pyramid("SAM 3", "Sam3Tracker", HALF)
