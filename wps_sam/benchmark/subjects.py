@@ -184,7 +184,7 @@ def _with_embeddings(model: WPSSAM, records: list[dict[str, Any]]) -> list[dict[
     cached = []
     features = model.embed(records)[0]
     for i, record in enumerate(records):
-        of_cache = {name: features[name][i].cpu() for name in model.feature_names}
+        of_cache: dict[str, Any] = {name: features[name][i].cpu() for name in model.feature_names}
         of_cache["image_size"] = tuple(record["image"].shape[-2:])
         cached.append({**{key: value for key, value in record.items() if key != "image"}, **of_cache})
     return cached
