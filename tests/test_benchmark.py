@@ -68,6 +68,15 @@ def test_operations_are_counted_and_those_of_another_side_stand_for_a_trick() ->
     assert measured["stock"].flops == measured["trick"].flops == 60
 
 
+def test_operations_of_attention_are_counted_fused_or_not() -> None:
+    q, k, v = torch.ones(3, 1, 2, 16, 8)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    side = Side("fused", lambda: Task(lambda: attention(q, k, v)), items=1)
+    measured = measure(Contest("attention", "image", (side,), ()), CPU, repeats=1, warmup=1, count_flops=True)
+    # 2 heads, logits and mixtures, each 16 x 16 x 8 products and sums.
+    assert measured["fused"].flops == 2 * 2 * 2 * 16 * 16 * 8
+
+
 def test_difference_of_outputs() -> None:
     assert difference(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5])) == 0.5
     assert difference(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 5])) == 0.25
@@ -101,9 +110,10 @@ def _settings(tmp_path: Path, subject: str, **changes: object) -> Settings:
 def _pairs(tmp_path: Path) -> list[dict]:
     sides = (Side("stock", lambda: Task(lambda: None), 2), Side("ours, bf16", lambda: Task(lambda: None), 4))
     contest = Contest("encoder", "image", sides, (("stock", "ours, bf16"),))
+    sizes = {"parameters": 10_130_000, "feature_bytes": 2_097_152}
     measurements = {
         "stock": Measurement([4.0, 2.0, 3.0], torch.zeros(1), 6 * 10**12, Memory(300.0, 900.0)),
-        "ours, bf16": Measurement([1.0, 1.0, 4.0], torch.ones(1), 6 * 10**12, Memory(100.0, 500.0)),
+        "ours, bf16": Measurement([1.0, 1.0, 4.0], torch.ones(1), 6 * 10**12, Memory(100.0, 500.0), sizes),
     }
     return pair_reports(
         _settings(tmp_path, "encoder"), contest, measurements, machine(CPU), {"fp32": 10.0, "bf16": 60.0}
@@ -126,9 +136,10 @@ def test_report_by_hand(tmp_path: Path) -> None:
 
 def test_markdown_has_a_row_a_pair_and_no_empty_columns(tmp_path: Path) -> None:
     head, _, row = markdown(_pairs(tmp_path)).splitlines()
-    assert "| Memory | TFLOP/s | Of the peak | Difference |" in head
+    assert "| Memory | Parameters | Features, fp16 | GFLOP | TFLOP/s | Of the peak | Difference |" in head
     assert "| 3.00 s (2.50 to 3.50) | 1.00 s (1.00 to 2.50) | **6.00** | 4 images | 300 MiB / 100 MiB |" in row
-    assert "| 2 / 6 | 20.0% / 10.0% | 1.0e+00 |" in row
+    # 6 operations for the stock side's 2 images.
+    assert "| 10.1 million | 2.1 MB | 3,000 | 2 / 6 | 20.0% / 10.0% | 1.0e+00 |" in row
     (bare,) = _pairs(tmp_path)
     for side in (bare["baseline"], bare["ours"]):
         for key in ("peak_growth_mib", "tflops", "share_of_peak"):

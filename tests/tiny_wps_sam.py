@@ -1,12 +1,15 @@
 """A small WPSSAM on random weights, and made-up inputs for it."""
 
 from wps_sam.config import add_wps_sam_config
+from wps_sam.encoders.build_sam import MobileSamArch
 from wps_sam.structures import LabelKind
 
 import torch
 from detectron2.config import get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 
+# A MobileSAM of which every part is small; to be put into SAM_ARCHS.
+MOBILE_TEST = MobileSamArch(128, (8, 16, 24, 32), (1, 1, 1, 1), (1, 2, 3, 4), (7, 3, 4, 3), 32)
 SIZES = {
     "DETRPrompter": (
         *("MODEL.DETR_PROMPTER.NUM_QUERIES", 8, "MODEL.DETR_PROMPTER.NUM_ENCODER_LAYERS", 1),

@@ -55,7 +55,7 @@ def convert_sam(source: str, arch: str | None = None) -> tuple[str, dict[str, Te
 
     Args:
         source: a ``.pth`` state dict or a ``.safetensors``; read without running any code in it.
-        arch: vit_tiny, vit_b, vit_l or vit_h; recognised from the sizes of the image encoder when None.
+        arch: vit_tiny, vit_b, vit_l, vit_h or mobile_sam; recognised from the sizes of the image encoder when None.
 
     Returns:
         The architecture and the state dict, fit for ``MODEL.SAM.WEIGHTS``.

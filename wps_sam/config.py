@@ -106,9 +106,9 @@ def add_wps_sam_config(cfg: CN) -> None:
 
     # The frozen Segment Anything Model.
     cfg.MODEL.SAM = CN()
-    # vit_tiny | vit_b | vit_l | vit_h | hq_b | hq_l | hq_h | sam2_tiny | sam2_small | sam2_base_plus | sam2_large |
-    # edgetam | sam3: see docs/which_sam.md. The side S of the square input follows from it: 512 pixels of vit_tiny,
-    # 1008 of sam3, else 1024.
+    # vit_tiny | vit_b | vit_l | vit_h | mobile_sam | hq_b | hq_l | hq_h | sam2_tiny | sam2_small | sam2_base_plus |
+    # sam2_large | edgetam | sam3: see docs/which_sam.md. The side S of the square input follows from it: 512 pixels of
+    # vit_tiny, 1008 of sam3, else 1024.
     cfg.MODEL.SAM.ARCH = "vit_b"
     # An official .pth or .pt, of vit_* also a .safetensors, or "shipped" for the vit_tiny that comes with this package;
     # of the others also a folder of Hugging Face's, or its name on the hub.

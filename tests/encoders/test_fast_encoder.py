@@ -263,10 +263,10 @@ def test_where_compiling_fails_the_reason_is_told(monkeypatch, caplog):
         return call
 
     monkeypatch.setattr(torch, "compile", fails)
-    fast_encoder._compiled_block.cache_clear()
+    fast_encoder._compiled.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert fast_encoder._compiled_block("cpu") is fast_encoder._block
-    fast_encoder._compiled_block.cache_clear()
+        assert fast_encoder._compiled(fast_encoder._block, "cpu") is fast_encoder._block
+    fast_encoder._compiled.cache_clear()
     assert "torch.compile fails on cpu, going on without it: no compiler" in caplog.text
 
 

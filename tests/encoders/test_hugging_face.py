@@ -304,10 +304,10 @@ ROWS = {
 
 
 def test_the_table_has_every_sam():
-    assert set(all_archs()) - set(TINY) <= set(ROWS) | {"mobile_sam"}
+    assert set(all_archs()) - set(TINY) <= set(ROWS)
 
 
-@pytest.mark.parametrize("arch", [arch for arch in ROWS if not arch.startswith("vit")])
+@pytest.mark.parametrize("arch", [arch for arch in ROWS if arch in HUGGING_FACE_ARCHS])
 def test_published_sizes(arch):
     config = networks.config_of(arch)
     with torch.device("meta"):

@@ -37,7 +37,7 @@ def run_benchmark(
     Args:
         memory: also measure memory, which runs every side once more.
         peak_tflops: {"fp32" | "bf16": the device's peak rate in 10^12 operations a second}, of which the share
-            is stated. Operations are counted on a GPU, or where a peak is given.
+            is stated. Operations are counted of encoders, on a GPU, and where a peak is given.
 
     Returns:
         One dictionary a pair of sides; see :func:`wps_sam.benchmark.report.pair_reports`.
@@ -48,7 +48,7 @@ def run_benchmark(
     pairs = []
     for index, contest in enumerate(SUBJECTS[settings.subject](settings)):
         logger.info("%s: %s", contest.what, "; ".join(side.name for side in contest.sides))
-        count_flops = device.type == "cuda" or bool(peak_tflops)
+        count_flops = device.type == "cuda" or bool(peak_tflops) or settings.subject == "encoder"
         measurements = measure(contest, device, settings.repeats, settings.warmup, count_flops)
         if memory:
             for side in contest.sides:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 # A side that takes milliseconds is run more than once a round, until this time is over or so often: the first run
 # after that of another side finds the other's data in the processor's caches.
@@ -32,11 +32,13 @@ class Task:
     """Work to be timed.
 
     ``run`` may return a tensor, what the work made, to be compared between sides: floats by their largest
-    difference, integers by the share that differs. ``prepare`` comes before every run and is not timed.
+    difference, integers by the share that differs. ``prepare`` comes before every run and is not timed. ``sizes`` of
+    what does the work are reported as they are.
     """
 
     run: Callable[[], Tensor | None]
     prepare: Callable[[], None] | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ class Memory(NamedTuple):
 
 @dataclass
 class Measurement:
-    """Of one side: seconds of each run; its first output; floating-point operations of a run, where counted."""
+    """Of one side: seconds of each run; its first output; floating-point operations of a run, where counted; sizes of
+    its task."""
 
     seconds: list[float] = field(default_factory=list)
     first_output: Tensor | None = None
     flops: int | None = None
     memory: Memory | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -104,6 +108,7 @@ def measure(
     measurements = {name: Measurement() for name in tasks}
     for side in contest.sides:
         task, measurement = tasks[side.name], measurements[side.name]
+        measurement.sizes = task.sizes
         # The first run: weights have not been trained on yet, so that outputs can be compared.
         measurement.first_output, measurement.flops = _first_run(task, count_flops and side.counts_as is None)
         for _ in range(warmup - 1):
@@ -125,10 +130,16 @@ def _first_run(task: Task, count_flops: bool) -> tuple[Tensor | None, int | None
         task.prepare()
     if not count_flops:
         return task.run(), None
-    counter = FlopCounterMode(display=False)
+    # Of fused attention on a CPU the counter does not know.
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(display=False, custom_mapping={attention: _attention_flops})
     with counter:
         output = task.run()
     return output, counter.get_total_flops()
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
 
 
 def _slice(task: Task, device: torch.device) -> list[float]:

@@ -35,7 +35,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-    for package in ("torch", "numpy", "segment-anything", "wps-sam"):
+    for package in ("torch", "numpy", "segment-anything", "timm", "transformers", "wps-sam"):
         info[package] = _version(package)
     # Part of the evaluation's stock side; the stand-in's version says that it is one.
     info["detectron2"] = detectron2.__version__
@@ -76,7 +76,8 @@ def describe_machine(info: Mapping[str, Any]) -> str:
     return (
         f"{gpu}{info['cores']} cores of {info['processor']}, {info['threads']} threads, {info['memory_gib']} GiB, "
         f"load before {info['load_average']}; Python {info['python']}, torch {info['torch']}, "
-        f"segment_anything {info['segment-anything']}, Detectron2 {info['detectron2']}"
+        f"segment_anything {info['segment-anything']}, timm {info['timm']}, transformers {info['transformers']}, "
+        f"Detectron2 {info['detectron2']}"
     )
 
 
@@ -95,10 +96,12 @@ def side_report(
         f"{contest.unit}s_per_second": side.items / measurement.median,
         "seconds_per_" + contest.unit: measurement.median / side.items,
     }
+    report.update(measurement.sizes)
     if measurement.memory is not None:
         report["peak_growth_mib"] = round(measurement.memory.growth, 1)
         report["peak_total_mib"] = round(measurement.memory.total, 1)
     if measurement.flops:
+        report["flops_per_" + contest.unit] = measurement.flops / side.items
         report["tflops"] = measurement.flops / measurement.median / 1e12
         # What the side runs in: a bf16 encoder is held against the bf16 peak.
         peak = peak_tflops.get("bf16" if "bf16" in name else "fp32")
@@ -195,6 +198,9 @@ def _row(pair: Mapping[str, Any]) -> dict[str, str]:
         "Ratio": f"**{pair['ratio']:.2f}**" if pair["ratio"] < 20 else f"**{pair['ratio']:.0f}**",
         "Ours, a second": _rate(ours[rate]) + " " + rate.removesuffix("_per_second"),
         "Memory": _two([_memory(side) for side in (baseline, ours)]),
+        "Parameters": f"{ours['parameters'] / 1e6:.1f} million" if "parameters" in ours else "",
+        "Features, fp16": f"{ours['feature_bytes'] / 1e6:.1f} MB" if "feature_bytes" in ours else "",
+        "GFLOP": f"{baseline['flops_per_image'] / 1e9:,.0f}" if "flops_per_image" in baseline else "",
         "TFLOP/s": _two(reached),
         "Of the peak": _two(shares),
         "Difference": "" if pair["difference"] is None else f"{pair['difference']:.1e}",

@@ -1,18 +1,24 @@
 """What ours is measured against: segment_anything's own modules, called as their authors do, one image at a time;
-of other SAMs transformers' own."""
+of MobileSAM timm's, and of other SAMs transformers'."""
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
-from wps_sam.encoders.build_sam import SAM_ARCHS, build_sam
+from wps_sam.encoders.build_sam import SAM_ARCHS, MobileSamArch, build_sam
 from wps_sam.encoders.hugging_face_networks import HUGGING_FACE_ARCHS, read_network
+from wps_sam.encoders.tiny_vit import TinyViT
 from wps_sam.models import WPSSAM
 
 import torch
 from segment_anything.modeling import Sam
-from torch import Tensor
+from timm.models.tiny_vit import TinyVit
+from torch import Tensor, nn
+
+STOCK = "segment_anything"
 
 
 def stock_sam(arch: str, device: torch.device) -> Sam:
@@ -20,12 +26,46 @@ def stock_sam(arch: str, device: torch.device) -> Sam:
     return build_sam(arch).to(device).requires_grad_(False)
 
 
+def library(arch: str) -> str:
+    """Who has a SAM ``arch`` of its own."""
+    if arch in HUGGING_FACE_ARCHS:
+        return "transformers"
+    return "timm" if isinstance(SAM_ARCHS[arch], MobileSamArch) else STOCK
+
+
 def stock_encoder(arch: str, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Inputs [B, 3, S, S] to image embeddings, by segment_anything or, where it has no such SAM, by transformers."""
-    if arch in SAM_ARCHS:
-        return stock_sam(arch, device).image_encoder
-    network, family = read_network(arch).to(device), HUGGING_FACE_ARCHS[arch].family
-    return lambda images: family.look(network, images)["image_embedding"]
+    """Inputs [B, 3, S, S] to image embeddings, by the library's own module, with the weights of ours."""
+    if arch in HUGGING_FACE_ARCHS:
+        network, family = read_network(arch).to(device), HUGGING_FACE_ARCHS[arch].family
+        return lambda images: family.look(network, images)["image_embedding"]
+    encoder = stock_sam(arch, device).image_encoder
+    return timm_mobile_sam(encoder) if isinstance(encoder, TinyViT) else encoder
+
+
+def timm_mobile_sam(encoder: TinyViT) -> nn.Module:
+    """timm's TinyViT of the weights, sizes and mode of ``encoder``, without the last halving, and with its neck."""
+    stages: Any = encoder.layers
+    first, *others = (stage["blocks"] for stage in stages)
+    network = TinyVit(
+        embed_dims=[first[0].conv3.c.out_channels, *(blocks[0].local_conv.c.out_channels for blocks in others)],
+        depths=[len(first), *map(len, others)],
+        num_heads=[1, *(blocks[0].attn.heads for blocks in others)],
+        window_sizes=[1, *(blocks[0].attn.window for blocks in others)],
+        drop_path_rate=0.0,
+    )
+    network.stages[-1].downsample.conv2.conv.stride = (1, 1)
+    renamed = {_timm_name(key): value.clone() for key, value in encoder.state_dict().items() if "neck." not in key}
+    network.load_state_dict(renamed)
+    network.head = nn.Identity()
+    return nn.Sequential(network, copy.deepcopy(encoder.neck)).to(encoder.head.weight.device).train(encoder.training)
+
+
+def _timm_name(key: str) -> str:
+    """A tensor's name in timm: what leads from one stage to the next belongs to the second there."""
+    key = re.sub(r"layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) + 1}.downsample", key)
+    key = re.sub(r"seq\.(\d)", lambda found: f"conv{int(found[1]) // 2 + 1}", key)
+    key = re.sub(r"^head\.", "head.fc.", key)
+    return key.replace("layers.", "stages.").replace(".c.", ".conv.").replace("norm_head.", "head.norm.")
 
 
 def put_stock_encoder(model: WPSSAM, sam: Sam) -> None:

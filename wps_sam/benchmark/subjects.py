@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Callable, Collection
@@ -13,7 +14,7 @@ from wps_sam.config import add_wps_sam_config, check_config
 from wps_sam.data.feature_store import DTYPES, FeatureStoreReader, FeatureStoreWriter, StoreSpec, pack
 from wps_sam.data.sources.descriptions import register_descriptions
 from wps_sam.data.synthetic import write_dataset
-from wps_sam.encoders import EncoderSpec, SAMEncoder, all_archs, build_encoder, encoder_class, family_of
+from wps_sam.encoders import EncoderSpec, all_archs, build_encoder, encoder_class
 from wps_sam.engine import Trainer, build_mapper
 from wps_sam.engine.features import open_features, spec_of
 from wps_sam.evaluation import PooledPartEvaluator
@@ -32,13 +33,10 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from .measuring import Contest, Side, Task
-from .stock import part_maps, put_stock_encoder, stock_encoder, stock_sam
+from .stock import STOCK, library, part_maps, put_stock_encoder, stock_encoder, stock_sam
 
 T = TypeVar("T")
 
-# Whose modules ours are measured against.
-STOCK = "segment_anything"
-LIBRARY = "transformers"
 # Ways to run our encoder, and the config keys that ask for them.
 VARIANTS: dict[str, tuple[Any, ...]] = {
     "fp32": (),
@@ -91,8 +89,8 @@ class Settings:
 
     @property
     def has_stock(self) -> bool:
-        """Whether segment_anything has this model; of others ours calls the library's own modules."""
-        return issubclass(family_of(self.model), SAMEncoder)
+        """Whether segment_anything has this model: its way alone is that which steps and part maps are held against."""
+        return library(self.model) == STOCK
 
     @property
     def torch_device(self) -> torch.device:
@@ -202,9 +200,14 @@ def encoder(settings: Settings) -> list[Contest]:
     def ours(variant: str) -> Task:
         backbone, images = build_encoder(_config(settings, variant)), _images(settings)
         backbone.to(settings.torch_device)
-        return Task(lambda: backbone(images)["image_embedding"])
+        sizes = {
+            "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+            # Of one image in half precision.
+            "feature_bytes": 2 * sum(math.prod(shape) for shape in backbone.spec.features.values()),
+        }
+        return Task(lambda: backbone(images)["image_embedding"], sizes=sizes)
 
-    name, variants = STOCK if settings.has_stock else LIBRARY, settings.encoder_variants()
+    name, variants = library(settings.model), settings.encoder_variants()
     sides = [Side(name, stock, settings.batch)]
     sides += [Side(f"ours, {v}", _bind(ours, v), settings.batch, counts_as=name) for v in variants]
     return [Contest("encoder", "image", tuple(sides), tuple((name, s.name) for s in sides[1:]))]

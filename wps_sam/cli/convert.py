@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUTPUT",
         help="sam: .safetensors or .pth; wps-sam: .pth; training: .safetensors; run, folded-mobilenet-v2: a folder",
     )
-    parser.add_argument("--arch", help="sam: vit_b, vit_l, vit_h or vit_tiny; recognised when left out")
+    parser.add_argument("--arch", help="sam: vit_b, vit_l, vit_h, mobile_sam or vit_tiny; recognised when left out")
     parser.add_argument("--license", help="run: for the model card, an identifier of the hub such as apache-2.0")
     parser.add_argument("--sam-output", help="wps-sam: where the SAM inside goes, .safetensors or .pth")
 

@@ -1,4 +1,4 @@
-"""Segment Anything from the ``segment_anything`` package: architectures and strict loading."""
+"""Segment Anything from the ``segment_anything`` package, and MobileSAM: architectures and strict loading."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from torch import nn
 
 from ..checkpointer import what_it_is
 from .frozen import hash_tensors
+from .tiny_vit import TinyViT
 
 logger = logging.getLogger(__name__)
 
@@ -47,40 +48,74 @@ class SamArch:
     window_size: int
     decoder_mlp_dim: int
 
+    def image_encoder(self) -> nn.Module:
+        """With random weights."""
+        return ImageEncoderViT(
+            depth=self.depth,
+            embed_dim=self.embed_dim,
+            img_size=self.image_size,
+            mlp_ratio=4,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            num_heads=self.num_heads,
+            patch_size=PATCH_SIZE,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=self.global_attn_indexes,
+            window_size=self.window_size,
+            out_chans=PROMPT_DIM,
+        )
 
-# The three published sizes (SAM paper, appendix A; ViTDet backbones), and our own for CPUs.
-SAM_ARCHS: dict[str, SamArch] = {
+    def made(self, state: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the image encoder in ``state`` has this grid, width and depth."""
+        position = state.get("image_encoder.pos_embed")
+        grid = self.image_size // PATCH_SIZE
+        depth = sum(key.endswith("attn.qkv.weight") for key in state)
+        return position is not None and position.shape == (1, grid, grid, self.embed_dim) and depth == self.depth
+
+
+@dataclass(frozen=True)
+class MobileSamArch:
+    """Sizes of one MobileSAM: a SAM whose image encoder is a TinyViT, of which four stages are described."""
+
+    image_size: int
+    embed_dims: tuple[int, ...]
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_sizes: tuple[int, ...]
+    decoder_mlp_dim: int
+
+    def image_encoder(self) -> nn.Module:
+        """With random weights."""
+        return TinyViT(self.image_size, self.embed_dims, self.depths, self.num_heads, self.window_sizes, PROMPT_DIM)
+
+    def made(self, state: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the image encoder in ``state`` has stages of these widths."""
+        merging = (f"image_encoder.layers.{i}.downsample.conv1.c.weight" for i in range(len(self.depths) - 1))
+        return all(key in state and state[key].shape[1] == dim for key, dim in zip(merging, self.embed_dims))
+
+
+# The three published sizes (SAM paper, appendix A; ViTDet backbones), MobileSAM (arXiv 2306.14289, on TinyViT-5M), and
+# our own for CPUs.
+SAM_ARCHS: dict[str, SamArch | MobileSamArch] = {
     "vit_tiny": SamArch(512, 192, 8, 6, (1, 3, 5, 7), 8, 512),
     "vit_b": SamArch(1024, 768, 12, 12, (2, 5, 8, 11), 14, 2048),
     "vit_l": SamArch(1024, 1024, 24, 16, (5, 11, 17, 23), 14, 2048),
     "vit_h": SamArch(1024, 1280, 32, 16, (7, 15, 23, 31), 14, 2048),
+    "mobile_sam": MobileSamArch(1024, (64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7), 2048),
 }
 
 
-def get_arch(name: str) -> SamArch:
+def get_arch(name: str) -> SamArch | MobileSamArch:
     """The sizes of ``name``; ValueError lists the known ones."""
     if name not in SAM_ARCHS:
         raise ValueError(f"MODEL.SAM.ARCH: unknown SAM {name!r}; expected one of {', '.join(SAM_ARCHS)}")
     return SAM_ARCHS[name]
 
 
-def _sam(arch: SamArch) -> Sam:
+def _sam(arch: SamArch | MobileSamArch) -> Sam:
     grid = arch.image_size // PATCH_SIZE
     return Sam(
-        image_encoder=ImageEncoderViT(
-            depth=arch.depth,
-            embed_dim=arch.embed_dim,
-            img_size=arch.image_size,
-            mlp_ratio=4,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            num_heads=arch.num_heads,
-            patch_size=PATCH_SIZE,
-            qkv_bias=True,
-            use_rel_pos=True,
-            global_attn_indexes=arch.global_attn_indexes,
-            window_size=arch.window_size,
-            out_chans=PROMPT_DIM,
-        ),
+        image_encoder=arch.image_encoder(),
         prompt_encoder=PromptEncoder(
             embed_dim=PROMPT_DIM,
             image_embedding_size=(grid, grid),
@@ -125,13 +160,18 @@ def build_sam(
         check_state_dict(sam, state, source=weights, arch=arch)
         for name in components:
             prefix = name + "."
-            part = {k[len(prefix) :]: v.float() for k, v in state.items() if k.startswith(prefix)}
+            part = {k[len(prefix) :]: in_float32(v) for k, v in state.items() if k.startswith(prefix)}
             getattr(sam, name).load_state_dict(part, strict=True, assign=True)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_WEIGHTS_SEED)
             sam = _sam(config)
     return sam.eval()
+
+
+def in_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Numbers in float32; counts, such as a batch norm has, as they are."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def read_state_dict(path: str) -> dict[str, torch.Tensor]:
@@ -240,16 +280,8 @@ def refuse_differences(differences: Mapping[str, Sequence[str]], message: str) -
 
 
 def recognise_arch(state: Mapping[str, torch.Tensor]) -> str | None:
-    """The SAM whose image encoder has the grid, width and depth of ``state``; None where there is none."""
-    position = state.get("image_encoder.pos_embed")
-    if position is None:
-        return None
-    depth = sum(key.endswith("attn.qkv.weight") for key in state)
-    for name, arch in SAM_ARCHS.items():
-        grid = arch.image_size // PATCH_SIZE
-        if position.shape == (1, grid, grid, arch.embed_dim) and depth == arch.depth:
-            return name
-    return None
+    """The SAM whose image encoder has the sizes of that in ``state``; None where there is none."""
+    return next((name for name, arch in SAM_ARCHS.items() if arch.made(state)), None)
 
 
 def image_encoder_hash(arch: str, weights: str) -> str:

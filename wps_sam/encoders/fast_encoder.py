@@ -1,10 +1,11 @@
-"""SAM's image encoder, computed faster and in less memory from the same weights, with the same results."""
+"""SAM's and MobileSAM's image encoder, computed faster and in less memory from the same weights to the same results."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
@@ -12,8 +13,12 @@ from segment_anything.modeling.image_encoder import Attention, Block, get_rel_po
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .tiny_vit import Block as TinyViTBlock
+from .tiny_vit import Bottleneck, TinyViT
+
 logger = logging.getLogger(__name__)
 
+ImageEncoder = ImageEncoderViT | TinyViT
 # Tables of one layer: per query row and key row (column) of the grid the relative position's vector, [size, size, C].
 PositionTables = tuple[Tensor, Tensor]
 
@@ -21,35 +26,96 @@ PositionTables = tuple[Tensor, Tensor]
 # memory comes in 4 KiB pages that the system clears at first use: large temporaries cost more than their arithmetic.
 QUERY_ROWS = 256
 TOKEN_ROWS = 1024
+# Rows of a map that a TinyViT's convolutions make at once on a CPU, for the same reason.
+MAP_ROWS = 8
 # Fused attention kernels want a multiple of this as the width of a head.
 HEAD_ALIGNMENT = 8
 
 
-def accelerate(encoder: ImageEncoderViT, compiled: bool = False) -> ImageEncoderViT:
+def accelerate(encoder: ImageEncoder, compiled: bool = False) -> ImageEncoder:
     """Makes ``encoder`` compute its results faster and in less memory, in place.
 
     Parameters, their names, the state dict and, to 1e-4 in float32, the results stay. Gradients are no longer
     computed. On a CPU one image is computed at a time, so a result never depends on the rest of its batch.
 
     Args:
-        encoder: of the ``segment_anything`` package; any size, on any device, before or after loading weights.
+        encoder: of the ``segment_anything`` package, or MobileSAM's; any size, on any device, before or after loading
+            weights.
         compiled: pass its layers through ``torch.compile``; without it, and with a warning, where that fails.
 
     Raises:
         ValueError: its MLPs have another activation than the exact GELU.
     """
-    for layer in encoder.blocks:
-        if not isinstance(layer.mlp.act, nn.GELU) or layer.mlp.act.approximate != "none":
-            raise ValueError(f"the image encoder's activation is {layer.mlp.act}; expected the exact GELU")
-    encoder.__class__ = FastImageEncoderViT
-    encoder.compiled = compiled
-    return encoder
+    fast: Any = encoder
+    if isinstance(encoder, TinyViT):
+        fast.__class__ = FastTinyViT
+    else:
+        for layer in encoder.blocks:
+            if not isinstance(layer.mlp.act, nn.GELU) or layer.mlp.act.approximate != "none":
+                raise ValueError(f"the image encoder's activation is {layer.mlp.act}; expected the exact GELU")
+        fast.__class__ = FastImageEncoderViT
+    fast.compiled = compiled
+    return fast
 
 
-def without_acceleration(encoder: ImageEncoderViT) -> ImageEncoderViT:
-    """``encoder`` as ``segment_anything`` computes it, in place: plain operators, of which other runtimes know all."""
-    encoder.__class__ = ImageEncoderViT
-    return encoder
+def without_acceleration(encoder: ImageEncoder) -> ImageEncoder:
+    """``encoder`` as it was before, in place: plain operators, of which other runtimes know all."""
+    plain: Any = encoder
+    plain.__class__ = TinyViT if isinstance(encoder, TinyViT) else ImageEncoderViT
+    return plain
+
+
+class FastTinyViT(TinyViT):
+    """What :func:`accelerate` makes of a ``TinyViT``; not to be constructed."""
+
+    compiled: bool
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images [B, 3, S, S] to embeddings float32 [B, 256, S/16, S/16], the neck in float32 always."""
+        device = x.device.type
+        if device == "cpu":
+            _warn_if_compiled(self.compiled)
+            return torch.cat([self._finish(self._forward_cpu(image)) for image in x.split(1)])
+        look = _compiled(TinyViT.look, device) if self.compiled else TinyViT.look
+        return self._finish(look(self, x))
+
+    def _finish(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.neck(x.float())
+
+    def _forward_cpu(self, image: Tensor) -> Tensor:
+        """One image [1, 3, S, S] to what the neck takes."""
+        x = self.embed(image)
+        for layer in self.blocks():
+            x = _bottleneck_cpu(layer, x) if isinstance(layer, Bottleneck) else _tiny_vit_block_cpu(layer, x)
+        return x
+
+
+def _bottleneck_cpu(layer: Bottleneck, x: Tensor) -> Tensor:
+    """A layer on a map [1, D, h, w], some rows at a time: its hidden map has up to four times the channels."""
+    first, middle, last = (conv.folded() for conv in (layer.conv1, layer.conv2, layer.conv3))
+    height, stride = x.shape[2], layer.conv2.c.stride[0]
+    parts = []
+    for rows in _slices(-(-height // stride), MAP_ROWS):
+        # The rows that the middle convolution sees: one more on each side.
+        start, stop = rows.start * stride - 1, (rows.stop - 1) * stride + 2
+        hidden = F.gelu(first(x[:, :, max(start, 0) : stop]))
+        hidden = F.pad(hidden, (0, 0, max(-start, 0), max(stop - height, 0)))
+        parts.append(layer.joined(x[:, :, rows], last(F.gelu(middle(hidden, (0, 1))))))
+    return torch.cat(parts, dim=2)
+
+
+def _tiny_vit_block_cpu(layer: TinyViTBlock, x: Tensor) -> Tensor:
+    """A block on a map [1, D, h, w], some tokens at a time in the MLP."""
+    tokens = x.permute(0, 2, 3, 1)
+    x = layer.local_conv((tokens + layer.attn(tokens)).permute(0, 3, 1, 2))
+    tokens = x.permute(0, 2, 3, 1)
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    out = torch.empty_like(flat)
+    for rows in _slices(len(flat), TOKEN_ROWS):
+        torch.add(flat[rows], layer.mlp(flat[rows]), out=out[rows])
+    return out.view(tokens.shape).permute(0, 3, 1, 2)
 
 
 class FastImageEncoderViT(ImageEncoderViT):
@@ -67,14 +133,13 @@ class FastImageEncoderViT(ImageEncoderViT):
         """
         device = x.device.type
         if device == "cpu":
-            if self.compiled:
-                _warn_once("MODEL.SAM.COMPILE: ignored on the CPU, where the image encoder is faster without it")
+            _warn_if_compiled(self.compiled)
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             with torch.autocast("cpu", enabled=False):
                 return torch.cat([self._forward_cpu(image, dtype) for image in x.split(1)])
         with torch.autocast(device, enabled=False):
             x = self._embed(x)
-        block = _compiled_block(device) if self.compiled else _block
+        block = _compiled(_block, device) if self.compiled else _block
         for layer in self.blocks:
             size = (layer.window_size, layer.window_size) if layer.window_size else (x.shape[1], x.shape[2])
             x = block(layer, x, _position_tables(layer.attn, size, x.dtype), _one_hot_positions(*size, x.device))
@@ -251,22 +316,27 @@ def _cast(linear: nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return linear.weight.to(dtype), bias.to(dtype)
 
 
+def _warn_if_compiled(compiled: bool) -> None:
+    if compiled:
+        _warn_once("MODEL.SAM.COMPILE: ignored on the CPU, where the image encoder is faster without it")
+
+
 @lru_cache
 def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
 @lru_cache
-def _compiled_block(device: str) -> Callable[..., Tensor]:
-    """:func:`_block` through ``torch.compile``, or itself where that does not work on devices of this type."""
+def _compiled(function: Callable[..., Tensor], device: str) -> Callable[..., Tensor]:
+    """``function`` through ``torch.compile``, or itself where that does not work on devices of this type."""
     try:
         # The whole chain, down to the compilers that it calls, is only known to work once something went through it.
         torch.compile(torch.sin)(torch.zeros(2, device=device))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         logger.warning("MODEL.SAM.COMPILE: torch.compile fails on %s, going on without it: %s", device, reason)
-        return _block
-    return torch.compile(_block, dynamic=False)
+        return function
+    return torch.compile(function, dynamic=False)
 
 
 def _slices(length: int, step: int) -> list[slice]:

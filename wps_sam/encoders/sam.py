@@ -1,4 +1,4 @@
-"""SAM of the ``segment_anything`` package as a promptable encoder (Kirillov et al., ICCV 2023)."""
+"""SAM of the ``segment_anything`` package, and MobileSAM, as a promptable encoder (Kirillov et al., ICCV 2023)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam
 from torch import Tensor
 
 from ..structures import Frame
 from .build_sam import PATCH_SIZE, PROMPT_DIM, build_sam, get_arch, image_encoder_hash
-from .fast_encoder import accelerate
+from .fast_encoder import ImageEncoder, accelerate
 from .frozen import hash_tensors
 from .mask_decoder import predict_masks
 from .promptable import (
@@ -65,7 +65,7 @@ class SAMEncoder(PromptableEncoder):
     def __init__(
         self,
         *,
-        image_encoder: ImageEncoderViT | None,
+        image_encoder: ImageEncoder | None,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
         padding: str = "bottom_right",
@@ -73,7 +73,7 @@ class SAMEncoder(PromptableEncoder):
         pixel_std: Sequence[float] = PIXEL_STD,
         precision: str = "fp32",
         compiled: bool = False,
-        read_image_encoder: Callable[[], ImageEncoderViT] | None = None,
+        read_image_encoder: Callable[[], ImageEncoder] | None = None,
     ) -> None:
         super().__init__()
         self.image_encoder = None if image_encoder is None else accelerate(image_encoder, compiled=compiled)
