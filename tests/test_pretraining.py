@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wps_sam.data import register_descriptions
-from wps_sam.encoders.build_sam import PATCH_SIZE, SHIPPED_WEIGHTS, build_sam
+from wps_sam.encoders.build_sam import PATCH_SIZE, SAM_ARCHS, SHIPPED_WEIGHTS, SamArch, build_sam
 from wps_sam.pretraining import Pretrainer, PretrainSettings, read_settings
 from wps_sam.pretraining.losses import dice_loss, focal_loss, prompt_losses
 from wps_sam.pretraining.pictures import CollageSource, DatasetSource, Pieces, SyntheticSource
@@ -22,6 +23,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny_wps_sam import MOBILE_TEST
 
 TOY = PretrainSettings(
     synthetic_count=3,
@@ -444,6 +446,101 @@ def test_prompts_of_a_view_are_asked_at_their_place_in_the_square(tmp_path: Path
     moved = question.boxes + torch.tensor([64.0, 32, 64, 32])
     expected = pretrainer.sam.prompt_encoder(points=None, boxes=moved, masks=None)[0]
     assert torch.equal(sparse, expected)
+
+
+# ---------------------------------------------------------------- a teacher
+
+# A student of 128 pixels; teachers that see 256 and have its decoder, or another one.
+STUDENT = {"arch": "mobile_test", "crop_size": 0, "batch_size": 2, "teacher": "teacher_test", "mask_loss": 0.0}
+
+
+@pytest.fixture
+def small_archs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SAM_ARCHS, "mobile_test", MOBILE_TEST)
+    monkeypatch.setitem(SAM_ARCHS, "teacher_test", SamArch(256, 32, 1, 2, (0,), 0, MOBILE_TEST.decoder_mlp_dim))
+
+
+def student(**changes: Any) -> PretrainSettings:
+    """To be made where the small ones are known."""
+    return replace(TOY, **{**STUDENT, **changes})
+
+
+def test_embeddings_of_a_teacher_are_learned_by_hand(small_archs: None, tmp_path: Path) -> None:
+    pretrainer = Pretrainer(student(), str(tmp_path))
+    batch = next(pretrainer.batches())
+    loss, stats = pretrainer.loss(batch)
+    # The mean over all numbers of the squared distance to what segment_anything's own encoder sees at its size; four
+    # of its cells are one of the student's.
+    teacher = build_sam("teacher_test").image_encoder
+    with torch.no_grad():
+        enlarged = torch.nn.functional.interpolate(batch.images, (256, 256), mode="bilinear")
+        seen = teacher(enlarged).unflatten(3, (8, 2)).unflatten(2, (8, 2)).mean((3, 5))
+        own = pretrainer.sam.image_encoder(batch.images)
+        expected = ((own - seen).double() ** 2).sum() / (2 * 256 * 8 * 8)
+        summed = ((own - seen) ** 2).sum(1).mean()
+    assert stats["embedding"] == stats["loss"] == pytest.approx(expected.item(), rel=1e-3)
+    assert summed > 100 * expected
+    loss.backward()
+    trained = {
+        name.split(".")[0] for name, parameter in pretrainer.sam.named_parameters() if parameter.grad is not None
+    }
+    assert trained == {"image_encoder"}
+
+
+def test_the_loss_on_embeddings_is_one_more(small_archs: None, tmp_path: Path) -> None:
+    both = student(mask_loss=2.0, embedding_loss=0.5)
+    alone = replace(both, teacher="")
+    pretrainers = [Pretrainer(settings, str(tmp_path)) for settings in (both, alone)]
+    batch = next(pretrainers[0].batches())
+    (total, stats), (masks, of_masks) = (pretrainer.loss(batch) for pretrainer in pretrainers)
+    assert total.item() == pytest.approx(masks.item() + 0.5 * stats["embedding"], rel=1e-5)
+    assert stats["box_iou"] == of_masks["box_iou"] and "embedding" not in of_masks
+    assert masks.item() == pytest.approx(
+        2 * Pretrainer(replace(alone, mask_loss=1), str(tmp_path)).loss(batch)[0].item()
+    )
+
+
+def test_a_student_takes_the_teachers_decoder_and_learns_its_embeddings(
+    small_archs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrainer = Pretrainer(student(iterations=20, learning_rate=3e-3), str(tmp_path))
+    monkeypatch.setattr(pretrainer, "validate", lambda whole=False: {})
+    batch = next(pretrainer.batches())
+    monkeypatch.setattr(pretrainer, "batches", lambda: iter([batch] * 20))
+    first = pretrainer.loss(batch)[1]["embedding"]
+    pretrainer.train()
+    # Statistics and all: a new run goes on from there.
+    resumed = Pretrainer(pretrainer.settings, str(tmp_path))
+    resumed.resume()
+    for name, value in pretrainer.sam.state_dict().items():
+        assert torch.equal(resumed.sam.state_dict()[name], value), name
+    assert pretrainer.loss(batch)[1]["embedding"] < 0.5 * first
+    exported = build_sam("mobile_test", str(pretrainer.export_path)).state_dict()
+    teacher = build_sam("teacher_test").state_dict()
+    for name in teacher:
+        if not name.startswith("image_encoder."):
+            torch.testing.assert_close(exported[name], teacher[name], atol=1e-3, rtol=1e-3)
+    assert exported["image_encoder.layers.0.blocks.0.conv1.bn.num_batches_tracked"] == 21
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teacher": "vit_x"}, "teacher: expected one of vit_tiny, .*mobile_sam.*, got 'vit_x'"),
+        ({"teacher": ""}, "mask_loss: expected more than 0 without a teacher, got 0"),
+        ({"mask_loss": -1.0}, "mask_loss: expected 0 or more"),
+        ({"embedding_loss": 0.0}, "embedding_loss: expected more than 0"),
+        ({"crop_size": 64}, "crop_size: expected 0 with a teacher, which sees the whole square, got 64"),
+        (
+            {"teacher": "vit_tiny"},
+            "mask_loss: expected more than 0: a mobile_test can't take the mask decoder of a vit_",
+        ),
+        ({"teacher_weights": "nowhere.pth"}, "nowhere.pth: no such checkpoint file"),
+    ],
+)
+def test_teachers_that_do_not_fit_are_refused(small_archs: None, change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        Pretrainer(student(**change), str(tmp_path))
 
 
 # ---------------------------------------------------------------- training

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wps_sam.encoders.build_sam import PATCH_SIZE, check_state_dict, read_state_dict
+from wps_sam.encoders.build_sam import PATCH_SIZE, check_state_dict, in_float32, read_state_dict
+from wps_sam.encoders.fast_encoder import ImageEncoder
 from wps_sam.encoders.mask_decoder import (
     image_to_token_attention,
     masks_to_grid,
@@ -13,10 +14,11 @@ from wps_sam.encoders.mask_decoder import (
     token_to_image_attention,
     upscale,
 )
+from wps_sam.encoders.tiny_vit import TinyViT
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT, Sam
+from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import Attention, add_decomposed_rel_pos
 from torch import Tensor, nn
 
@@ -48,13 +50,20 @@ def load_weights(sam: Sam, path: str, arch: str) -> None:
     """
     state = read_state_dict(path)
     new_state = sam.state_dict()
-    resized: dict[str, Tensor] = {key: value.float() for key, value in state.items()}
-    positions = resized.get("image_encoder.pos_embed")
-    grid = new_state["image_encoder.pos_embed"].shape[1:3]
-    if positions is not None and positions.shape[1:3] != grid:
+    resized: dict[str, Tensor] = {key: in_float32(value) for key, value in state.items()}
+    # A TinyViT has none.
+    positions, own = (of.get("image_encoder.pos_embed") for of in (resized, new_state))
+    if positions is not None and own is not None and positions.shape[1:3] != own.shape[1:3]:
         _resize_positions(resized, new_state)
     check_state_dict(sam, resized, source=path, arch=arch)
     sam.load_state_dict(resized)
+
+
+def take_decoder(teacher: Sam, sam: Sam) -> None:
+    """Gives ``sam`` the teacher's prompt encoder and mask decoder, of the same sizes; they are then not trained."""
+    for own, theirs in ((sam.prompt_encoder, teacher.prompt_encoder), (sam.mask_decoder, teacher.mask_decoder)):
+        own.load_state_dict(theirs.state_dict())
+        own.requires_grad_(False)
 
 
 def _resize_positions(state: dict[str, Tensor], new_state: Mapping[str, Tensor]) -> None:
@@ -69,17 +78,19 @@ def _resize_positions(state: dict[str, Tensor], new_state: Mapping[str, Tensor])
             state[key] = state[key][index]
 
 
-def encode_views(encoder: ImageEncoderViT, images: Tensor, origins: Tensor) -> Tensor:
+def encode_views(encoder: ImageEncoder, images: Tensor, origins: Tensor) -> Tensor:
     """The image encoder on windows of its padded square.
 
     Args:
-        encoder: of the ``segment_anything`` package.
+        encoder: of the ``segment_anything`` package, or MobileSAM's, which knows of no place in the square.
         images: normalised [B, 3, s, s], s a multiple of 16 and of the attention windows, up to the square's side.
         origins: int64 [B, 2], where in the square each window begins: x, y in pixels, multiples of 16.
 
     Returns:
         [B, 256, s/16, s/16]; for s the whole side, what the encoder itself returns.
     """
+    if isinstance(encoder, TinyViT):
+        return encoder(images)
     x = encoder.patch_embed(images)
     x = x + window_of(encoder.pos_embed.permute(0, 3, 1, 2), origins, x.shape[1]).permute(0, 2, 3, 1)
     for block in encoder.blocks:

@@ -1,4 +1,4 @@
-"""The training of a SAM: settings, prompts in rounds, validation and export."""
+"""The training of a SAM: settings, prompts in rounds, a teacher, validation and export."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wps_sam.encoders import SAMEncoder
-from wps_sam.encoders.build_sam import PATCH_SIZE, build_sam
+from wps_sam.encoders.build_sam import PATCH_SIZE, SAM_ARCHS, build_sam, get_arch
 from wps_sam.outputs import write_output
 from wps_sam.prompt_evaluation import VALIDATION_SEEDS, dataset_pictures, score_prompts, synthetic_pictures
+from wps_sam.prompters.semantic_input import resample
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch.utils.data import Dataset
 from .loop import LoopSettings, TimedTraining, endless_batches
 from .losses import prompt_losses
 from .pictures import CollageSource, DatasetSource, Source, SyntheticSource
-from .promptable import decode_masks, encode_views, init_weights, load_weights, window_of
+from .promptable import decode_masks, encode_views, init_weights, load_weights, take_decoder, window_of
 from .views import Batch, Example, PromptKind, collate, draw_prompts, draw_view, pad_normalised
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,13 @@ class PretrainSettings(LoopSettings):
     correction_share: float = 0.3
     # Side of the square the losses are computed on.
     loss_size: int = 128
+    # A SAM whose image embeddings are learned, too, by its arch and weights; "": none. It looks at every view.
+    teacher: str = ""
+    teacher_weights: str = ""
+    # Factors of the loss on masks and, with a teacher, of that on embeddings. No loss on masks is MobileSAM's decoupled
+    # distillation (arXiv 2306.14289, section 3.2): prompt encoder and mask decoder are the teacher's, and stay so.
+    mask_loss: float = 1.0
+    embedding_loss: float = 1.0
     val_dataset: str = ""
 
     def __post_init__(self) -> None:
@@ -74,6 +82,11 @@ class PretrainSettings(LoopSettings):
         low, high = self.scale_range
         require(0 < low <= high, "scale_range", "0 < low <= high")
         require(self.crop_size >= 0 and self.crop_size % PATCH_SIZE == 0, "crop_size", f"a multiple of {PATCH_SIZE}")
+        require(not self.teacher or self.teacher in SAM_ARCHS, "teacher", f"one of {', '.join(SAM_ARCHS)}")
+        require(not self.teacher or self.crop_size == 0, "crop_size", "0 with a teacher, which sees the whole square")
+        require(self.mask_loss >= 0, "mask_loss", "0 or more")
+        require(self.mask_loss > 0 or bool(self.teacher), "mask_loss", "more than 0 without a teacher")
+        require(self.embedding_loss > 0, "embedding_loss", "more than 0")
 
 
 class _TrainingViews(Dataset):
@@ -166,9 +179,19 @@ class Pretrainer(TimedTraining):
             load_weights(self.sam, settings.weights, settings.arch)
         else:
             init_weights(self.sam, settings.seed)
+        teacher = build_sam(settings.teacher, settings.teacher_weights) if settings.teacher else None
+        if teacher is not None and not settings.mask_loss:
+            if get_arch(settings.teacher).decoder_mlp_dim != get_arch(settings.arch).decoder_mlp_dim:
+                raise ValueError(
+                    f"mask_loss: expected more than 0: a {settings.arch} can't take the mask decoder of a "
+                    f"{settings.teacher}, whose layers are of other sizes"
+                )
+            take_decoder(teacher, self.sam)
         super().__init__(settings, self.sam, output_dir, command)
         self.settings: PretrainSettings = settings
-        self.inputs = [settings.weights] if settings.weights else []
+        self.inputs = [path for path in (settings.weights, settings.teacher_weights) if Path(path).is_file()]
+        precision = "bf16" if settings.bf16 else "fp32"
+        self.teacher = None if teacher is None else SAMEncoder.from_sam(teacher, precision).to(self.device)
 
     @property
     def export_path(self) -> Path:
@@ -176,7 +199,7 @@ class Pretrainer(TimedTraining):
 
     def undecayed(self, name: str, parameter: nn.Parameter) -> bool:
         """Norms, biases and embeddings of positions, as usual for transformers."""
-        embeddings = ("pos_embed", "rel_pos", "_token", "_embed.weight", "point_embeddings")
+        embeddings = ("pos_embed", "rel_pos", "attention_biases", "_token", "_embed.weight", "point_embeddings")
         return parameter.ndim < 2 or any(part in name for part in embeddings)
 
     def batches(self) -> Iterator[Batch]:
@@ -184,13 +207,40 @@ class Pretrainer(TimedTraining):
         return endless_batches(_TrainingViews(self.settings, self.size), self.settings, self.iteration, collated)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The mean over all questions of their losses: the batch's prompts, then rounds of corrections of some."""
+        """The loss on masks and that on embeddings, as far as the settings ask for them."""
         batch = Batch(*(t.to(self.device) for t in batch))
+        settings = self.settings
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16):
+            embeddings = encode_views(self.sam.image_encoder, batch.images, batch.origins)
+        losses: list[Tensor] = []
+        figures: dict[str, float] = {}
+        if settings.mask_loss:
+            loss, figures = self._mask_loss(batch, embeddings)
+            losses.append(settings.mask_loss * loss)
+        if self.teacher is not None:
+            loss = nn.functional.mse_loss(embeddings.float(), self._taught(batch.images, embeddings.shape[-1]))
+            losses.append(settings.embedding_loss * loss)
+            figures["embedding"] = float(loss.detach())
+        total = torch.stack(losses).sum()
+        return total, {"loss": float(total.detach()), **figures}
+
+    @torch.no_grad()
+    def _taught(self, images: Tensor, cells: int) -> Tensor:
+        """The teacher's embeddings of normalised views [B, 3, S, S] on the student's grid, [B, 256, cells, cells].
+
+        Padding counts: the decoder sees it, too.
+        """
+        assert self.teacher is not None
+        size = (self.teacher.image_size, self.teacher.image_size)
+        if images.shape[-2:] != size:
+            images = nn.functional.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        return resample(self.teacher.encode(images)["image_embedding"], cells)
+
+    def _mask_loss(self, batch: Batch, embeddings: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The mean over all questions of their losses: the batch's prompts, then rounds of corrections of some."""
         settings, sam = self.settings, self.sam
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.iteration)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16)
-        with autocast:
-            embeddings = encode_views(sam.image_encoder, batch.images, batch.origins)
         # Positions are embedded in float32: bfloat16 would move a box's side by up to a pixel.
         positions = window_of(sam.prompt_encoder.get_dense_pe(), batch.origins, embeddings.shape[-1])
         positions = positions.expand(len(embeddings), -1, -1, -1)
@@ -223,9 +273,7 @@ class Pretrainer(TimedTraining):
                 question = self._correct(
                     question, again.to(self.device), logits.detach(), iou.detach(), ambiguous, batch, generator
                 )
-        loss = torch.cat(losses).mean()
-        stats = {name: float(torch.cat(values).mean()) for name, values in figures.items()}
-        return loss, {"loss": float(loss.detach()), **stats}
+        return torch.cat(losses).mean(), {name: float(torch.cat(values).mean()) for name, values in figures.items()}
 
     def _embed(self, question: _Question, origins: Tensor) -> tuple[Tensor, Tensor]:
         """Sparse [n, T, 256] and dense [n or 1, 256, h or 1, w or 1] prompt embeddings; prompts move to the square."""
@@ -282,7 +330,10 @@ class Pretrainer(TimedTraining):
 
     def export(self, **figures: str) -> None:
         """Writes the averaged weights in half precision, under the key names of ``segment_anything``'s Sam."""
-        tensors = {k: v.detach().cpu().half().contiguous() for k, v in self.average.module.state_dict().items()}
+        tensors = {
+            key: (value.half() if value.is_floating_point() else value).detach().cpu().contiguous()
+            for key, value in self.average.module.state_dict().items()
+        }
         about = {
             **self.about(),
             "arch": self.settings.arch,
