@@ -116,7 +116,7 @@ class Words:
 
     def _fit_tags(self, pictures: Sequence[Tagged]) -> dict[str, Tensor]:
         network = TagNetwork(self._semantic)
-        features = [network.view(read_rgb(p.file)).features[0].detach() for p in tqdm(pictures, desc="features")]
+        features = [network.view(p.look()).features[0].detach() for p in tqdm(pictures, desc="features")]
         present = torch.zeros(len(pictures), len(self.classes), dtype=torch.bool)
         for row, picture in zip(present, pictures):
             row[list(picture.tags)] = True
@@ -128,8 +128,9 @@ class Words:
         network, count = TagNetwork(self._semantic), len(self.classes)
         patches, labels = [], []
         for picture in tqdm(pictures, desc="patches"):
-            view = network.view(read_rgb(picture.file))
-            one_hot = F.one_hot(torch.from_numpy(read_seed(seeds / f"{picture.name}.png")), count + 1)
+            view = network.view(picture.look())
+            seed = picture.cut(read_seed(seeds / f"{picture.name}.png"))
+            one_hot = F.one_hot(torch.from_numpy(seed), count + 1)
             shares = F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float()[None], view.grid)[0].flatten(1)
             patches.append(patches_of(view)[0])
             labels.append(shares.argmax(0))
@@ -145,23 +146,28 @@ class Words:
             tagged = self.network("tags")
             assert isinstance(tagged, CLIPNetwork)
             network, bank = tagged, self._surroundings(settings)
-            loss = background_loss(self._labels(), bank, self.settings.background_weight)
+            loss = background_loss(self._labels(), bank, self.settings.semples.background_weight)
         else:
             bank = self._bank(settings)
             network = CLIPNetwork(self._clip, bank, len(self.classes), self.settings.side)
-            refine = self.settings.refine if task == "seeds" else 0.0
-            around = self._surroundings(self.settings.fit_background, read=True) if refine else None
-            loss = tag_loss if task == "tags" else seed_loss(around, refine)
+            loss = tag_loss if task == "tags" else self._seed_loss()
+        reads_seeds = task == "seeds" and self.settings.activation > 0
 
         def example(i: int) -> tuple[np.ndarray, Sequence[int], np.ndarray | None]:
-            label = read_seed(seeds / f"{pictures[i].name}.png") if task == "seeds" else None
-            return read_rgb(pictures[i].file), pictures[i].tags, label
+            one = pictures[i]
+            label = one.cut(read_seed(seeds / f"{one.name}.png")) if reads_seeds else None
+            return one.look(), one.tags, label
 
         with tqdm(total=settings.stop or settings.iterations, desc=task) as progress:
             losses = fit_words(
                 network, bank, loss, example, len(pictures), settings, state, lambda _: progress.update()
             )
         return {"contexts": bank.contexts.detach()}, losses
+
+    def _seed_loss(self) -> Loss:
+        ours, semples = self.settings, self.settings.semples
+        surroundings = self._surroundings(ours.fit_background, read=True) if ours.refine else None
+        return seed_loss(ours.activation, ours.match, ours.refine, semples.match_weight, self._labels(), surroundings)
 
     def _fit_semples(
         self, stage: str, pictures: Sequence[Tagged], state: Path, tune: bool
@@ -173,7 +179,7 @@ class Words:
         bank = None if stage == "match" else self._semples_prompts(read=stage == "refine")
 
         def example(i: int) -> tuple[np.ndarray, Sequence[int]]:
-            return read_rgb(pictures[i].file), pictures[i].tags
+            return pictures[i].look(), pictures[i].tags
 
         with tqdm(total=settings.epochs, desc=stage) as progress:
             losses = fit_stage(
@@ -203,8 +209,8 @@ class Words:
 
         def score(model: WeakTr) -> float:
             network = WeakTrNetwork(model, (1.0,))
-            maps = (network.maps(read_rgb(p.file), torch.tensor(p.tags)) for p in chosen)
-            triples = ((found, np.array(p.tags), truth_of(p.file)) for found, p in zip(maps, chosen))
+            maps = (network.maps(p.look(), torch.tensor(p.tags)) for p in chosen)
+            triples = ((found, np.array(p.tags), p.cut(truth_of(p.file))) for found, p in zip(maps, chosen))
             return threshold_score(triples, len(self.classes))
 
         return score
