@@ -149,6 +149,18 @@ def test_semples_losses_on_clips_maps_are_their_formulas(clip, one_crop):
     assert value(0.5, 1.0, 0.0) == pytest.approx(0.5 * activation + match, rel=1e-4)
 
 
+def test_every_pair_of_a_picture_and_a_tag_weighs_alike(clip, one_crop):
+    """Two tags of one picture and one of another: a mean of three, not of pictures."""
+    network, _, _, (pixels, _, seeds) = one_crop
+    both = torch.cat([pixels, pixels.flip(3)])
+    loss = seed_loss(0.0, 1.0, 0.0, 2.4, FixedTexts(clip, NAMES)())
+    one, other = torch.tensor([0, 2]), torch.tensor([1])
+    together = loss(network, both, [one, other], seeds * 2)
+    apart = [loss(network, both[i : i + 1], [t], seeds).item() for i, t in ((0, one), (1, other))]
+    assert together.item() == pytest.approx((2 * apart[0] + apart[1]) / 3, rel=1e-4)
+    assert abs(together.item() - sum(apart) / 2) > 1e-5
+
+
 def test_semples_on_clips_maps_needs_no_seeds(clip):
     """Without CAL nothing reads a seed, and every tag counts, wherever the crop lies."""
     settings = FitSettings(**{**SHORT.__dict__, "iterations": 3, "crop_tags": True})

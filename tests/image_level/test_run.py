@@ -14,6 +14,7 @@ from wps_sam.image_level.__main__ import main
 from wps_sam.image_level.networks import GradCAMNetwork, TagNetwork, exemplar_map, fit_patches, fit_tags
 from wps_sam.image_level.results import evaluate, export, regions
 from wps_sam.image_level.run import Run
+from wps_sam.image_level.scores import POWERS
 from wps_sam.image_level.settings import ImageLevelSettings, read_values
 from wps_sam.image_level.superpixels import Superpixel
 from wps_sam.image_level.words import Words
@@ -89,7 +90,7 @@ class KnowsColours(GradCAMNetwork):
         return torch.tensor([3])
 
 
-def of_colour(encoder, image, settings):
+def of_colour(encoder, image, settings, area=None):
     """SAM's stub: the region of each colour that is there, and a nested whole around two of them."""
     found = []
     for value in np.unique(image.reshape(-1, 3), axis=0):
@@ -138,7 +139,7 @@ def test_squares_are_found_exactly_and_train_as_labels(data, stubs, tmp_path):
         assert found == sorted((c, x0, y0, x1 - x0, y1 - y0) for c, (x0, y0, x1, y1) in scene)
         assert records[i].get("tags", []) == sorted({c for c, _ in scene})
     report = json.loads((run.folder / "coarse_empty.json").read_text())
-    assert report["red"] == {"tagged": 2, "empty": 0}
+    assert report["red"] == {"present": 0.5, "tagged": 2, "empty": 0}
 
 
 def files_of(run):
@@ -184,6 +185,42 @@ def test_twice_is_the_same_and_interrupted_too(data, stubs, tmp_path, monkeypatc
     for name in one:
         # The export says where it lies.
         assert name == "description.yaml" or one[name] == two[name], name
+
+
+def test_with_objects_nothing_beside_them_is_looked_at(data, stubs, tmp_path, monkeypatch):
+    """Boxes of the squares: all that was found before is, exactly, and SAM, the maps and the words see crops alone."""
+    objects = {"images": [], "annotations": [], "categories": [{"id": 0, "name": "square"}]}
+    for i, scene in enumerate(SCENES):
+        objects["images"].append({"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]})
+        for _, (x0, y0, x1, y1) in scene:
+            number = len(objects["annotations"])
+            box = [x0, y0, x1 - x0, y1 - y0]
+            objects["annotations"].append({"id": number, "image_id": i, "category_id": 0, "bbox": box, "iscrowd": 0})
+    (tmp_path / "objects.json").write_text(json.dumps(objects))
+    # Beside the object of the second picture lies something of its colour, which is not asked for.
+    image = np.array(Image.open(Path(data["images"]) / "1.png"))
+    image[:6, :6] = COLOURS[2]
+    Image.fromarray(image).save(Path(data["images"]) / "1.png")
+    seen, areas = [], []
+
+    def crops(encoder, image, settings, area=None):
+        seen.append(image.shape[:2])
+        areas.append(area)
+        return of_colour(encoder, image, settings)
+
+    monkeypatch.setattr(run_module, "superpixels", crops)
+    run = Run(tmp_path / "run", read_values(ImageLevelSettings, {**data, "objects": str(tmp_path / "objects.json")}))
+    stages(run)
+    for i, scene in enumerate(SCENES):
+        assert np.array_equal(np.asarray(Image.open(run.folder / "coarse" / f"{i}.png")), truth(scene))
+    # The second: 48 x 40 at (16, 16), a tenth more on each side.
+    assert seen[1] == (48, 58) and areas[1] == 48 * 40 and seen[3] == SIZE and areas[3] is None
+    assert json.loads((run.folder / "tags.json").read_text())["pictures"]["1"]["crop"] == [11, 12, 69, 60]
+    assert run.maps_of(run.pictures[1], "tags")[0].shape == (1, 48, 58)
+    again = Run(run.folder, run.settings)
+    assert again.pictures == run.pictures and again.pictures[1].look().shape == (48, 58, 3)
+    with pytest.raises(ValueError, match=r"of other pictures \(objects\)"):
+        Run(run.folder, read_values(ImageLevelSettings, data))
 
 
 def test_what_was_made_otherwise_is_refused_and_the_rest_serves_on(data, stubs, tmp_path):
@@ -283,11 +320,28 @@ def test_the_command_line_with_a_tiny_clip(data, tmp_path, capsys):
     assert np.array_equal(first, second) and first.shape[0] == 3
 
 
+def test_a_class_that_is_always_there_keeps_its_own_text(data, tmp_path):
+    """MCL has no picture without it to learn from; of the others the learned words are taken."""
+    tags = json.loads(Path(data["tags"]).read_text())
+    Path(data["tags"]).write_text(json.dumps({name: sorted({*of_one, "blue"}) for name, of_one in tags.items()}))
+    short = {"iterations": 3, "warmup": 0, "batch_size": 4, "crop": 32, "long_side": [48, 64], "learning_rate": 5.0}
+    run = Run(tmp_path / "run", read_values(ImageLevelSettings, {**data, "fit_tags": {**short, "shared": False}}))
+    plain = run.words.network("tags").texts()
+    run.fit("tags")
+    learned = run.words.network("tags").texts()
+    bank = run.words._bank(run.settings.fit_tags)
+    bank.load_state_dict(run.words._read("tags"))
+    assert torch.equal(learned[2], plain[2]) and not torch.allclose(bank()[2], plain[2], atol=1e-3)
+    assert torch.equal(learned[:2], bank()[:2]) and torch.equal(learned[3], bank()[3])
+
+
 def test_settings_that_are_not_understood_are_refused(data):
     with pytest.raises(ValueError, match=r"unknown settings superpixels\.points; known"):
         read_values(ImageLevelSettings, {**data, "superpixels": {"points": 3}})
     with pytest.raises(ValueError, match="side: expected int, got 'large'"):
         read_values(ImageLevelSettings, {**data, "side": "large"})
+    with pytest.raises(ValueError, match="activation, match, refine: expected one above 0"):
+        read_values(ImageLevelSettings, {**data, "activation": 0})
     with pytest.raises(ValueError, match="expected one of dataset, tags and label_maps"):
         read_values(ImageLevelSettings, {**data, "dataset": "x"})
     found = read_values(ImageLevelSettings, {**data, "fit_tags": {"learning_rate": "1e-2", "long_side": [3, 4]}})
@@ -324,6 +378,11 @@ def test_seeds_are_scored_against_the_truth_beside_knowing_nothing(tiny_parts, s
         np.savez(run.folder / "cams" / "tags" / f"{picture.name}.npz", maps=maps, classes=np.array(picture.tags))
     rows = evaluate(run, "tags")["rows"]
     assert rows["tags"]["mIoU"] == 100 and rows["tags"]["mIoU_with_background"] == 100
+    refined = evaluate(Run(run.folder, run.settings, subset=1), "tags", crf=True)["rows"]
+    assert list(refined) == ["tags", "tags_crf", "centre", "noise"] and refined["tags_crf"]["curve"].keys() == set(
+        POWERS
+    )
+    assert 60 < refined["tags_crf"]["mIoU"] < 100, "the pictures' noise and soft edges move some labels"
     assert rows["centre"]["mIoU"] < 60 and rows["noise"]["mIoU"] < 60
     # Seeds stand beside what the same masks make of knowing nothing.
     monkeypatch.setattr(

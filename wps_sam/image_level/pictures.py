@@ -39,6 +39,18 @@ class Tagged:
         return self.region.cut(pixels) if self.region else pixels
 
 
+# From this share of the pictures on tags teach nothing of a class: there are hardly any without it.
+ALWAYS = 0.9
+
+
+def presence(pictures: Sequence[Tagged], num_classes: int) -> np.ndarray:
+    """float [C]: in which share of the pictures each class is."""
+    counts = np.zeros(num_classes)
+    for picture in pictures:
+        counts[list(picture.tags)] += 1
+    return counts / max(len(pictures), 1)
+
+
 def tagged_pictures(settings: ImageLevelSettings) -> tuple[list[Tagged], list[str]]:
     """The pictures of the settings, and the names of their classes.
 

@@ -115,7 +115,8 @@ def evaluate(run: Run, what: str, tune: bool = False, crf: bool = False) -> dict
 
     Returns:
         mIoU over classes, with background (the papers') and without it (``d2_semseg``), per class IoU, precision and
-        recall, all in percent; the curve is of the former. Written to eval_WHAT.json, too.
+        recall, all in percent; the curve is of the former. Of seeds also ``parts``, a line a class. Written to
+        eval_WHAT.json, too.
 
     Raises:
         ValueError: the run's data set has no truth.
@@ -135,8 +136,19 @@ def evaluate(run: Run, what: str, tune: bool = False, crf: bool = False) -> dict
         curve = {power: row["mIoU_with_background"] for power, row in rows.items()}
         power = max(curve, key=lambda p: curve[p] or 0) if tune else min(curve, key=lambda p: abs(p - usual))
         report["rows"][name] = {"at": power, **rows[power], "curve": curve}
+    if what in KINDS:
+        report["parts"] = _of_parts(run, what, report["rows"][what])
     write_output(run.folder / f"eval_{what}.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
     return report
+
+
+def _of_parts(run: Run, kind: str, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of each class what is known of its seeds: how often it is there, how often it was left out, and the scores."""
+    counted = json.loads((run.folder / f"{kind}_empty.json").read_text(encoding="utf-8"))
+    return {
+        name: {**counted[name], **{score: row[score][name] for score in ("IoU", "precision", "recall")}}
+        for name in run.classes
+    }
 
 
 def _answers(

@@ -22,7 +22,7 @@ from ..masks import read_rgb
 from ..outputs import write_output
 from ..prompt_evaluation import load_encoder
 from .objects import Region, whole
-from .pictures import Tagged, tagged_pictures
+from .pictures import ALWAYS, Tagged, presence, tagged_pictures
 from .seeds import Seeds, seed
 from .settings import ImageLevelSettings
 from .superpixels import Superpixel, superpixels
@@ -100,11 +100,8 @@ class Run:
         if len(pictures) < len(listed):
             logger.warning("%d of %d pictures can't be read and are left out", len(listed) - len(pictures), len(listed))
         self._data = pictures, classes
-        present = np.zeros(len(classes), dtype=int)
-        for picture in pictures:
-            present[list(picture.tags)] += 1
-        shares = {name: round(float(n) / max(len(pictures), 1), 4) for name, n in zip(classes, present)}
-        always = [name for name, share in shares.items() if share > 0.9]
+        shares = {name: round(float(share), 4) for name, share in zip(classes, presence(pictures, len(classes)))}
+        always = [name for name, share in shares.items() if share > ALWAYS]
         if always:
             logger.warning(
                 "%s: in more than nine of ten pictures; nothing can be learned of them from tags", ", ".join(always)
@@ -162,7 +159,8 @@ class Run:
         self._each(f"cams/{task}", ".npz", about, of_picture)
 
     def seeds(self, kind: str) -> None:
-        """KIND/NAME.png: the class of every pixel, background last; KIND/NAME.json: what each mask is, and how sure."""
+        """KIND/NAME.png: the class of every pixel, background last; KIND/NAME.json: what each mask is, and how sure.
+        KIND_empty.json: of each class in which share of pictures it is, and in how many of those no pixel of it is."""
         task = self.words_of(kind)
         power = getattr(self.settings.seeds, kind)
         background = len(self.classes)
@@ -185,7 +183,11 @@ class Run:
             shown = np.unique(read_seed(self.folder / kind / f"{picture.name}.png"))
             tagged[list(picture.tags)] += 1
             empty[[c for c in picture.tags if c not in shown]] += 1
-        report = {name: {"tagged": int(t), "empty": int(e)} for name, t, e in zip(self.classes, tagged, empty)}
+        present = presence(self.pictures, background)
+        report = {
+            name: {"present": round(float(p), 4), "tagged": int(t), "empty": int(e)}
+            for name, p, t, e in zip(self.classes, present, tagged, empty)
+        }
         write_output(self.folder / f"{kind}_empty.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
 
     def words_of(self, kind: str) -> str:

@@ -25,7 +25,7 @@ from ..masks import read_label_png, read_rgb
 from ..outputs import write_output
 from .fitting import Loss, background_loss, fit_words, seed_loss, tag_loss
 from .networks import CLIPNetwork, GradCAMNetwork, ImageLevelNetwork, TagNetwork, fit_patches, fit_tags, patches_of
-from .pictures import Tagged, listed_names, true_labels
+from .pictures import ALWAYS, Tagged, listed_names, presence, true_labels
 from .prompt_bank import FixedTexts, PromptBank
 from .scores import threshold_score
 from .semples import BACKGROUND_PATTERN, WeakTrNetwork, fit_stage
@@ -81,9 +81,11 @@ class Words:
         about = {"classes": json.dumps(self.classes), "pictures": json.dumps(len(pictures))}
         if tune:
             about["tuned_on_the_truth"] = "true"
+        if task == "tags" and self.settings.network == "clip":
+            shares = presence(pictures, len(self.classes))
+            about["always"] = json.dumps(np.flatnonzero(shares > ALWAYS).tolist())
         if path.is_file():
-            with safe_open(path, "pt") as file:
-                found = file.metadata() or {}
+            found = self._about(task)
             if found != about:
                 raise ValueError(
                     f"{path}: was learned from {found.get('pictures')} pictures, not {len(pictures)}, or its epoch "
@@ -250,6 +252,9 @@ class Words:
             bank.load_state_dict(self._read(task))
             # They stay as they are: encoded once, not for every picture.
             texts = FixedTexts.of(bank)
+            always = json.loads(self._about(task).get("always", "[]"))
+            # Of these MCL has taught nothing: a class that is never absent is against no other.
+            texts.features[always] = self._labels()[always]
         used = self.settings.maps_tags if task == "tags" else self.settings.maps_seeds
         companion = TagNetwork(self._semantic) if used.affinity == "cosine" else None
         return self._with_exemplars(CLIPNetwork(self._clip, texts, len(self.classes), self.settings.side, companion))
@@ -263,11 +268,16 @@ class Words:
         path = self.folder / f"{task}.safetensors"
         if not path.is_file():
             raise ValueError(f"{path}: is missing; run the stage fit with --words {task} first")
+        classes = json.loads(self._about(task).get("classes", "[]"))
+        if classes != self.classes:
+            raise ValueError(f"{path}: was learned for the classes {classes}, not {self.classes}")
         with safe_open(path, "pt") as file:
-            classes = json.loads((file.metadata() or {}).get("classes", "[]"))
-            if classes != self.classes:
-                raise ValueError(f"{path}: was learned for the classes {classes}, not {self.classes}")
             return {name: file.get_tensor(name) for name in file.keys()}
+
+    def _about(self, task: str) -> dict[str, str]:
+        """What is said in the file of what was learned."""
+        with safe_open(self.folder / f"{task}.safetensors", "pt") as file:
+            return file.metadata() or {}
 
     def _with_exemplars(self, network: GradCAMNetwork) -> GradCAMNetwork:
         unknown = [name for name in self.settings.exemplars if name not in self.classes]
