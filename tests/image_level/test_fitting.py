@@ -131,7 +131,7 @@ def test_semples_losses_on_clips_maps_are_their_formulas(clip, one_crop):
     large = F.interpolate(found[None].clamp(min=0), (32, 32), mode="bilinear", align_corners=True)[0]
     mask = (large - large.min()) / (large.max() - large.min() + 0.1)
     inside, outside = clip.pooled(mask * pixels)[0], clip.pooled((1 - mask) * pixels)[0]
-    cosine = [float(a @ b) for a, b in ((inside, labels[1]), (outside, labels[1]), (inside, surroundings()[1]))]
+    cosine = [(a @ b).item() for a, b in ((inside, labels[1]), (outside, labels[1]), (inside, surroundings()[1]))]
     cosine = [min(max(c, 1e-4), 0.9999) for c in cosine]
     match = -math.log(cosine[0]) - 2.4 * math.log(1 - cosine[1])
 

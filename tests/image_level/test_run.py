@@ -11,6 +11,7 @@ from wps_sam.encoders.clip import ImageView
 from wps_sam.encoders.semantic import build_semantic_encoder
 from wps_sam.image_level import run as run_module
 from wps_sam.image_level.__main__ import main
+from wps_sam.image_level.crf import CRFSettings
 from wps_sam.image_level.networks import GradCAMNetwork, TagNetwork, exemplar_map, fit_patches, fit_tags
 from wps_sam.image_level.results import evaluate, export, regions
 from wps_sam.image_level.run import Run
@@ -331,7 +332,7 @@ def test_a_class_that_is_always_there_keeps_its_own_text(data, tmp_path):
     learned = run.words.network("tags").texts()
     bank = run.words._bank(run.settings.fit_tags)
     bank.load_state_dict(run.words._read("tags"))
-    assert torch.equal(learned[2], plain[2]) and not torch.allclose(bank()[2], plain[2], atol=1e-3)
+    assert torch.allclose(learned[2], plain[2], atol=1e-5) and not torch.allclose(bank()[2], plain[2], atol=1e-3)
     assert torch.equal(learned[:2], bank()[:2]) and torch.equal(learned[3], bank()[3])
 
 
@@ -432,6 +433,26 @@ def test_published_numbers_are_in_the_configs():
     assert [(s.maps_tags.threshold, s.maps_tags.scores) for s in (voc, coco)] == [(0.4, True), (0.6, False)]
     assert [(s.seeds.coarse, s.seeds.fine) for s in (voc, coco)] == [(0.6, 0.7), (0.4, 1.0)]
     assert voc.superpixels == coco.superpixels and voc.superpixels.pred_iou_thresh == 0.86
+
+
+def test_semples_published_numbers_are_in_the_configs():
+    """Its README's commands: batch, learning rate and weights of the three stages; scales, fusion and CRF of WeakTr."""
+    voc, coco = (
+        read_values(ImageLevelSettings, yaml.safe_load((ROOT / "configs" / "image_level" / name).read_text()))
+        for name in ("voc_semples.yaml", "coco_semples.yaml")
+    )
+    both = (voc.semples, coco.semples)
+    stages = [[(t.batch_size, t.learning_rate) for t in (s.match, s.background, s.refine)] for s in both]
+    assert stages[0] == [(64, 5.12e-4), (128, 0.1), (64, 5.12e-4)]
+    assert stages[1] == [(32, 5.12e-6), (128, 0.01), (24, 5.12e-6)]
+    weights = [(s.match_weight, s.background_weight, s.refine_weight) for s in both]
+    assert weights == [(2.4, 0.02, 0.05), (0.75, 0.01, 0.2)]
+    assert {(s.epochs, s.seed, s.side, s.weight_decay) for s in both} == {(60, 504, 224, 0.03)}
+    assert [s.semples.scales for s in (voc, coco)] == [(1.0, 1.2), (1.0, 0.8, 1.2)]
+    assert [(s.semples.reduction, s.semples.pool) for s in (voc, coco)] == [(8, "max"), (4, "mean")]
+    assert voc.crf == CRFSettings(10, 0.7, 4.0, 3.0, 83.0, 5.0, 3.0)
+    assert coco.crf == CRFSettings(10, 0.7, 3.0, 3.0, 50.0, 5.0, 10.0)
+    assert voc.weights == coco.weights == "openai/clip-vit-base-patch32"
 
 
 def test_voc_layout_is_read_by_its_masks(tmp_path, stubs):
