@@ -140,7 +140,7 @@ def test_a_configuration_runs_from_names_to_labels(name, layouts, encoder, tmp_p
     monkeypatch.setattr(words_module, "build_weaktr", lambda classes, *more: build_weaktr(classes, *more, **sizes))
     values = shortened(yaml.safe_load(CONFIGS[name].read_text(encoding="utf-8")))
     values.update(layouts[name.removesuffix(".yaml").removesuffix("_semples")])
-    run = Run(tmp_path / f"dry_{name[:-5]}", read_values(ImageLevelSettings, values))
+    run = Run(tmp_path / f"labels_of_{name[:-5]}", read_values(ImageLevelSettings, values))
     run.tags()
     run.masks()
     assert [len(picture.tags) for picture in run.pictures] == [2, 1]

@@ -45,7 +45,7 @@ def test_corners_and_weights_give_back_the_point():
     assert np.allclose(found, expected)
 
 
-@pytest.mark.parametrize(("dims", "least"), [(2, 0.995), (5, 0.97)])
+@pytest.mark.parametrize(("dims", "least"), [(2, 0.995), (5, 0.95)])
 def test_the_lattice_sums_as_all_pairs_do(dims, least):
     rng = np.random.default_rng(1)
     features, values = rng.normal(size=(500, dims)), rng.random((500, 2)) ** 4
