@@ -56,7 +56,7 @@ def test_the_lattice_sums_as_all_pairs_do(dims, least):
     assert np.abs(found - expected).mean() < 0.1 * expected.mean()
     # Symmetric as the kernel is, up to the order in which directions are blurred.
     left, right = (values[:, 0] @ lattice.normalised(values[:, 1:]), values[:, 1] @ lattice.normalised(values[:, :1]))
-    assert left == pytest.approx(right, rel=0.01)
+    assert left == pytest.approx(right, rel=0.03)
     wider = PermutohedralLattice(features / 2).normalised(values)
     assert np.abs(wider - expected).mean() > 2 * np.abs(found - expected).mean(), "another deviation would be told"
 
