@@ -14,6 +14,7 @@ from wps_sam.image_level.cams import (
     min_max,
     softmax_gradcam,
 )
+from wps_sam.image_level.losses import cam_activation
 from wps_sam.image_level.prompt_bank import FixedTexts, PromptBank
 
 import numpy as np
@@ -89,6 +90,8 @@ def test_alone_as_in_a_batch_and_permuted_as_the_tags(clip, texts):
     _, _, together = maps_of(clip, texts(), [[0], [2, 1, 0], []], images)
     _, _, (alone,) = maps_of(clip, texts(), [[0, 1, 2]], images[1:2])
     assert torch.allclose(together[1], alone.flip(0), rtol=1e-9, atol=1e-15)
+    # The gradient of all tags at once, the wrong variant, would be one map for each of them.
+    assert not torch.allclose(alone[0], alone[1], atol=1e-3 * alone.abs().max().item())
     assert together[0].shape == (1, 3, 4) and together[2].shape == (0, 3, 4)
 
 
@@ -142,6 +145,33 @@ def test_gradients_reach_the_learned_words_through_the_weights(clip):
     step = 1e-5
     slope = (loss(start + step * direction) - loss(start - step * direction)) / (2 * step)
     assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
+
+
+def test_maps_and_what_cal_teaches_follow_from_a_basis_without_texts(clip):
+    """Of the feature's coordinates d alone: G_d = sum over channels of A times the mean gradient of f_d. A logit's map
+    is scale sum_d t_k[d] G_d, a probability's p_c sum over k of (delta_ck - p_k) times it; so the texts' gradient needs
+    no second derivative (FMA-WSSS's construction, linear in the texts)."""
+    view = clip.look(picture(1))
+    patches, count = view.activations.detach()[0, 1:], view.features.shape[1]
+    rows = [torch.autograd.grad(view.features[0, d], view.activations, retain_graph=True)[0] for d in range(count)]
+    basis = torch.stack([patches @ row[0, 1:].mean(0) for row in rows])
+    words = torch.randn(5, count, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    seed = torch.randint(0, 3, (6, 8), generator=torch.Generator().manual_seed(4))
+    tags, found = torch.tensor([0, 2]), []
+    for by_basis in (False, True):
+        texts = torch.nn.functional.normalize(words, dim=-1).requires_grad_()
+        logits = clip.scale * view.features @ texts.T
+        if by_basis:
+            allowed = torch.tensor([0, 2, 3, 4])
+            p = (clip.scale * view.features.detach() @ texts.T)[0, allowed].softmax(0)
+            of_logits = clip.scale * texts[allowed] @ basis
+            maps = (p[:, None] * (of_logits - (p[:, None] * of_logits).sum(0)))[:2].unflatten(1, view.grid)
+        else:
+            (maps,) = gradcam(view, logits, [[0, 2]], learn=True)
+        loss = cam_activation([maps], [tags], [seed], 255)
+        found.append((maps.detach(), torch.autograd.grad(loss, texts)[0]))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-8, atol=1e-14)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-8, atol=1e-14) and found[0][1][3].abs().sum() > 0
 
 
 # ------------------------------------------------------------------ affinity

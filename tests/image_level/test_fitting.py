@@ -7,13 +7,8 @@ import math
 from wps_sam.encoders.clip import random_clip
 from wps_sam.image_level import fitting
 from wps_sam.image_level.augment import _of_channel, colour_jitter, scale_and_crop
-from wps_sam.image_level.fitting import (
-    background_loss,
-    fit_words,
-    learning_rate,
-    seed_loss,
-    tag_loss,
-)
+from wps_sam.image_level.cams import softmax_gradcam
+from wps_sam.image_level.fitting import background_loss, fit_words, learning_rate, seed_loss, tag_loss
 from wps_sam.image_level.networks import CLIPNetwork
 from wps_sam.image_level.prompt_bank import FixedTexts, PromptBank
 from wps_sam.image_level.settings import FitSettings
@@ -22,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 NAMES = ["dog", "cat", "car"]
 SHORT = FitSettings(iterations=12, warmup=2, batch_size=4, crop=32, long_side=(32, 48), learning_rate=0.5, seed=3)
@@ -115,16 +111,70 @@ def test_backgrounds_learn_alone_and_only_of_classes_that_are_there(clip):
     assert moved[0] > 0 and not moved[1:].any()
 
 
-def test_refinement_adds_what_surrounds_a_class(clip):
+@pytest.fixture(scope="module")
+def one_crop(clip):
+    """A network, its bank, what surrounds classes, and a crop of one class with its seed."""
     bank = PromptBank(clip, [*NAMES, ""], "{name}[4].", shared=False, deviation=0.125)
     surroundings = PromptBank(clip, [""] * 3, "a photo of [5]<.>", shared=False, deviation=0)
-    network = CLIPNetwork(clip, bank, 3)
     _, tags, seed = example(1)
-    given = (torch.randn(1, 3, 32, 32), [torch.tensor(tags)], [torch.from_numpy(seed[:32, :32])])
-    plain = seed_loss()(network, *given)
-    assert torch.equal(plain, seed_loss(surroundings, 0.0)(network, *given))
-    more = seed_loss(surroundings, 0.5)(network, *given)
-    assert more > plain and torch.autograd.grad(more, bank.contexts)[0].abs().sum() > 0
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    given = (pixels, [torch.tensor(tags)], [torch.from_numpy(seed[:32, :32])])
+    return CLIPNetwork(clip, bank, 3), bank, surroundings, given
+
+
+def test_semples_losses_on_clips_maps_are_their_formulas(clip, one_crop):
+    """Stages a and c, step by step: the map stretched with 0.1, the picture under and around it, cosines."""
+    network, bank, surroundings, (pixels, tags, seeds) = one_crop
+    labels = FixedTexts(clip, NAMES)()
+    view = clip.look(pixels)
+    (found,) = softmax_gradcam(view, network.logits(view), tags, [network.others(tags[0])])
+    large = F.interpolate(found[None].clamp(min=0), (32, 32), mode="bilinear", align_corners=True)[0]
+    mask = (large - large.min()) / (large.max() - large.min() + 0.1)
+    inside, outside = clip.pooled(mask * pixels)[0], clip.pooled((1 - mask) * pixels)[0]
+    cosine = [(a @ b).item() for a, b in ((inside, labels[1]), (outside, labels[1]), (inside, surroundings()[1]))]
+    cosine = [min(max(c, 1e-4), 0.9999) for c in cosine]
+    match = -math.log(cosine[0]) - 2.4 * math.log(1 - cosine[1])
+
+    def value(*weights):
+        loss = seed_loss(*weights, 2.4, labels, surroundings)(network, pixels, tags, seeds)
+        assert torch.autograd.grad(loss, bank.contexts, retain_graph=True)[0].abs().sum() > 0
+        return loss.item()
+
+    assert value(0.0, 1.0, 0.0) == pytest.approx(match, rel=1e-4)
+    swapped = -math.log(cosine[1]) - 2.4 * math.log(1 - cosine[0])
+    assert abs(swapped - match) > 1e-3, "the inside for the outside would be told"
+    assert value(0.0, 1.0, 0.3) == pytest.approx(match - 0.3 * math.log(1 - cosine[2]), rel=1e-4)
+    activation = seed_loss()(network, pixels, tags, seeds).item()
+    assert value(1.0, 0.0, 0.0) == activation
+    assert value(0.5, 1.0, 0.0) == pytest.approx(0.5 * activation + match, rel=1e-4)
+
+
+def test_every_pair_of_a_picture_and_a_tag_weighs_alike(clip, one_crop):
+    """Two tags of one picture and one of another: a mean of three, not of pictures."""
+    network, _, _, (pixels, _, seeds) = one_crop
+    both = torch.cat([pixels, pixels.flip(3)])
+    loss = seed_loss(0.0, 1.0, 0.0, 2.4, FixedTexts(clip, NAMES)())
+    one, other = torch.tensor([0, 2]), torch.tensor([1])
+    together = loss(network, both, [one, other], seeds * 2)
+    apart = [loss(network, both[i : i + 1], [t], seeds).item() for i, t in ((0, one), (1, other))]
+    assert together.item() == pytest.approx((2 * apart[0] + apart[1]) / 3, rel=1e-4)
+    assert abs(together.item() - sum(apart) / 2) > 1e-5
+
+
+def test_semples_on_clips_maps_needs_no_seeds(clip):
+    """Without CAL nothing reads a seed, and every tag counts, wherever the crop lies."""
+    settings = FitSettings(**{**SHORT.__dict__, "iterations": 3, "crop_tags": True})
+    bank = PromptBank(clip, [*NAMES, ""], "{name}[4].", shared=False)
+    start = bank.contexts.detach().clone()
+    seen: list[list[int]] = []
+    of_maps = seed_loss(0.0, 1.0, 0.0, 2.4, FixedTexts(clip, NAMES)())
+
+    def loss(network, images, tags, seeds):
+        seen.extend(t.tolist() for t in tags)
+        return of_maps(network, images, tags, seeds)
+
+    fit_words(CLIPNetwork(clip, bank, 3), bank, loss, lambda i: (*example(i)[:2], None), 4, settings)
+    assert sorted(map(tuple, seen)) == sorted([(0,), (1,), (2,), (0,)] * 3) and not torch.equal(bank.contexts, start)
 
 
 def test_crops_without_any_class_say_nothing(clip):

@@ -48,8 +48,24 @@ def test_slots_are_where_the_patterns_say(clip):
     assert token_row(clip, "[3]{name}.", {"name": "dog"}) == [-1, -1, -1, *dog, *stop]
     assert token_row(clip, "{name}[3].", {"name": "dog"}) == [*dog, -1, -1, -1, *stop]
     assert token_row(clip, "[3]{name}.", {"name": ""}) == [-1, -1, -1, *stop]
+    around = token_row(clip, "a photo of [30]<.>", {"name": ""})
+    # Without the start: SemPLeS's end of text is at K + 5.
+    assert len(around) + 1 == len(clip.tokens_of("a photo of")) + 30 + 2 and around[-31:-1] == [-1] * 30
     both = token_row(clip, "[2]{object}[1]{part}.", {"object": "dog", "part": "ear"})
     assert both == [-1, -1, *dog, -1, *clip.tokens_of("ear"), *stop]
+
+
+def test_a_text_is_its_state_at_the_end_whatever_follows(clip):
+    """The end is found by its place, not by the largest token, which a number of a learned word could be."""
+    row = clip.tokens_of("dog")
+    ids = torch.zeros(2, 77, dtype=torch.int64)
+    ids[:, : len(row) + 2] = torch.tensor([clip.tokenizer.bos_token_id, *row, clip.tokenizer.eos_token_id])
+    ids[1, len(row) + 2 :] = 7
+    states = clip.model.text_model(input_ids=ids).last_hidden_state
+    features = torch.nn.functional.normalize(clip.model.text_projection(states), dim=-1)
+    end = len(row) + 1
+    assert torch.allclose(features[:, end], clip.text_features([row]).expand(2, -1), atol=1e-12)
+    assert not torch.allclose(features[:, end + 1], clip.text_features([row]).expand(2, -1), atol=1e-3)
 
 
 def test_only_contexts_learn_and_the_hook_is_gone(clip):

@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 
 from wps_sam.data import register_descriptions
+from wps_sam.data.sources.coco import load_vocabulary
 from wps_sam.encoders.clip import ImageView
 from wps_sam.encoders.semantic import build_semantic_encoder
 from wps_sam.image_level import run as run_module
 from wps_sam.image_level.__main__ import main
+from wps_sam.image_level.crf import CRFSettings
 from wps_sam.image_level.networks import GradCAMNetwork, TagNetwork, exemplar_map, fit_patches, fit_tags
 from wps_sam.image_level.results import evaluate, export, regions
 from wps_sam.image_level.run import Run
+from wps_sam.image_level.scores import POWERS
 from wps_sam.image_level.settings import ImageLevelSettings, read_values
 from wps_sam.image_level.superpixels import Superpixel
 from wps_sam.image_level.words import Words
@@ -89,7 +92,7 @@ class KnowsColours(GradCAMNetwork):
         return torch.tensor([3])
 
 
-def of_colour(encoder, image, settings):
+def of_colour(encoder, image, settings, area=None):
     """SAM's stub: the region of each colour that is there, and a nested whole around two of them."""
     found = []
     for value in np.unique(image.reshape(-1, 3), axis=0):
@@ -138,7 +141,7 @@ def test_squares_are_found_exactly_and_train_as_labels(data, stubs, tmp_path):
         assert found == sorted((c, x0, y0, x1 - x0, y1 - y0) for c, (x0, y0, x1, y1) in scene)
         assert records[i].get("tags", []) == sorted({c for c, _ in scene})
     report = json.loads((run.folder / "coarse_empty.json").read_text())
-    assert report["red"] == {"tagged": 2, "empty": 0}
+    assert report["red"] == {"present": 0.5, "tagged": 2, "empty": 0}
 
 
 def files_of(run):
@@ -184,6 +187,42 @@ def test_twice_is_the_same_and_interrupted_too(data, stubs, tmp_path, monkeypatc
     for name in one:
         # The export says where it lies.
         assert name == "description.yaml" or one[name] == two[name], name
+
+
+def test_with_objects_nothing_beside_them_is_looked_at(data, stubs, tmp_path, monkeypatch):
+    """Boxes of the squares: all that was found before is, exactly, and SAM, the maps and the words see crops alone."""
+    objects = {"images": [], "annotations": [], "categories": [{"id": 0, "name": "square"}]}
+    for i, scene in enumerate(SCENES):
+        objects["images"].append({"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]})
+        for _, (x0, y0, x1, y1) in scene:
+            number = len(objects["annotations"])
+            box = [x0, y0, x1 - x0, y1 - y0]
+            objects["annotations"].append({"id": number, "image_id": i, "category_id": 0, "bbox": box, "iscrowd": 0})
+    (tmp_path / "objects.json").write_text(json.dumps(objects))
+    # Beside the object of the second picture lies something of its colour, which is not asked for.
+    image = np.array(Image.open(Path(data["images"]) / "1.png"))
+    image[:6, :6] = COLOURS[2]
+    Image.fromarray(image).save(Path(data["images"]) / "1.png")
+    seen, areas = [], []
+
+    def crops(encoder, image, settings, area=None):
+        seen.append(image.shape[:2])
+        areas.append(area)
+        return of_colour(encoder, image, settings)
+
+    monkeypatch.setattr(run_module, "superpixels", crops)
+    run = Run(tmp_path / "run", read_values(ImageLevelSettings, {**data, "objects": str(tmp_path / "objects.json")}))
+    stages(run)
+    for i, scene in enumerate(SCENES):
+        assert np.array_equal(np.asarray(Image.open(run.folder / "coarse" / f"{i}.png")), truth(scene))
+    # The second: 48 x 40 at (16, 16), a tenth more on each side.
+    assert seen[1] == (48, 58) and areas[1] == 48 * 40 and seen[3] == SIZE and areas[3] is None
+    assert json.loads((run.folder / "tags.json").read_text())["pictures"]["1"]["crop"] == [11, 12, 69, 60]
+    assert run.maps_of(run.pictures[1], "tags")[0].shape == (1, 48, 58)
+    again = Run(run.folder, run.settings)
+    assert again.pictures == run.pictures and again.pictures[1].look().shape == (48, 58, 3)
+    with pytest.raises(ValueError, match=r"of other pictures \(objects\)"):
+        Run(run.folder, read_values(ImageLevelSettings, data))
 
 
 def test_what_was_made_otherwise_is_refused_and_the_rest_serves_on(data, stubs, tmp_path):
@@ -283,11 +322,28 @@ def test_the_command_line_with_a_tiny_clip(data, tmp_path, capsys):
     assert np.array_equal(first, second) and first.shape[0] == 3
 
 
+def test_a_class_that_is_always_there_keeps_its_own_text(data, tmp_path):
+    """MCL has no picture without it to learn from; of the others the learned words are taken."""
+    tags = json.loads(Path(data["tags"]).read_text())
+    Path(data["tags"]).write_text(json.dumps({name: sorted({*of_one, "blue"}) for name, of_one in tags.items()}))
+    short = {"iterations": 3, "warmup": 0, "batch_size": 4, "crop": 32, "long_side": [48, 64], "learning_rate": 5.0}
+    run = Run(tmp_path / "run", read_values(ImageLevelSettings, {**data, "fit_tags": {**short, "shared": False}}))
+    plain = run.words.network("tags").texts()
+    run.fit("tags")
+    learned = run.words.network("tags").texts()
+    bank = run.words._bank(run.settings.fit_tags)
+    bank.load_state_dict(run.words._read("tags"))
+    assert torch.allclose(learned[2], plain[2], atol=1e-5) and not torch.allclose(bank()[2], plain[2], atol=1e-3)
+    assert torch.equal(learned[:2], bank()[:2]) and torch.equal(learned[3], bank()[3])
+
+
 def test_settings_that_are_not_understood_are_refused(data):
     with pytest.raises(ValueError, match=r"unknown settings superpixels\.points; known"):
         read_values(ImageLevelSettings, {**data, "superpixels": {"points": 3}})
     with pytest.raises(ValueError, match="side: expected int, got 'large'"):
         read_values(ImageLevelSettings, {**data, "side": "large"})
+    with pytest.raises(ValueError, match="activation, match, refine: expected one above 0"):
+        read_values(ImageLevelSettings, {**data, "activation": 0})
     with pytest.raises(ValueError, match="expected one of dataset, tags and label_maps"):
         read_values(ImageLevelSettings, {**data, "dataset": "x"})
     found = read_values(ImageLevelSettings, {**data, "fit_tags": {"learning_rate": "1e-2", "long_side": [3, 4]}})
@@ -324,6 +380,11 @@ def test_seeds_are_scored_against_the_truth_beside_knowing_nothing(tiny_parts, s
         np.savez(run.folder / "cams" / "tags" / f"{picture.name}.npz", maps=maps, classes=np.array(picture.tags))
     rows = evaluate(run, "tags")["rows"]
     assert rows["tags"]["mIoU"] == 100 and rows["tags"]["mIoU_with_background"] == 100
+    refined = evaluate(Run(run.folder, run.settings, subset=1), "tags", crf=True)["rows"]
+    assert list(refined) == ["tags", "tags_crf", "centre", "noise"] and refined["tags_crf"]["curve"].keys() == set(
+        POWERS
+    )
+    assert 60 < refined["tags_crf"]["mIoU"] < 100, "the pictures' noise and soft edges move some labels"
     assert rows["centre"]["mIoU"] < 60 and rows["noise"]["mIoU"] < 60
     # Seeds stand beside what the same masks make of knowing nothing.
     monkeypatch.setattr(
@@ -350,7 +411,8 @@ def test_seeds_are_scored_against_the_truth_beside_knowing_nothing(tiny_parts, s
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_the_configs_are_read(path):
     settings = read_values(ImageLevelSettings, yaml.safe_load(path.read_text(encoding="utf-8")))
-    assert path.read_text(encoding="utf-8").startswith("#") and set(settings.texts) <= {*settings.classes, *COCO_NAMES}
+    names = {*settings.classes, *COCO_NAMES, *load_vocabulary("partimagenet").names}
+    assert path.read_text(encoding="utf-8").startswith("#") and set(settings.texts) <= names
 
 
 def test_published_numbers_are_in_the_configs():
@@ -373,6 +435,26 @@ def test_published_numbers_are_in_the_configs():
     assert [(s.maps_tags.threshold, s.maps_tags.scores) for s in (voc, coco)] == [(0.4, True), (0.6, False)]
     assert [(s.seeds.coarse, s.seeds.fine) for s in (voc, coco)] == [(0.6, 0.7), (0.4, 1.0)]
     assert voc.superpixels == coco.superpixels and voc.superpixels.pred_iou_thresh == 0.86
+
+
+def test_semples_published_numbers_are_in_the_configs():
+    """Its README's commands: batch, learning rate and weights of the three stages; scales, fusion and CRF of WeakTr."""
+    voc, coco = (
+        read_values(ImageLevelSettings, yaml.safe_load((ROOT / "configs" / "image_level" / name).read_text()))
+        for name in ("voc_semples.yaml", "coco_semples.yaml")
+    )
+    both = (voc.semples, coco.semples)
+    stages = [[(t.batch_size, t.learning_rate) for t in (s.match, s.background, s.refine)] for s in both]
+    assert stages[0] == [(64, 5.12e-4), (128, 0.1), (64, 5.12e-4)]
+    assert stages[1] == [(32, 5.12e-6), (128, 0.01), (24, 5.12e-6)]
+    weights = [(s.match_weight, s.background_weight, s.refine_weight) for s in both]
+    assert weights == [(2.4, 0.02, 0.05), (0.75, 0.01, 0.2)]
+    assert {(s.epochs, s.seed, s.side, s.weight_decay) for s in both} == {(60, 504, 224, 0.03)}
+    assert [s.semples.scales for s in (voc, coco)] == [(1.0, 1.2), (1.0, 0.8, 1.2)]
+    assert [(s.semples.reduction, s.semples.pool) for s in (voc, coco)] == [(8, "max"), (4, "mean")]
+    assert voc.crf == CRFSettings(10, 0.7, 4.0, 3.0, 83.0, 5.0, 3.0)
+    assert coco.crf == CRFSettings(10, 0.7, 3.0, 3.0, 50.0, 5.0, 10.0)
+    assert voc.weights == coco.weights == "openai/clip-vit-base-patch32"
 
 
 def test_voc_layout_is_read_by_its_masks(tmp_path, stubs):

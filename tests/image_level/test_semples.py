@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 
@@ -9,6 +10,7 @@ from wps_sam.encoders.clip import random_clip
 from wps_sam.image_level.__main__ import main
 from wps_sam.image_level.cams import threshold_labels
 from wps_sam.image_level.prompt_bank import FixedTexts, PromptBank
+from wps_sam.image_level.scores import THRESHOLDS
 from wps_sam.image_level.semples import WeakTrNetwork, _augmentation, _seeded, fit_stage, rate_of
 from wps_sam.image_level.settings import SemplesSettings, StageSettings
 from wps_sam.image_level.weaktr import build_weaktr
@@ -72,9 +74,15 @@ def test_maps_learn_by_the_convolution_and_the_fusion(clip, labels, stage):
 
 def test_prompts_learn_alone_and_what_is_absent_only_decays(clip, labels):
     model, bank = build_weaktr(3, **SIZES), prompts(clip)
+    noisy = []
+    model.register_forward_pre_hook(lambda m, given: noisy.append(m.training))
+    train("match", copy.deepcopy(model), clip, labels)
+    assert noisy and all(noisy), "drop path stays on, as published"
+    noisy.clear()
     before, start = state_of(model), bank.contexts.detach().clone()
     train("background", model, clip, labels, bank, SemplesSettings(**{**SHORT.__dict__, "weight_decay": 0.0}))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert noisy and not any(noisy), "with drop path on two trainings would differ"
     moved = (bank.contexts - start).abs().sum((1, 2))
     assert moved[0] > 0 and moved[1] > 0 and moved[2] == 0
     decayed = prompts(clip)
@@ -216,10 +224,13 @@ def test_the_command_line_runs_all_stages(tmp_path, capsys, monkeypatch):
     for stage in (
         ("tags",), ("masks",), ("fit", "--words", "match", "--tune-with-truth"), ("fit", "--words", "background"),
         ("fit", "--words", "refine"), ("cams", "--words", "refine"), ("seeds", "--seeds", "fine"),
-        ("eval", "--what", "refine", "--tune-with-truth"), ("eval", "--what", "fine"), ("show", "--picture", "1"),
+        ("eval", "--what", "refine", "--tune-with-truth", "--subset", "1", "--crf"),
+        ("eval", "--what", "fine"), ("show", "--picture", "1"),
     ):  # fmt: skip
         assert do(*stage) != 1, capsys.readouterr().err
     assert (tmp_path / "run" / "show" / "1.png").is_file()
+    scored = json.loads((tmp_path / "run" / "eval_refine.json").read_text())["rows"]
+    assert list(scored) == ["refine", "refine_crf", "centre", "noise"] and scored["refine_crf"]["at"] in THRESHOLDS
     assert set(json.loads((tmp_path / "run" / "words" / "background_nouns.json").read_text())) == set(NAMES)
     assert do("fit", "--words", "match") == 2 and "its epoch chosen otherwise" in capsys.readouterr().err
     (tmp_path / "run" / "words" / "match.safetensors").unlink()

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", choices=KINDS, default="coarse")
     add("--what", choices=(*WORDS, *KINDS), default="coarse", help="of eval: maps by their words, or seeds")
     add("--tune-with-truth", action="store_true", help="of eval and SemPLeS's fit: the best by the very truth")
+    add("--crf", action="store_true", help="of eval of maps: also what a CRF makes of their labels, as WeakTr's curve")
     add("--picture", default="", metavar="NAME", help="of show")
     add("--subset", type=int, default=0, metavar="N", help="only the first N pictures")
     add("settings", nargs="*", metavar="NAME=VALUE", help="settings that replace those of the file, as YAML")
@@ -61,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.stage == "export":
         print(f"{made.folder / 'description.yaml'}: {export(made, args.seeds)} labels")
     elif args.stage == "eval":
-        print(json.dumps(evaluate(made, args.what, args.tune_with_truth)["rows"], indent=1, ensure_ascii=False))
+        print(
+            json.dumps(evaluate(made, args.what, args.tune_with_truth, args.crf)["rows"], indent=1, ensure_ascii=False)
+        )
     else:
         show(made, args.picture)
         print(made.folder / "show" / f"{args.picture}.png")

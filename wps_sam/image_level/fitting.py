@@ -17,7 +17,14 @@ from ..checkpointer import write_atomically
 from ..encoders.clip import CLIP
 from .augment import colour_jitter, scale_and_crop
 from .cams import softmax_gradcam
-from .losses import cam_activation, contrastive_prompts, multi_label_contrastive, repel, split_picture
+from .losses import (
+    cam_activation,
+    contrastive_prompts,
+    label_matching,
+    multi_label_contrastive,
+    repel,
+    split_picture,
+)
 from .networks import CLIPNetwork, normalised
 from .prompt_bank import PromptBank
 from .settings import FitSettings
@@ -52,18 +59,42 @@ def tag_loss(network: CLIPNetwork, images: Tensor, tags: list[Tensor], seeds: li
     return multi_label_contrastive(logits, present)
 
 
-def seed_loss(background: PromptBank | None = None, refine: float = 0.0) -> Loss:
-    """CAL of the maps; with ``refine`` what is inside them is pushed off what surrounds their classes (SemPLeS, c)."""
+def seed_loss(
+    activation: float = 1.0,
+    match: float = 0.0,
+    refine: float = 0.0,
+    background_match: float = 0.0,
+    labels: Tensor | None = None,
+    surroundings: PromptBank | None = None,
+) -> Loss:
+    """CAL of the maps, and SemPLeS's stages a and c of what CLIP sees under them, each times its weight.
+
+    Args:
+        match: of stage a: what is inside a map is its class, and, by ``background_match`` (lambda_b), what is outside
+            is not; needs ``labels``, text features [C, E].
+        refine: of stage c: what is inside is not what surrounds its class; needs ``surroundings``, a text a class.
+    """
 
     def loss(network: CLIPNetwork, images: Tensor, tags: list[Tensor], seeds: list[Tensor]) -> Tensor:
+        if not any(map(len, tags)):
+            return images.new_zeros(())
         view = network.clip.look(images)
         others = [network.others(of_image) for of_image in tags]
         maps = softmax_gradcam(view, network.logits(view), tags, others, learn=True)
-        total = cam_activation(maps, tags, seeds, ignored=-1)
-        if refine and background is not None and any(map(len, tags)):
-            inside = _look(network.clip, maps, images, epsilon=0.1)
+        total = images.new_zeros(())
+        if activation:
+            total = total + activation * cam_activation(maps, tags, seeds, ignored=-1)
+        if match or refine:
+            under, around = _split(maps, images, epsilon=0.1)
+            inside, classes = _look(network.clip, under), torch.cat(tags)
+        if match:
+            assert labels is not None
+            outside = _look(network.clip, around)
+            total = total + match * label_matching(inside, outside, labels[classes], background_match)
+        if refine:
+            assert surroundings is not None
             with torch.no_grad():
-                prompts = background()[torch.cat(tags)]
+                prompts = surroundings()[classes]
             total = total + refine * repel(inside, prompts)
         return total
 
@@ -79,23 +110,26 @@ def background_loss(labels: Tensor, bank: PromptBank, weight: float) -> Loss:
         view = network.clip.look(images)
         maps = softmax_gradcam(view, network.logits(view), tags, [network.others(t) for t in tags])
         with torch.no_grad():
-            outside = _look(network.clip, maps, images, epsilon=1e-4, around=True)
+            outside = _look(network.clip, _split(maps, images, epsilon=1e-4)[1])
         classes = torch.cat(tags)
         return contrastive_prompts(outside, labels[classes], bank()[classes], weight)
 
     return loss
 
 
-def _look(clip: CLIP, maps: list[Tensor], images: Tensor, epsilon: float, around: bool = False) -> Tensor:
-    """CLIP's features [n, E] of the pictures under each map, or what is around it, in the order of the maps."""
+def _split(maps: list[Tensor], images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """:func:`split_picture` of every map, in their order; negative values of a map are nothing of its class."""
     counts = torch.tensor([len(of_image) for of_image in maps], device=images.device)
     pairs = images.repeat_interleave(counts, dim=0)
-    seen = split_picture(torch.cat([m.clamp(min=0) for m in maps]), pairs, epsilon)[around]
-    # CLIP's own feature needs its own size.
+    return split_picture(torch.cat([m.clamp(min=0) for m in maps]), pairs, epsilon)
+
+
+def _look(clip: CLIP, pictures: Tensor) -> Tensor:
+    """CLIP's own features [n, E] of squares [n, 3, S, S], which need its own size."""
     side = clip.model.config.vision_config.image_size
-    if seen.shape[-1] != side:
-        seen = F.interpolate(seen, (side, side), mode="bicubic")
-    return clip.pooled(seen)
+    if pictures.shape[-1] != side:
+        pictures = F.interpolate(pictures, (side, side), mode="bicubic")
+    return clip.pooled(pictures)
 
 
 def fit_words(
@@ -182,7 +216,7 @@ def _batch(
         low, high = settings.long_side
         varied = colour_jitter(image, rng) if settings.jitter else image
         crop, label = scale_and_crop(varied, label, settings.crop, (low, high), rng)
-        shown = [c for c in of_image if not settings.crop_tags or (label == c).any()]
+        shown = [c for c in of_image if seed is None or not settings.crop_tags or (label == c).any()]
         images.append(normalised(crop, clip))
         tags.append(torch.tensor(shown, dtype=torch.int64))
         seeds.append(torch.from_numpy(label))

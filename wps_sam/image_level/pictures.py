@@ -14,18 +14,41 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..data import register_descriptions
 from ..data.tags import read_tags
-from ..masks import read_label_png, read_part_map
+from ..masks import read_label_png, read_part_map, read_rgb
 from ..user_errors import did_you_mean
+from .objects import Region, read_objects
 from .settings import ImageLevelSettings
 
 
 @dataclass(frozen=True)
 class Tagged:
-    """A picture: its ``name`` in the run, ``file``, and the class ids ``tags`` that are in it, sorted."""
+    """A picture: its ``name`` in the run, ``file``, the class ids ``tags`` that are in it, sorted, and the ``region``
+    that is looked at, None for all of it."""
 
     name: str
     file: str
     tags: tuple[int, ...]
+    region: Region | None = None
+
+    def look(self) -> np.ndarray:
+        """uint8 [h, w, 3] of the region, RGB."""
+        return self.cut(read_rgb(self.file))
+
+    def cut(self, pixels: np.ndarray) -> np.ndarray:
+        """[H, W, ...] of the picture to [h, w, ...] of the region."""
+        return self.region.cut(pixels) if self.region else pixels
+
+
+# From this share of the pictures on tags teach nothing of a class: there are hardly any without it.
+ALWAYS = 0.9
+
+
+def presence(pictures: Sequence[Tagged], num_classes: int) -> np.ndarray:
+    """float [C]: in which share of the pictures each class is."""
+    counts = np.zeros(num_classes)
+    for picture in pictures:
+        counts[list(picture.tags)] += 1
+    return counts / max(len(pictures), 1)
 
 
 def tagged_pictures(settings: ImageLevelSettings) -> tuple[list[Tagged], list[str]]:
@@ -45,7 +68,11 @@ def tagged_pictures(settings: ImageLevelSettings) -> tuple[list[Tagged], list[st
         maps = ((file, np.unique(_read_label_map(settings, file)).tolist()) for file in _listed(settings))
         found = [(file, [c for c in values if 0 <= c < len(classes)]) for file, values in maps]
     names = _names([file for file, _ in found])
-    return [Tagged(name, file, tuple(sorted(set(tags)))) for name, (file, tags) in zip(names, found)], classes
+    regions = read_objects(settings.objects, [file for file, _ in found]) if settings.objects else {}
+    pictures = [
+        Tagged(name, file, tuple(sorted(set(tags))), regions.get(file)) for name, (file, tags) in zip(names, found)
+    ]
+    return pictures, classes
 
 
 def true_labels(settings: ImageLevelSettings) -> Callable[[str], np.ndarray]:

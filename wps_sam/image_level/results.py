@@ -20,9 +20,10 @@ from ..outputs import write_output
 from ..visualization.drawing import ALPHA
 from ..visualization.layout import LegendEntry, compose
 from ..visualization.overlay import Overlay
-from .cams import argmax_labels, enlarge, threshold_labels
+from .cams import argmax_labels, threshold_labels
+from .crf import DenseCRF
 from .pictures import Tagged, true_labels
-from .run import KINDS, Run
+from .run import KINDS, Run, spread
 from .scores import POWERS, THRESHOLDS, scores_of
 from .words import read_seed
 
@@ -103,17 +104,19 @@ def _mask_scores(run: Run, kind: str, picture: Tagged) -> Callable[[int, np.ndar
 # ------------------------------------------------------------------ scores
 
 
-def evaluate(run: Run, what: str, tune: bool = False) -> dict[str, Any]:
+def evaluate(run: Run, what: str, tune: bool = False, crf: bool = False) -> dict[str, Any]:
     """Scores of "coarse" or "fine" seeds, or of the maps of what was learned, such as "tags", against the truth.
 
     Tags are given, so this says how well they are placed, not found. The centre prior and noise stand beside, of seeds
     what the same masks make of those. The power of seeds is theirs; of maps it is 1, or with ``tune`` the best of
     :data:`POWERS` on this very truth, said so. Maps of WeakTr have a threshold instead, 0.5 or one of
-    :data:`THRESHOLDS`.
+    :data:`THRESHOLDS`. With ``crf`` there is another row of maps, WHAT_crf: what a CRF makes of their labels at each of
+    those, as WeakTr's curve has it; it takes seconds a picture.
 
     Returns:
         mIoU over classes, with background (the papers') and without it (``d2_semseg``), per class IoU, precision and
-        recall, all in percent; the curve is of the former. Written to eval_WHAT.json, too.
+        recall, all in percent; the curve is of the former. Of seeds also ``parts``, a line a class. Written to
+        eval_WHAT.json, too.
 
     Raises:
         ValueError: the run's data set has no truth.
@@ -122,22 +125,34 @@ def evaluate(run: Run, what: str, tune: bool = False) -> dict[str, Any]:
     matrices: dict[tuple[str, float], np.ndarray] = {}
     for number, picture in enumerate(pictures):
         truth = truth_of(picture.file)
-        for key, labels in _answers(run, what, picture, truth.shape, number).items():
+        for key, labels in _answers(run, what, picture, truth.shape, number, crf).items():
             counted = confusion_matrix(labels, truth, len(run.classes) + 1, ignore_label=-1)
             matrices[key] = matrices.get(key, 0) + counted
     report: dict[str, Any] = {"what": what, "pictures": len(pictures), "tuned_on_the_truth": tune, "rows": {}}
     for name in dict.fromkeys(name for name, _ in matrices):
         rows = {power: scores_of(matrix, run.classes) for (n, power), matrix in matrices.items() if n == name}
-        usual = 0.5 if name in ("match", "refine") else 1.0
+        # Thresholds lie below 1.
+        usual = 0.5 if max(rows) < 1 else 1.0
         curve = {power: row["mIoU_with_background"] for power, row in rows.items()}
         power = max(curve, key=lambda p: curve[p] or 0) if tune else min(curve, key=lambda p: abs(p - usual))
         report["rows"][name] = {"at": power, **rows[power], "curve": curve}
+    if what in KINDS:
+        report["parts"] = _of_parts(run, what, report["rows"][what])
     write_output(run.folder / f"eval_{what}.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
     return report
 
 
+def _of_parts(run: Run, kind: str, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of each class what is known of its seeds: how often it is there, how often it was left out, and the scores."""
+    counted = json.loads((run.folder / f"{kind}_empty.json").read_text(encoding="utf-8"))
+    return {
+        name: {**counted[name], **{score: row[score][name] for score in ("IoU", "precision", "recall")}}
+        for name in run.classes
+    }
+
+
 def _answers(
-    run: Run, what: str, picture: Tagged, shape: tuple[int, ...], number: int
+    run: Run, what: str, picture: Tagged, shape: tuple[int, ...], number: int, crf: bool = False
 ) -> dict[tuple[str, float], np.ndarray]:
     """Label maps int64 [H, W] by the name of a row and its power."""
     maps, classes = run.maps_of(picture, run.words_of(what) if what in KINDS else what)
@@ -157,8 +172,12 @@ def _answers(
     ]
     found: dict[tuple[str, float], np.ndarray] = {}
     for name, of_row, labels_of, values in tried:
-        large = enlarge(of_row, *shape) if len(of_row) else of_row.new_zeros(0, *shape)
-        found |= {(name, value): ids[labels_of(large, value).numpy()] for value in values}
+        large = spread(picture, of_row, *shape)
+        labels = {value: labels_of(large, value).numpy() for value in values}
+        found |= {(name, value): ids[of_value] for value, of_value in labels.items()}
+        if crf and name == what:
+            refine = DenseCRF(read_rgb(picture.file), run.settings.crf)
+            found |= {(f"{name}_crf", value): ids[refine(of_value, len(ids))] for value, of_value in labels.items()}
     return found
 
 
@@ -184,7 +203,8 @@ def show(run: Run, name: str) -> np.ndarray:
         path = run.folder / "cams" / words / f"{name}.npz"
         if path.is_file():
             with np.load(path) as stored:
-                for cam, c in zip(stored["maps"], stored["classes"]):
+                large = spread(chosen[0], torch.from_numpy(stored["maps"]), *image.shape[:2]).numpy()
+                for cam, c in zip(large, stored["classes"]):
                     panels.append((run.classes[c], _heat(panels[0][1], cam)))
     shown: set[int] = set()
     for kind in KINDS:

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from ..masks import read_rgb
 from ..outputs import write_output
 from ..prompt_evaluation import load_encoder
-from .cams import enlarge
-from .pictures import Tagged, tagged_pictures
+from .objects import Region, whole
+from .pictures import ALWAYS, Tagged, presence, tagged_pictures
 from .seeds import Seeds, seed
 from .settings import ImageLevelSettings
 from .superpixels import Superpixel, superpixels
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = ("coarse", "fine")
 # Settings that say which pictures a folder is of.
-_DATA = ("descriptions", "dataset", "tags", "label_maps", "names", "images", "classes")
+_DATA = ("descriptions", "dataset", "tags", "label_maps", "names", "images", "classes", "objects")
 
 
 class Run:
@@ -73,8 +73,8 @@ class Run:
         content = json.loads(path.read_text(encoding="utf-8"))
         ids = {name: c for c, name in enumerate(content["classes"])}
         found = [
-            Tagged(name, picture["file"], tuple(ids[tag] for tag in picture["tags"]))
-            for name, picture in content["pictures"].items()
+            Tagged(name, one["file"], tuple(ids[tag] for tag in one["tags"]), _region_of(one))
+            for name, one in content["pictures"].items()
         ]
         return found, content["classes"]
 
@@ -100,16 +100,20 @@ class Run:
         if len(pictures) < len(listed):
             logger.warning("%d of %d pictures can't be read and are left out", len(listed) - len(pictures), len(listed))
         self._data = pictures, classes
-        present = np.zeros(len(classes), dtype=int)
-        for picture in pictures:
-            present[list(picture.tags)] += 1
-        shares = {name: round(float(n) / max(len(pictures), 1), 4) for name, n in zip(classes, present)}
-        always = [name for name, share in shares.items() if share > 0.9]
+        shares = {name: round(float(share), 4) for name, share in zip(classes, presence(pictures, len(classes)))}
+        always = [name for name, share in shares.items() if share > ALWAYS]
         if always:
             logger.warning(
                 "%s: in more than nine of ten pictures; nothing can be learned of them from tags", ", ".join(always)
             )
-        named = {p.name: {"file": p.file, "tags": [classes[c] for c in p.tags]} for p in pictures}
+        named = {
+            p.name: {
+                "file": p.file,
+                "tags": [classes[c] for c in p.tags],
+                **({"crop": list(p.region.box), "object_area": p.region.area} if p.region else {}),
+            }
+            for p in pictures
+        }
         content = {"classes": classes, "present": shares, "pictures": named}
         write_output(self.folder / "tags.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
 
@@ -119,7 +123,12 @@ class Run:
         encoder = load_encoder(settings.sam_arch, settings.sam_weights, str(device()))
 
         def of_picture(picture: Tagged) -> bytes:
-            found = superpixels(encoder, read_rgb(picture.file), settings.superpixels)
+            image, region = read_rgb(picture.file), picture.region
+            if region is None:
+                found = superpixels(encoder, image, settings.superpixels)
+            else:
+                of_crop = superpixels(encoder, region.cut(image), settings.superpixels, region.area)
+                found = [one.pasted(region, image.shape[:2]) for one in of_crop]
             return json.dumps([one.to_json() for one in found]).encode()
 
         sam = [settings.sam_arch, settings.sam_weights, asdict(settings.superpixels)]
@@ -133,13 +142,13 @@ class Run:
         self.words.fit(task, self.pictures, self.folder / "coarse", tune)
 
     def cams(self, task: str) -> None:
-        """cams/TASK/NAME.npz: maps [T, h, w] of a picture's tags and their class ids."""
+        """cams/TASK/NAME.npz: maps [T, h, w] of a picture's tags, of its crop where it has one, and their class ids."""
         network = self.words.network(task)
         settings = self.settings.maps_tags if task == "tags" else self.settings.maps_seeds
 
         def of_picture(picture: Tagged) -> bytes:
             tags = torch.tensor(picture.tags, dtype=torch.int64)
-            maps = network.maps(read_rgb(picture.file), tags, settings)
+            maps = network.maps(picture.look(), tags, settings)
             buffer = io.BytesIO()
             np.savez_compressed(buffer, maps=maps.float().numpy(), classes=tags.numpy())
             return buffer.getvalue()
@@ -150,7 +159,8 @@ class Run:
         self._each(f"cams/{task}", ".npz", about, of_picture)
 
     def seeds(self, kind: str) -> None:
-        """KIND/NAME.png: the class of every pixel, background last; KIND/NAME.json: what each mask is, and how sure."""
+        """KIND/NAME.png: the class of every pixel, background last; KIND/NAME.json: what each mask is, and how sure.
+        KIND_empty.json: of each class in which share of pictures it is, and in how many of those no pixel of it is."""
         task = self.words_of(kind)
         power = getattr(self.settings.seeds, kind)
         background = len(self.classes)
@@ -173,7 +183,11 @@ class Run:
             shown = np.unique(read_seed(self.folder / kind / f"{picture.name}.png"))
             tagged[list(picture.tags)] += 1
             empty[[c for c in picture.tags if c not in shown]] += 1
-        report = {name: {"tagged": int(t), "empty": int(e)} for name, t, e in zip(self.classes, tagged, empty)}
+        present = presence(self.pictures, background)
+        report = {
+            name: {"present": round(float(p), 4), "tagged": int(t), "empty": int(e)}
+            for name, p, t, e in zip(self.classes, present, tagged, empty)
+        }
         write_output(self.folder / f"{kind}_empty.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
 
     def words_of(self, kind: str) -> str:
@@ -188,8 +202,7 @@ class Run:
         height, width = read_rgb(picture.file).shape[:2]
         shapes = torch.from_numpy(np.stack([m.mask for m in masks])) if masks else torch.zeros(0, height, width) > 0
         levels = torch.tensor([self.settings.superpixels.rank(m.level) for m in masks], dtype=torch.int64)
-        large = enlarge(maps, height, width) if len(maps) else maps.new_zeros(0, height, width)
-        return seed(large, shapes, levels, power)
+        return seed(spread(picture, maps, height, width), shapes, levels, power)
 
     def masks_of(self, picture: Tagged) -> list[Superpixel]:
         """Of masks/NAME.json."""
@@ -225,6 +238,16 @@ class Run:
         if not path.is_file():
             raise ValueError(f"{path.parent}: is missing; run the stage {stage.split('/')[0]} first")
         return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def spread(picture: Tagged, maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Maps [T, h, w] of what is looked at of a picture to [T, H, W] of all of it, 0 beside."""
+    return (picture.region or whole(height, width)).enlarge(maps, (height, width))
+
+
+def _region_of(picture: Mapping[str, Any]) -> Region | None:
+    """Of a picture in tags.json."""
+    return Region(tuple(picture["crop"]), picture["object_area"]) if "crop" in picture else None
 
 
 def _is_readable(picture: Tagged) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 from ..encoders.clip import ATTENTION_KINDS
+from .crf import CRFSettings
 from .superpixels import SuperpixelSettings
 
 # By the networks there are, what their maps can be passed on by.
@@ -125,6 +126,8 @@ class ImageLevelSettings:
     or by labels, of which the names alone are read; ``tags``, a JSON of {file name: [names]}; or ``label_maps``, a
     folder of PNG as of PASCAL VOC (0 background, k class k - 1, 255 nobody knows), of which what occurs is read, for
     the names in the file ``names``, one a line. The last two are of pictures in ``images``, of ``classes``.
+    ``objects``: a COCO file of the objects whose parts the classes are, such as instances.json of a run by their names:
+    masks, words and maps then are of the crop around them, and ``superpixels.max_area`` is a share of their area.
 
     ``network``: "clip"; "tags" where there is none (:class:`wps_sam.image_level.networks.TagNetwork`); or "weaktr",
     which learns by CLIP as ``semples`` says. ``weights``: of CLIP; ``semantic_weights``: of the network of "tags" and
@@ -133,8 +136,10 @@ class ImageLevelSettings:
     without learned words. ``nouns``: words, one a line, of which the nearest say what the learned surroundings of a
     class have become; "": the classes and backgrounds. ``exemplars``: by a
     class's name one picture's file, and a PNG that is not 0 where the class is in it, for classes that are everywhere.
-    ``refine``: SemPLeS's lambda_r while words are learned from seeds, and ``background_weight`` its lambda_T; both
-    ours, on CLIP's maps, and in neither paper.
+    ``activation``, ``match``, ``refine``: weights of what words are learned from "seeds" by: FMA-WSSS's CAL, and on the
+    same maps SemPLeS's losses of its stages a and c, the last of which is lambda_r; ``semples`` has its other two.
+    Both at once is ours and in neither paper; 0, 1 and lambda_r are SemPLeS on FMA-WSSS's maps, without any seeds.
+    ``crf``: of a row of ``eval``, where it is asked for.
     """
 
     descriptions: tuple[str, ...] = ()
@@ -144,6 +149,7 @@ class ImageLevelSettings:
     names: str = ""
     images: str = ""
     classes: tuple[str, ...] = ()
+    objects: str = ""
     sam_arch: str = "vit_h"
     sam_weights: str = "sam_vit_h_4b8939.pth"
     network: str = "clip"
@@ -174,12 +180,14 @@ class ImageLevelSettings:
             jitter=False,
         )
     )
-    background_weight: float = 0.02
+    activation: float = 1.0
+    match: float = 0.0
     refine: float = 0.0
     maps_tags: MapSettings = field(default_factory=MapSettings)
     maps_seeds: MapSettings = field(default_factory=MapSettings)
     semples: SemplesSettings = field(default_factory=SemplesSettings)
     seeds: SeedSettings = field(default_factory=SeedSettings)
+    crf: CRFSettings = field(default_factory=CRFSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
 
     def __post_init__(self) -> None:
@@ -193,6 +201,8 @@ class ImageLevelSettings:
         for name in ("maps_tags", "maps_seeds"):
             if getattr(self, name).affinity not in known:
                 raise ValueError(f"{name}.affinity: of network {self.network!r} expected one of {known}")
+        if not (self.activation or self.match or self.refine):
+            raise ValueError("activation, match, refine: expected one above 0, or nothing is learned from seeds")
         if bool(self.label_maps) != bool(self.names):
             raise ValueError("label_maps and names belong together")
 

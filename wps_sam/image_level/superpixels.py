@@ -22,6 +22,7 @@ from torchvision.ops import batched_nms
 from ..encoders import PromptableEncoder
 from ..masks import mask_to_rle
 from ..prompt_evaluation import PromptedPicture
+from .objects import Region
 
 # Masks that are compared with those before them at a time: a product of millions of pixels.
 MASKS_AT_ONCE = 50
@@ -37,7 +38,7 @@ class SuperpixelSettings:
     whose expectations are its own. ``order``: which levels come first, and lie on top; later ones fill the gaps.
     ``iou_offsets``, ``nms_offsets``: added to the expected IoU of levels, in the reverse of that order.
     ``contained``: from this share on a mask of a later level lies in one of an earlier and is dropped. ``max_area``:
-    masks above this share of the picture are dropped.
+    masks above this share of the picture, or of the object in it, are dropped.
     """
 
     points_per_side: int = 32
@@ -89,6 +90,17 @@ class Superpixel:
         """Of :func:`_box_of`."""
         return _box_of(self.mask)
 
+    def pasted(self, region: Region, size: Sequence[int]) -> Superpixel:
+        """Of a crop, into the picture [H, W] that it was cut from."""
+        x0, y0 = region.box[:2]
+        cx0, cy0, cx1, cy1 = self.crop
+        return replace(
+            self,
+            mask=region.paste(self.mask, size),
+            point=(self.point[0] + x0, self.point[1] + y0),
+            crop=(cx0 + x0, cy0 + y0, cx1 + x0, cy1 + y0),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """By the generator's names."""
         x0, y0, x1, y1 = self.box
@@ -117,8 +129,10 @@ class Superpixel:
         )
 
 
-def superpixels(encoder: PromptableEncoder, image: np.ndarray, settings: SuperpixelSettings) -> list[Superpixel]:
-    """The masks of a picture uint8 [H, W, 3], RGB."""
+def superpixels(
+    encoder: PromptableEncoder, image: np.ndarray, settings: SuperpixelSettings, area: int | None = None
+) -> list[Superpixel]:
+    """The masks of a picture uint8 [H, W, 3], RGB; ``area``: pixels that ``max_area`` is a share of, None: all."""
     crops, layers = amg.generate_crop_boxes(image.shape[:2], settings.crop_n_layers, settings.crop_overlap_ratio)
     grids = amg.build_all_layer_point_grids(
         settings.points_per_side, settings.crop_n_layers, settings.crop_n_points_downscale_factor
@@ -131,7 +145,7 @@ def superpixels(encoder: PromptableEncoder, image: np.ndarray, settings: Superpi
         areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (one.crop for one in found)]
         found = _suppress(found, [1 / area for area in areas], settings.crop_nms_thresh)
     found = _without_small_regions(found, settings)
-    most = settings.max_area * image.shape[0] * image.shape[1]
+    most = settings.max_area * (image.shape[0] * image.shape[1] if area is None else area)
     return without_contained([one for one in found if one.mask.sum() <= most], settings)
 
 

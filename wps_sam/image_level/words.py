@@ -25,7 +25,7 @@ from ..masks import read_label_png, read_rgb
 from ..outputs import write_output
 from .fitting import Loss, background_loss, fit_words, seed_loss, tag_loss
 from .networks import CLIPNetwork, GradCAMNetwork, ImageLevelNetwork, TagNetwork, fit_patches, fit_tags, patches_of
-from .pictures import Tagged, listed_names, true_labels
+from .pictures import ALWAYS, Tagged, listed_names, presence, true_labels
 from .prompt_bank import FixedTexts, PromptBank
 from .scores import threshold_score
 from .semples import BACKGROUND_PATTERN, WeakTrNetwork, fit_stage
@@ -81,9 +81,11 @@ class Words:
         about = {"classes": json.dumps(self.classes), "pictures": json.dumps(len(pictures))}
         if tune:
             about["tuned_on_the_truth"] = "true"
+        if task == "tags" and self.settings.network == "clip":
+            shares = presence(pictures, len(self.classes))
+            about["always"] = json.dumps(np.flatnonzero(shares > ALWAYS).tolist())
         if path.is_file():
-            with safe_open(path, "pt") as file:
-                found = file.metadata() or {}
+            found = self._about(task)
             if found != about:
                 raise ValueError(
                     f"{path}: was learned from {found.get('pictures')} pictures, not {len(pictures)}, or its epoch "
@@ -116,7 +118,7 @@ class Words:
 
     def _fit_tags(self, pictures: Sequence[Tagged]) -> dict[str, Tensor]:
         network = TagNetwork(self._semantic)
-        features = [network.view(read_rgb(p.file)).features[0].detach() for p in tqdm(pictures, desc="features")]
+        features = [network.view(p.look()).features[0].detach() for p in tqdm(pictures, desc="features")]
         present = torch.zeros(len(pictures), len(self.classes), dtype=torch.bool)
         for row, picture in zip(present, pictures):
             row[list(picture.tags)] = True
@@ -128,8 +130,9 @@ class Words:
         network, count = TagNetwork(self._semantic), len(self.classes)
         patches, labels = [], []
         for picture in tqdm(pictures, desc="patches"):
-            view = network.view(read_rgb(picture.file))
-            one_hot = F.one_hot(torch.from_numpy(read_seed(seeds / f"{picture.name}.png")), count + 1)
+            view = network.view(picture.look())
+            seed = picture.cut(read_seed(seeds / f"{picture.name}.png"))
+            one_hot = F.one_hot(torch.from_numpy(seed), count + 1)
             shares = F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float()[None], view.grid)[0].flatten(1)
             patches.append(patches_of(view)[0])
             labels.append(shares.argmax(0))
@@ -145,23 +148,28 @@ class Words:
             tagged = self.network("tags")
             assert isinstance(tagged, CLIPNetwork)
             network, bank = tagged, self._surroundings(settings)
-            loss = background_loss(self._labels(), bank, self.settings.background_weight)
+            loss = background_loss(self._labels(), bank, self.settings.semples.background_weight)
         else:
             bank = self._bank(settings)
             network = CLIPNetwork(self._clip, bank, len(self.classes), self.settings.side)
-            refine = self.settings.refine if task == "seeds" else 0.0
-            around = self._surroundings(self.settings.fit_background, read=True) if refine else None
-            loss = tag_loss if task == "tags" else seed_loss(around, refine)
+            loss = tag_loss if task == "tags" else self._seed_loss()
+        reads_seeds = task == "seeds" and self.settings.activation > 0
 
         def example(i: int) -> tuple[np.ndarray, Sequence[int], np.ndarray | None]:
-            label = read_seed(seeds / f"{pictures[i].name}.png") if task == "seeds" else None
-            return read_rgb(pictures[i].file), pictures[i].tags, label
+            one = pictures[i]
+            label = one.cut(read_seed(seeds / f"{one.name}.png")) if reads_seeds else None
+            return one.look(), one.tags, label
 
         with tqdm(total=settings.stop or settings.iterations, desc=task) as progress:
             losses = fit_words(
                 network, bank, loss, example, len(pictures), settings, state, lambda _: progress.update()
             )
         return {"contexts": bank.contexts.detach()}, losses
+
+    def _seed_loss(self) -> Loss:
+        ours, semples = self.settings, self.settings.semples
+        surroundings = self._surroundings(ours.fit_background, read=True) if ours.refine else None
+        return seed_loss(ours.activation, ours.match, ours.refine, semples.match_weight, self._labels(), surroundings)
 
     def _fit_semples(
         self, stage: str, pictures: Sequence[Tagged], state: Path, tune: bool
@@ -173,7 +181,7 @@ class Words:
         bank = None if stage == "match" else self._semples_prompts(read=stage == "refine")
 
         def example(i: int) -> tuple[np.ndarray, Sequence[int]]:
-            return read_rgb(pictures[i].file), pictures[i].tags
+            return pictures[i].look(), pictures[i].tags
 
         with tqdm(total=settings.epochs, desc=stage) as progress:
             losses = fit_stage(
@@ -203,8 +211,8 @@ class Words:
 
         def score(model: WeakTr) -> float:
             network = WeakTrNetwork(model, (1.0,))
-            maps = (network.maps(read_rgb(p.file), torch.tensor(p.tags)) for p in chosen)
-            triples = ((found, np.array(p.tags), truth_of(p.file)) for found, p in zip(maps, chosen))
+            maps = (network.maps(p.look(), torch.tensor(p.tags)) for p in chosen)
+            triples = ((found, np.array(p.tags), p.cut(truth_of(p.file))) for found, p in zip(maps, chosen))
             return threshold_score(triples, len(self.classes))
 
         return score
@@ -244,6 +252,9 @@ class Words:
             bank.load_state_dict(self._read(task))
             # They stay as they are: encoded once, not for every picture.
             texts = FixedTexts.of(bank)
+            always = json.loads(self._about(task).get("always", "[]"))
+            # Of these MCL has taught nothing: a class that is never absent is against no other.
+            texts.features[always] = self._labels()[always]
         used = self.settings.maps_tags if task == "tags" else self.settings.maps_seeds
         companion = TagNetwork(self._semantic) if used.affinity == "cosine" else None
         return self._with_exemplars(CLIPNetwork(self._clip, texts, len(self.classes), self.settings.side, companion))
@@ -257,11 +268,16 @@ class Words:
         path = self.folder / f"{task}.safetensors"
         if not path.is_file():
             raise ValueError(f"{path}: is missing; run the stage fit with --words {task} first")
+        classes = json.loads(self._about(task).get("classes", "[]"))
+        if classes != self.classes:
+            raise ValueError(f"{path}: was learned for the classes {classes}, not {self.classes}")
         with safe_open(path, "pt") as file:
-            classes = json.loads((file.metadata() or {}).get("classes", "[]"))
-            if classes != self.classes:
-                raise ValueError(f"{path}: was learned for the classes {classes}, not {self.classes}")
             return {name: file.get_tensor(name) for name in file.keys()}
+
+    def _about(self, task: str) -> dict[str, str]:
+        """What is said in the file of what was learned."""
+        with safe_open(self.folder / f"{task}.safetensors", "pt") as file:
+            return file.metadata() or {}
 
     def _with_exemplars(self, network: GradCAMNetwork) -> GradCAMNetwork:
         unknown = [name for name in self.settings.exemplars if name not in self.classes]
