@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, hooks
@@ -22,12 +23,13 @@ from torch.utils.data import DataLoader
 from .. import models  # noqa: F401  (registers the meta-architectures)
 from ..checkpointer import SafeCheckpointer
 from ..data.train_order import seed_everything
+from ..stops import Deferral, Stopped
 from .check_test_sets import check_test_set
 from .evaluate import Results, build_evaluator, by_protocol, evaluate, set_vocabulary, training_classes, verify
 from .loader import TrainLoader, build_test_loader, build_train_loader
 from .pictures import WatchedPictures
 from .setup import warnings_alone_on_the_console
-from .solver import build_optimizer, build_poly_schedule
+from .solver import build_optimizer, build_poly_schedule, check_optimizer_state
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +70,33 @@ class _StepGuard(hooks.HookBase):
 class _EvalHook(hooks.EvalHook):
     """Detectron2's, which also evaluates when the very last iteration failed; the other processes would hang.
 
-    After it the training may have to stop early."""
+    After it the training may have to stop early. Before it, and in it, it may be asked to stop: the checkpointer and the
+    schedule have been called by then. The evaluation that a checkpoint is followed by is made up for, as nobody knows
+    whether it was finished."""
+
+    def before_train(self) -> None:
+        start, period = self.trainer.start_iter, self._period
+        if 0 < start < self.trainer.max_iter and period > 0 and start % period == 0:
+            self.trainer.iter = self.trainer.storage.iter = start - 1
+            self._evaluate()
 
     def after_step(self) -> None:
-        super().after_step()
-        if self.trainer.gets_no_better():
-            self.trainer.stop_early()
+        self.trainer.follow_stop()
+        done = self.trainer.iter + 1
+        # The last one is after_train's.
+        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
+            self._evaluate()
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
-            super().after_train()
+            with self.trainer.stop.at_once():
+                super().after_train()
+
+    def _evaluate(self) -> None:
+        with self.trainer.stop.at_once():
+            self._do_eval()
+        if self.trainer.gets_no_better():
+            self.trainer.stop_early()
 
 
 class Trainer(DefaultTrainer):
@@ -110,6 +129,7 @@ class Trainer(DefaultTrainer):
         # The best headline score of this run so far, and how many iterations were done when it was reached.
         self.best_score, self.best_after = -math.inf, 0
         self.stopped_early = False
+        self.stop = Deferral()
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
@@ -220,6 +240,25 @@ class Trainer(DefaultTrainer):
         self.iter = self.max_iter = done
         raise _StopsEarly
 
+    def follow_stop(self) -> None:
+        """Raises Stopped in all processes, behind a step, if one of them was asked to stop."""
+        if comm.get_world_size() > 1:
+            asked = torch.tensor(self.stop.signum, device=self.cfg.MODEL.DEVICE)
+            dist.all_reduce(asked, dist.ReduceOp.MAX)
+            self.stop.signum = int(asked)
+        self.stop.follow()
+
+    def _save_and_tell(self, stop: Stopped) -> Stopped:
+        """Writes a checkpoint behind the last finished step; the request to stop with what to tell of it."""
+        name = f"model_{self.iter:07d}"
+        if not comm.is_main_process() or self.iter >= self.max_iter or self.iter < self.start_iter:
+            return stop
+        if self.checkpointer.last_saved != name:
+            self.checkpointer.save(name)
+        path = os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth")
+        done = f"{self.iter + 1} of {self.max_iter} iterations are in {path}"
+        return Stopped(stop.signum, f"{done}; the same command with --resume goes on")
+
     def _best_file(self) -> str:
         return os.path.join(self.cfg.OUTPUT_DIR, f"{BEST}.pth")
 
@@ -233,9 +272,13 @@ class Trainer(DefaultTrainer):
 
         Raises:
             SystemExit: with code 1 when an expected result is missed.
+            Stopped: on request, after a checkpoint was written.
         """
-        with suppress(_StopsEarly):
-            super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
+        with suppress(_StopsEarly), self.stop:
+            try:
+                super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
+            except Stopped as stop:
+                raise self._save_and_tell(stop) from None
         if not comm.is_main_process() or not self.cfg.DATASETS.TEST:
             return None
         verify(self.cfg, self._last_eval_results)
@@ -270,6 +313,7 @@ class Trainer(DefaultTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check_optimizer_state(state_dict["_trainer"]["optimizer"], self.optimizer, self.checkpointer.loaded)
         super().load_state_dict(state_dict)
         self.stopped_early = state_dict.get("stopped_early", False)
         order, saved = self.data_loader.order, state_dict["data_order"]
