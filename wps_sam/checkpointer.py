@@ -20,7 +20,13 @@ from safetensors.torch import load_file, save
 logger = logging.getLogger(__name__)
 
 # What weights say of their training, see SafeCheckpointer.read.
-TRAINING = ("class_names", "exif")
+TRAINING = ("class_names", "exif", "made_by")
+
+
+_UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile),
+    *(RuntimeError, EOFError, OSError, ValueError),
+)
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
@@ -44,7 +50,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable
     except BaseException as error:
         if os.path.lexists(temporary):
             os.remove(temporary)
-        # What the disk says has no name of a file, and torch.save gives its own error, without the reason, in its place.
+        # What the disk says has no name of a file, and torch.save puts its own error, without the reason, over it.
         reason = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(reason, OSError) and reason.errno:
             raise OSError(reason.errno, f"{os.strerror(reason.errno)}, the file could not be written", path) from error
@@ -70,13 +76,13 @@ def remove_leftovers(folder: str | Path) -> None:
     """Removes what processes that no longer live left half written in a folder, if that is there."""
     for path in Path(folder).glob("*.tmp"):
         of_process = re.fullmatch(r".+\.(\d+)\.tmp", path.name)
-        if of_process and not _lives(int(of_process[1])):
+        if of_process and not process_lives(int(of_process[1])):
             logger.info("%s: left half written by a process that was killed, is removed", path)
             path.unlink(missing_ok=True)
 
 
-def _lives(pid: int) -> bool:
-    """Whether another process has this number; ours has written nothing yet."""
+def process_lives(pid: int) -> bool:
+    """Whether another process on this machine has this number; ours has left nothing behind yet."""
     if pid == os.getpid():
         return False
     try:
@@ -223,8 +229,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def read(path: str) -> dict[str, Any]:
         """A .pth or .safetensors file as ``{"model": state dict, ...}``; "trainer" says what it was trained on.
 
-        That is of ours ``class_names`` and ``exif``, the pixel grid of the labels; a .safetensors holds them as JSON in
-        its metadata.
+        That is of ours ``class_names``, ``exif``, the pixel grid of the labels, and ``made_by``, the code, libraries and
+        data it was done with; a .safetensors holds them as JSON in its metadata.
 
         Raises:
             ValueError: names the file when it is damaged, or holds anything but tensors and plain values.
@@ -238,7 +244,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             else:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
                 _check_bytes(path)
-        except (pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
+        except _UNREADABLE as error:
             raise ValueError(
                 f"{path}: not a readable checkpoint; expected a complete .pth of tensors and plain values, "
                 f"or a .safetensors file; this is {what_it_is(path) or 'neither'} ({error})"

@@ -107,6 +107,8 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     args = parse(name, argv)
     # The log of a run says which Detectron2 it has.
     logging.getLogger("wps_sam._detectron2").setLevel(logging.ERROR)
+    # Where a log can't be written, on a full disk, each line of it would be a stack trace.
+    logging.raiseExceptions = args.debug
     try:
         if getattr(args, "config_file", None):
             # What is most often mistyped is told before anything is imported that takes seconds.

@@ -28,7 +28,7 @@ from .fill_in import fill_in_classes, fill_in_length
 logger = logging.getLogger(__name__)
 
 # What a run writes over, if a folder holds it.
-_WRITTEN_BY_EVALUATION = ("config.yaml", "evaluation.json")
+_WRITTEN_BY_EVALUATION = ("config.yaml", "evaluation.json", "provenance.json")
 _WRITTEN_BY_TRAINING = ("metrics.json", "last_checkpoint", "model_final.pth")
 
 

@@ -25,9 +25,19 @@ from ..checkpointer import SafeCheckpointer
 from ..data.train_order import seed_everything
 from ..stops import Deferral, Stopped
 from .check_test_sets import check_test_set
-from .evaluate import Results, build_evaluator, by_protocol, evaluate, set_vocabulary, training_classes, verify
+from .evaluate import (
+    Results,
+    build_evaluator,
+    by_protocol,
+    evaluate,
+    set_vocabulary,
+    training_classes,
+    verify,
+    warn_of_differences,
+)
 from .loader import TrainLoader, build_test_loader, build_train_loader
 from .pictures import WatchedPictures
+from .provenance import made_by
 from .setup import warnings_alone_on_the_console
 from .solver import build_optimizer, build_poly_schedule, check_optimizer_state
 
@@ -70,9 +80,9 @@ class _StepGuard(hooks.HookBase):
 class _EvalHook(hooks.EvalHook):
     """Detectron2's, which also evaluates when the very last iteration failed; the other processes would hang.
 
-    After it the training may have to stop early. Before it, and in it, it may be asked to stop: the checkpointer and the
-    schedule have been called by then. The evaluation that a checkpoint is followed by is made up for, as nobody knows
-    whether it was finished."""
+    After it the training may have to stop early. Before it, and in it, it may be asked to stop: the checkpointer and
+    the schedule have been called by then. Where a run is resumed behind an evaluation, this is made again, as nobody
+    knows whether it was finished."""
 
     def before_train(self) -> None:
         start, period = self.trainer.start_iter, self._period
@@ -114,9 +124,9 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         # First the data: its errors are the likeliest, and the large model takes time to build.
         data_loader = self.build_train_loader(cfg)
-        for name in cfg.DATASETS.TEST:
-            # Its first use may be hours away.
-            check_test_set(cfg, name)
+        # Its first use may be hours away.
+        tested = {name: check_test_set(cfg, name) for name in cfg.DATASETS.TEST}
+        self.data = {**data_loader.data, **tested}
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
@@ -196,7 +206,9 @@ class Trainer(DefaultTrainer):
         def evaluate_and_keep() -> dict[str, Any]:
             # The oracles ask the frozen SAM and never change: once, at the end, is enough.
             finished = self.iter >= self.max_iter
-            results = evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished, watcher=pictures)
+            results = evaluate(
+                self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished, watcher=pictures, data=self.data
+            )
             self._keep_best(results)
             for name, picture in pictures.draw() if pictures is not None else ():
                 self.storage.put_image(name, picture.transpose(2, 0, 1))
@@ -265,13 +277,14 @@ class Trainer(DefaultTrainer):
     def _trained_on(self) -> dict[str, Any]:
         """With it PartPredictor needs nothing but a checkpoint: the data set may be elsewhere."""
         class_names = list(MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).thing_classes)
-        return {"class_names": class_names, "exif": self.data_loader.exif}
+        return {"class_names": class_names, "exif": self.data_loader.exif, "made_by": made_by(self.data)}
 
     def train(self) -> dict[str, Any] | None:
         """Trains and evaluates; on the main process returns the last results, after TEST.EXPECTED_RESULTS.
 
         Raises:
             SystemExit: with code 1 when an expected result is missed.
+            OSError: names the file or folder that can't be written.
             Stopped: on request, after a checkpoint was written.
         """
         with suppress(_StopsEarly), self.stop:
@@ -279,6 +292,11 @@ class Trainer(DefaultTrainer):
                 super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
             except Stopped as stop:
                 raise self._save_and_tell(stop) from None
+            except OSError as error:
+                # A disk that is full does not say where.
+                if not error.errno or error.filename is not None:
+                    raise
+                raise OSError(error.errno, os.strerror(error.errno), self.cfg.OUTPUT_DIR) from error
         if not comm.is_main_process() or not self.cfg.DATASETS.TEST:
             return None
         verify(self.cfg, self._last_eval_results)
@@ -315,6 +333,7 @@ class Trainer(DefaultTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         check_optimizer_state(state_dict["_trainer"]["optimizer"], self.optimizer, self.checkpointer.loaded)
         super().load_state_dict(state_dict)
+        warn_of_differences(state_dict.get("made_by"), made_by(self.data), "This run was begun")
         self.stopped_early = state_dict.get("stopped_early", False)
         order, saved = self.data_loader.order, state_dict["data_order"]
         if saved["num_images"] != order.num_images:
