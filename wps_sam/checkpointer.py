@@ -229,8 +229,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def read(path: str) -> dict[str, Any]:
         """A .pth or .safetensors file as ``{"model": state dict, ...}``; "trainer" says what it was trained on.
 
-        That is of ours ``class_names``, ``exif``, the pixel grid of the labels, and ``made_by``, the code, libraries and
-        data it was done with; a .safetensors holds them as JSON in its metadata.
+        That is of ours ``class_names``, ``exif``, the pixel grid of the labels, and ``made_by``, the code, libraries
+        and data it was done with; a .safetensors holds them as JSON in its metadata.
 
         Raises:
             ValueError: names the file when it is damaged, or holds anything but tensors and plain values.

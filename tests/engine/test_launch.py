@@ -21,10 +21,17 @@ def fail_in_the_second(args: argparse.Namespace) -> None:
     comm.synchronize()
 
 
-def test_the_message_of_any_process_is_raised_here() -> None:
-    args = argparse.Namespace(num_machines=1, machine_rank=0, num_processes=2, num_gpus=1, dist_url="auto")
+@pytest.fixture
+def forked(monkeypatch):
+    """Processes that need not import PyTorch each."""
+    start = torch.multiprocessing.start_processes
+    monkeypatch.setattr(torch.multiprocessing, "spawn", lambda *args: start(*args, start_method="fork"))
+    return argparse.Namespace(num_machines=1, machine_rank=0, num_processes=2, num_gpus=1, dist_url="auto")
+
+
+def test_the_message_of_any_process_is_raised_here(forked) -> None:
     with pytest.raises(ValueError, match=r"^a\.json: images\[1\] is missing$"):
-        launch(fail_in_the_second, args)
+        launch(fail_in_the_second, forked)
 
 
 def test_one_process_is_this_one() -> None:
@@ -34,14 +41,6 @@ def test_one_process_is_this_one() -> None:
 
 
 # ------------------------------------------------------------------ one that dies, and all that are asked to stop
-
-
-@pytest.fixture
-def forked(monkeypatch):
-    """Processes that need not import PyTorch each."""
-    start = torch.multiprocessing.start_processes
-    monkeypatch.setattr(torch.multiprocessing, "spawn", lambda *args: start(*args, start_method="fork"))
-    return argparse.Namespace(num_machines=1, machine_rank=0, num_processes=2, num_gpus=1, dist_url="auto")
 
 
 def be_killed_in_the_second(args: argparse.Namespace) -> None:

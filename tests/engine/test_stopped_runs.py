@@ -14,7 +14,7 @@ import pytest
 import torch
 from toy_parts import ToyParts
 
-EVALUATED = ("TEST.EVAL_PERIOD", 3, "TEST.PROTOCOLS", ["d2_semseg"], "SOLVER.CHECKPOINT_PERIOD", 100)
+EVALUATED = ("TEST.EVAL_PERIOD", 3, "SOLVER.CHECKPOINT_PERIOD", 100)
 
 
 @pytest.fixture
@@ -23,7 +23,8 @@ def run(toy_cfg, tmp_path, capfd):
 
     def train(name, *arguments, opts=()):
         config = tmp_path / f"{name}.yaml"
-        config.write_text(toy_cfg("OUTPUT_DIR", str(tmp_path / name), *opts).dump())
+        quick = ("TEST.ORACLES", False, "TEST.PICTURES", 0, "TEST.PROTOCOLS", ["d2_semseg"])
+        config.write_text(toy_cfg("OUTPUT_DIR", str(tmp_path / name), *quick, *opts).dump())
         code = run_command("train", ["--config-file", str(config), *arguments])
         return code, *capfd.readouterr()
 
@@ -85,7 +86,7 @@ def test_a_request_saves_a_checkpoint_and_is_told_in_one_line(
 
 
 def test_a_torn_checkpoint_falls_back_to_the_one_before(run, tmp_path, monkeypatch):
-    opts = ("SOLVER.CHECKPOINT_PERIOD", 2, "TEST.PROTOCOLS", ["d2_semseg"])
+    opts = ("SOLVER.CHECKPOINT_PERIOD", 2)
     assert run("whole", opts=opts)[0] == 0
     with monkeypatch.context() as patched:
         ask_in(patched, True, 5, signal.SIGTERM)
