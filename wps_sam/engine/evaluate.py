@@ -104,13 +104,17 @@ def evaluate(
             "weights_sha256": hash_weights(_unwrapped(model)),
             **made_by({name: data[name] for name in cfg.DATASETS.TEST}),
         }
-        for name, content in (("evaluation.json", text), ("provenance.json", json.dumps(about, indent=1).encode())):
-            write_atomically(os.path.join(cfg.OUTPUT_DIR, name), lambda file, content=content: file.write(content))
+        _write(cfg, "evaluation.json", text)
+        _write(cfg, "provenance.json", json.dumps(about, indent=1).encode())
         for name, scores in results.items():
             metadata = MetadataCatalog.get(name)
             table = format_results_table(scores, metadata.thing_classes, unseen_classes(metadata))
             logger.info("Results on %s:\n%s", name, table)
     return results
+
+
+def _write(cfg: CfgNode, name: str, content: bytes) -> None:
+    write_atomically(os.path.join(cfg.OUTPUT_DIR, name), lambda file: file.write(content))
 
 
 def evaluate_oracles(

@@ -21,7 +21,7 @@ from ..encoders.frozen import hash_tensors
 from ..paths import PACKAGE, PROJECT
 
 # Those that compute something of a score.
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "timm", "transformers", "pillow", "pycocotools")
+PACKAGES = ("torchvision", "numpy", "scipy", "timm", "transformers", "pillow", "pycocotools")
 _OPENCV = ("opencv-python-headless", "opencv-python")
 
 
@@ -47,7 +47,8 @@ def _revision() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python, Detectron2 and the libraries that are installed."""
-    found = {"python": platform.python_version(), "detectron2": detectron2.__version__}
+    # PyTorch's own answer tells builds apart, too.
+    found = {"python": platform.python_version(), "detectron2": detectron2.__version__, "torch": torch.__version__}
     for name in (*PACKAGES, *_OPENCV):
         try:
             found[name] = importlib.metadata.version(name)
