@@ -45,9 +45,9 @@ def result(what: str, output: Path) -> Any:
 
 def campaign(what: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
     if what == "training":
-        soak_work.prepare(folder, 6, 2, "SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 3)
+        soak_work.prepare(folder, 6, 2, "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 3)
     else:
-        soak_work.prepare(folder, 24, 4)
+        soak_work.prepare(folder, 9, 2)
         # A shard for each three pictures: many, as of a large data set.
         feature_store.MAX_RECORDS_PER_SHARD = 3
     config, log, draw = folder / "config.yaml", folder / "log", random.Random(seed)

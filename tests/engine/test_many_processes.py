@@ -21,7 +21,7 @@ def runs(write_tiny_parts, cfg_for, tmp_path_factory):
     """The folder of the runs, and what was printed. 3 pictures to train and 3 to evaluate, 4 in a step."""
     folder = tmp_path_factory.mktemp("worlds")
     parts = write_tiny_parts(folder / "data", name="few_parts", num_train=3, num_val=3)
-    opts = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 3, "MODEL.DETR_PROMPTER.NUM_QUERIES", 2)
+    opts = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 2, "MODEL.DETR_PROMPTER.NUM_QUERIES", 2)
     opts += ("SOLVER.BASE_LR", 0.001, "SOLVER.CHECKPOINT_PERIOD", 100, "MODEL.SAM.WEIGHTS", "shipped")
     opts += ("TEST.PICTURES", 0, "TEST.PROTOCOLS", ["d2_semseg", "coco_ap"])
     (folder / "config.yaml").write_text(cfg_for(parts, folder / "unused", *opts).dump())
@@ -53,7 +53,7 @@ def test_gradients_and_scores_are_those_of_one_process(runs, name):
 def test_one_process_that_is_asked_stops_both_and_nothing_is_lost(runs):
     folder, printed = runs
     stopped = folder / "stopped"
-    assert f"stopped 15 2 of 3 iterations are in {stopped / 'model_0000001.pth'}; the same command with" in printed
+    assert f"stopped 15 1 of 2 iterations are in {stopped / 'model_0000000.pth'}; the same command with" in printed
     read = (SafeCheckpointer.read(str(folder / run / "model_final.pth"))["model"] for run in ("two", "stopped"))
     undisturbed, resumed = read
     assert all(torch.equal(undisturbed[key], resumed[key]) for key in undisturbed)

@@ -25,7 +25,7 @@ FORK = torch.multiprocessing.start_processes
 
 
 def train(args: argparse.Namespace) -> None:
-    """The training, whose first gradients are kept; asked to stop in its second step where ``args.stop`` says so."""
+    """The training, whose first gradients are kept; asked to stop in its first step where ``args.stop`` says so."""
     torch.set_num_threads(1)
     trainer = engine.Trainer(engine.setup(args))
     trainer.resume_or_load(resume=args.resume)
@@ -35,7 +35,7 @@ def train(args: argparse.Namespace) -> None:
         if trainer.iter == 0 and comm.is_main_process():
             grads = {n: p.grad.clone() for n, p in trainer.checkpointer.model.named_parameters() if p.grad is not None}
             torch.save(grads, Path(trainer.cfg.OUTPUT_DIR, "gradients.pth"))
-        if args.stop and trainer.iter == 1 and comm.get_rank() == 1:
+        if args.stop and comm.get_rank() == 1:
             # One alone is asked.
             os.kill(os.getpid(), signal.SIGTERM)
         after_step(trainer)

@@ -48,7 +48,7 @@ def _revision() -> str:
 def versions() -> dict[str, str]:
     """Of Python, Detectron2 and the libraries that are installed."""
     # PyTorch's own answer tells builds apart, too.
-    found = {"python": platform.python_version(), "detectron2": detectron2.__version__, "torch": torch.__version__}
+    found = {"python": platform.python_version(), "detectron2": detectron2.__version__, "torch": str(torch.__version__)}
     for name in (*PACKAGES, *_OPENCV):
         try:
             found[name] = importlib.metadata.version(name)
