@@ -23,7 +23,7 @@ def runs(write_tiny_parts, cfg_for, tmp_path_factory):
     parts = write_tiny_parts(folder / "data", name="few_parts", num_train=3, num_val=3)
     opts = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 2, "MODEL.DETR_PROMPTER.NUM_QUERIES", 2)
     opts += ("SOLVER.BASE_LR", 0.001, "SOLVER.CHECKPOINT_PERIOD", 100, "MODEL.SAM.WEIGHTS", "shipped")
-    opts += ("TEST.PICTURES", 0, "TEST.PROTOCOLS", ["d2_semseg", "coco_ap"])
+    opts += ("TEST.ORACLES", False, "TEST.PICTURES", 0, "TEST.PROTOCOLS", ["d2_semseg", "coco_ap"])
     (folder / "config.yaml").write_text(cfg_for(parts, folder / "unused", *opts).dump())
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), str(folder / "config.yaml"), str(folder)]
