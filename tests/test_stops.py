@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
+import time
 
 from wps_sam import cli, stops
 
@@ -35,6 +37,20 @@ def test_inside_at_once_nothing_is_waited_for() -> None:
             ask(signal.SIGINT)
             pytest.fail("came too late")
         assert stop.signum == signal.SIGINT
+
+
+def test_a_worker_outlives_the_request_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is sent to a group of processes; the one that waits for the worker finishes its step."""
+    monkeypatch.setattr(stops, "WORKER_GRACE", 1)
+    with stops.Deferral():
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, signum)  # type: ignore[arg-type]
+        worker.join(0.2)
+        assert worker.exitcode is None
+        worker.join(30)
+        assert worker.exitcode == -signal.SIGALRM
 
 
 def test_what_is_ignored_stays_so_and_other_threads_handle_nothing() -> None:

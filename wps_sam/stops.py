@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Seconds for which a worker may still be needed.
+WORKER_GRACE = 10
 
 
 class Stopped(KeyboardInterrupt):
@@ -73,14 +76,18 @@ def _once() -> None:
 class Deferral:
     """Inside ``with`` a request is noted in ``signum``, to be followed when work is in a state that can be saved.
 
-    A second one ends the process at once, if it is the only one.
+    A second one ends the process at once, if it is the only one. In workers that are forked inside, such as a
+    DataLoader's, Ctrl-C, which reaches them, too, is ignored, and SIGTERM ends them after :data:`WORKER_GRACE`: the
+    work that is finished first may need them.
     """
 
     def __init__(self) -> None:
         self.signum = 0
         self._at_once = False
+        self._pid = 0
 
     def __enter__(self) -> Deferral:
+        self._pid = os.getpid()
         self._handling = handled(self._note)
         self._handling.__enter__()
         return self
@@ -89,6 +96,10 @@ class Deferral:
         self._handling.__exit__(None, None, None)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            if signum == signal.SIGTERM:
+                signal.alarm(WORKER_GRACE)
+            return
         _once()
         self.signum = signum
         if self._at_once:
