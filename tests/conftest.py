@@ -167,6 +167,12 @@ def build_tiny_cfg(parts: TinyParts, output_dir: Path, *opts: Any) -> CfgNode:
     return cfg
 
 
+@pytest.fixture(scope="session")
+def cfg_for() -> Callable[..., CfgNode]:
+    """:func:`build_tiny_cfg`, for data sets and folders of a test's own."""
+    return build_tiny_cfg
+
+
 @pytest.fixture
 def tiny_cfg(tiny_parts: TinyParts, tmp_path: Path) -> Callable[..., CfgNode]:
     """``tiny_cfg("SOLVER.MAX_ITER", 2, ...)``: a cfg on :func:`tiny_parts` writing to ``tmp_path / "output"``.

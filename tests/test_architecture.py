@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "mask_losses": set(),
     "picture_files": set(),
     "user_errors": set(),
+    "stops": set(),
     "paths": {"user_errors"},
     "masks": {"structures", "picture_files"},
     "standin": set(),
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "html_page": set(),
     "data_page": BASE | {"data", "html_page", "visualization"},
     "config": BASE | {"encoders", "prompters", "evaluation", "data", "models"},
-    "engine": BELOW_ENGINE,
+    "engine": BELOW_ENGINE | {"stops"},
     "prediction": BASE | {"outputs", "picture_files", "visualization"},
     "pretrained": BELOW_ENGINE | {"__version__"},
     "predictor": BELOW_ENGINE | {"prediction", "pretrained"},
@@ -60,14 +61,15 @@ MAY_IMPORT = {
     "export": BELOW_ENGINE | {"predictor", "prediction", "onnx_runtime", "__version__"},
     "prompt_evaluation": BASE | {"data", "encoders", "inference"},
     "image_level": BELOW_ENGINE | {"text_embeddings", "prompt_evaluation", "pretraining", "cli"},
-    "pretraining": BELOW_ENGINE | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files"},
+    "pretraining": BELOW_ENGINE
+    | {"mask_losses", "prompt_evaluation", "checkpoint_conversion", "picture_files", "stops"},
     "checkpoint_conversion": BELOW_ENGINE,
     "benchmark": BELOW_ENGINE | {"engine"},
     "report": BELOW_ENGINE | {"html_page"},
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
     | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "download", "__version__"}
-    | {"app", "export", "label_studio"},
+    | {"app", "export", "label_studio", "stops"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.
@@ -135,7 +137,7 @@ def test_subcommand_is_thin_and_reads_its_arguments_before_heavy_imports(path: P
     # The table of subcommands grows with them.
     if path.name != "__init__.py":
         assert count_code_lines(path) <= MAX_COMMAND_LINES, f"{relative(path)}: move logic into the package"
-    light = {"paths", "user_errors", "cli", "__version__"}
+    light = {"paths", "stops", "user_errors", "cli", "__version__"}
     for name, line in imported_names(path, top_level=True):
         parts = name.split(".")
         fits = parts[0] in sys.stdlib_module_names or (parts[0] == "wps_sam" and parts[1] in light)

@@ -67,6 +67,18 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, suffix):
     assert not trace.exists()
 
 
+def test_a_changed_byte_is_noticed(tmp_path):
+    """PyTorch reads such a file without a word, and other numbers."""
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"weight": torch.ones(500)}}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(2).numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["model"]["weight"], torch.ones(500))
+    with pytest.raises(ValueError, match=r"model\.pth: not a readable checkpoint.*the checksum of .* does not fit"):
+        SafeCheckpointer.read(str(path))
+
+
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_a_cut_off_checkpoint_is_named(tmp_path, suffix):
     path = tmp_path / f"model.{suffix}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from wps_sam.pretraining.pictures import CollageSource, DatasetSource, Pieces, S
 from wps_sam.pretraining.promptable import decode_masks, encode_views, init_weights, load_weights, window_of
 from wps_sam.pretraining.trainer import first_questions, next_clicks
 from wps_sam.pretraining.views import PIXEL_MEAN, PIXEL_STD, PromptKind, draw_prompts, draw_view, pad_normalised
+from wps_sam.stops import Stopped
 
 import numpy as np
 import pytest
@@ -553,14 +556,26 @@ def test_a_few_steps_on_one_batch_reduce_the_loss(tmp_path: Path) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_resumed_run_equals_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_stopped_and_resumed_equals_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = Pretrainer(TOY, str(tmp_path / "whole"))
     monkeypatch.setattr(whole, "validate", lambda whole=False: {"synthetic/box": 0.0})
     whole.train()
     first = Pretrainer(TOY, str(tmp_path / "cut"))
-    for batch, _ in zip(first.batches(), range(2)):
-        first.step(batch)
-    first.save()
+
+    step = first.step
+
+    def step_and_be_asked(batch: dict[str, Any]) -> dict[str, float]:
+        if first.iteration == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(batch)
+
+    monkeypatch.setattr(first, "step", step_and_be_asked)
+    with pytest.raises(
+        Stopped, match=r"^2 iterations are in .*checkpoint\.pt; the same command with --resume goes on$"
+    ):
+        first.train()
     second = Pretrainer(replace(TOY), str(tmp_path / "cut"))
     second.resume()
     monkeypatch.setattr(second, "validate", lambda whole=False: {"synthetic/box": 0.0})

@@ -20,7 +20,7 @@ CHOICE_VARIABLE = "WPS_SAM_DETECTRON2"
 INSTALLATION_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 STANDIN_DIR = Path(__file__).resolve().parent / "standin"
 # Modules of ours that do not ask for Detectron2 when they are imported.
-LIGHT = {"_detectron2", "cli", "paths", "user_errors"}
+LIGHT = {"_detectron2", "cli", "paths", "stops", "user_errors"}
 
 
 class StandinFinder(MetaPathFinder):

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import pickle
+import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +20,13 @@ from safetensors.torch import load_file, save
 logger = logging.getLogger(__name__)
 
 # What weights say of their training, see SafeCheckpointer.read.
-TRAINING = ("class_names", "exif")
+TRAINING = ("class_names", "exif", "made_by")
+
+
+_UNREADABLE = (
+    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile),
+    *(RuntimeError, EOFError, OSError, ValueError),
+)
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
@@ -26,8 +34,11 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable
 
     A reader, or a run resumed after a power cut, sees the old content or the new, never a part of it. Without
     ``durable`` it is not waited for the disk, and that holds of kills alone.
+
+    Raises:
+        OSError: names the file, of which the disk is full, for example.
     """
-    # Several processes may make the same file at once, each a whole one.
+    # Several processes may make the same file at once, each a whole one; see remove_leftovers().
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
@@ -36,9 +47,13 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable
             if durable:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
+    except BaseException as error:
+        if os.path.lexists(temporary):
             os.remove(temporary)
+        # What the disk says has no name of a file, and torch.save puts its own error, without the reason, over it.
+        reason = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(reason, OSError) and reason.errno:
+            raise OSError(reason.errno, f"{os.strerror(reason.errno)}, the file could not be written", path) from error
         raise
     if durable and os.name == "posix":
         # The new name itself is only safe once its folder is on disk.
@@ -47,6 +62,36 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _check_bytes(path: str) -> None:
+    """ValueError if a checksum of a .pth does not fit: torch.load does not look at them."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} does not fit")
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes what processes that no longer live left half written in a folder, if that is there."""
+    for path in Path(folder).glob("*.tmp"):
+        of_process = re.fullmatch(r".+\.(\d+)\.tmp", path.name)
+        if of_process and not process_lives(int(of_process[1])):
+            logger.info("%s: left half written by a process that was killed, is removed", path)
+            path.unlink(missing_ok=True)
+
+
+def process_lives(pid: int) -> bool:
+    """Whether another process on this machine has this number; ours has left nothing behind yet."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def what_it_is(path: str | Path) -> str | None:
@@ -112,6 +157,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     def __init__(self, model: torch.nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
+        # The name of the last file that save() wrote.
+        self.last_saved = ""
         self._file = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -120,6 +167,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             return
         states = {key: item.state_dict() for key, item in self.checkpointables.items()}
         self.tag_last_checkpoint(self._write(name, {**states, **kwargs}))
+        self.last_saved = name
 
     def save_weights(self, name: str, trained_on: Mapping[str, Any]) -> None:
         """Writes the model alone to ``save_dir/name.pth``, to be used, not continued; ``trained_on`` as of read()."""
@@ -138,6 +186,33 @@ class SafeCheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, "last_checkpoint")
         write_atomically(path, lambda file: file.write(last_filename_basename.encode()))
 
+    def get_checkpoint_file(self) -> str:
+        """The last checkpoint of ``save_dir``, or the newest before it that can be read; "" where there is none.
+
+        A file is never half written by us, but copies are cut off, and disks fail.
+
+        Raises:
+            ValueError: there are some, of which none can be read.
+        """
+        last = super().get_checkpoint_file()
+        if not last:
+            return ""
+        numbered = sorted(Path(self.save_dir).glob("model_" + "[0-9]" * 7 + ".pth"), reverse=True)
+        name = os.path.basename(last)
+        # Those behind it are of another run, over which this one was begun.
+        before = [str(path) for path in numbered if path.name < name or not re.fullmatch(r"model_\d{7}\.pth", name)]
+        reasons: list[str] = []
+        for path in [last, *before]:
+            try:
+                self.read(path)
+            except (ValueError, OSError) as error:
+                reasons.append(" ".join(str(error).split()))
+                continue
+            if reasons:
+                logger.warning("%s. Taking the checkpoint before it, %s", reasons[0], path)
+            return path
+        raise ValueError(reasons[0])
+
     def _load_file(self, f: str) -> dict[str, Any]:
         self._file = f
         loaded = self.read(f)
@@ -145,12 +220,17 @@ class SafeCheckpointer(DetectionCheckpointer):
         check_numbers(loaded["model"], self.model.state_dict(), f)
         return loaded
 
+    @property
+    def loaded(self) -> str:
+        """The file that was last read."""
+        return self._file
+
     @staticmethod
     def read(path: str) -> dict[str, Any]:
         """A .pth or .safetensors file as ``{"model": state dict, ...}``; "trainer" says what it was trained on.
 
-        That is of ours ``class_names`` and ``exif``, the pixel grid of the labels; a .safetensors holds them as JSON in
-        its metadata.
+        That is of ours ``class_names``, ``exif``, the pixel grid of the labels, and ``made_by``, the code, libraries
+        and data it was done with; a .safetensors holds them as JSON in its metadata.
 
         Raises:
             ValueError: names the file when it is damaged, or holds anything but tensors and plain values.
@@ -163,7 +243,8 @@ class SafeCheckpointer(DetectionCheckpointer):
                 loaded: Any = {"model": load_file(path), "trainer": training}
             else:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+                _check_bytes(path)
+        except _UNREADABLE as error:
             raise ValueError(
                 f"{path}: not a readable checkpoint; expected a complete .pth of tensors and plain values, "
                 f"or a .safetensors file; this is {what_it_is(path) or 'neither'} ({error})"

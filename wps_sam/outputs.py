@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from .checkpointer import write_atomically
+from .checkpointer import process_lives, write_atomically
 
 # Lines of the digest and the name of each file that tools have written into its folder.
 RECORD = ".made_by_wps_sam"
@@ -76,6 +77,9 @@ def stream_output(path: Path) -> Iterator[Path]:
     """
     check_outputs([path])
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".unfinished_*_{glob.escape(path.name)}"):
+        if (pid := left.name.split("_")[1]).isdigit() and not process_lives(int(pid)):
+            left.unlink(missing_ok=True)
     # Some writers look at the ending.
     unfinished = path.with_name(f".unfinished_{os.getpid()}_{path.name}")
     try:

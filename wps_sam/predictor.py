@@ -112,7 +112,7 @@ class PartPredictor:
                 "MODEL.PROMPTER.CLASSIFIER text to ask for others"
             )
         training = _read_training(path, cfg)
-        self._trained_names = training.class_names
+        self._trained_names, self._made_by = training.class_names, training.made_by
         # A model sees pictures as it learned to: of a set that was labelled on its sides it saw them so.
         self.exif: PixelGrid = training.exif or "upright"
         self.class_names = self._trained_names if names is None else tuple(names)
@@ -165,7 +165,7 @@ class PartPredictor:
         Raises:
             ValueError: a file of somebody else's is in the way.
         """
-        training = {"class_names": list(self._trained_names), "exif": self.exif}
+        training = {"class_names": list(self._trained_names), "exif": self.exif, "made_by": self._made_by}
         write_pretrained(folder, self.cfg, self.model.state_dict(), training, Path(self.weights), license)
 
     def __call__(self, image: ImageLike) -> PartPrediction:
@@ -367,10 +367,12 @@ def _choose_device(asked: str | None, configured: str) -> str:
 
 @dataclass(frozen=True)
 class _Training:
-    """What weights say of their training: the class names, and the pixel grid of the labels if it mattered."""
+    """What weights say of their training: the class names, the pixel grid of the labels if it mattered, and by what
+    code, libraries and data it was done if they know."""
 
     class_names: tuple[str, ...]
     exif: PixelGrid | None
+    made_by: dict[str, Any] | None
 
 
 def _read_training(weights: str, cfg: CfgNode) -> _Training:
@@ -393,4 +395,4 @@ def _read_training(weights: str, cfg: CfgNode) -> _Training:
     exif = said.get("exif")
     if exif not in (None, "stored", "upright"):
         raise ValueError(f"weights {weights}: exif: expected stored or upright, got {exif!r:.80}")
-    return _Training(tuple(names), exif)
+    return _Training(tuple(names), exif, said.get("made_by"))

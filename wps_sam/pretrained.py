@@ -24,6 +24,8 @@ from .outputs import check_outputs, stream_output, write_output
 from .prompters import PROMPTER_REGISTRY
 
 WEIGHTS, CONFIG, CARD, EVALUATION = "model.safetensors", "config.yaml", "README.md", "evaluation.json"
+# By what the evaluation was made; runs of earlier versions have none.
+PROVENANCE = "provenance.json"
 # Sections that are written whole: a default that a later version changes must not change the model. Of the others the
 # differences are, so that a key that a later version drops is in few files.
 _WHOLE = ("SAM", "SEMANTIC", "PROMPTER", "INFERENCE", "TEXT", "CLIPSEG", "MASK2FORMER")
@@ -129,7 +131,7 @@ def write_pretrained(
         folder: is made.
         cfg: of the model.
         state: its weights, which are written as they are.
-        training: ``class_names``, a list, and ``exif``, as in checkpoints.
+        training: ``class_names``, a list, ``exif`` and ``made_by``, as in checkpoints.
         trained_weights: the file that the model came from; the evaluation beside it is taken over.
         licence: an identifier of the hub, such as apache-2.0.
 
@@ -138,7 +140,7 @@ def write_pretrained(
     """
     folder = Path(folder)
     evaluation = _evaluation_beside(trained_weights)
-    check_outputs([folder / name for name in (WEIGHTS, CONFIG, CARD, EVALUATION)])
+    check_outputs([folder / name for name in (WEIGHTS, CONFIG, CARD, EVALUATION, PROVENANCE)])
     config = _config_of(cfg, len(training["class_names"]))
     for section, name in _COPIED:
         node = config["MODEL"].get(section, {})
@@ -146,6 +148,8 @@ def write_pretrained(
             node[name] = _copy(node[name], folder, section.lower())
     if evaluation is not None:
         write_output(folder / EVALUATION, json.dumps(evaluation, indent=1).encode())
+        if (trained_weights.parent / PROVENANCE).is_file():
+            write_output(folder / PROVENANCE, (trained_weights.parent / PROVENANCE).read_bytes())
     about = f"# Of wps_sam {__version__}. PartPredictor.from_pretrained reads it.\n"
     write_output(folder / CONFIG, (about + yaml.safe_dump(config)).encode())
     write_output(folder / CARD, _card(folder.name, cfg, training["class_names"], evaluation, licence).encode())

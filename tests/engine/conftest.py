@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from wps_sam.data import register_descriptions
+
 import pytest
+from toy_parts import TOY
 
 
 @pytest.fixture
@@ -15,3 +18,9 @@ def log(caplog):
     logger.setLevel(logging.INFO)
     yield caplog
     logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def toy_cfg(tiny_cfg, tiny_parts):
+    register_descriptions([str(tiny_parts.description)])
+    return lambda *opts: tiny_cfg(*TOY, *opts)

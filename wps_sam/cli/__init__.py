@@ -5,7 +5,7 @@ exit code. Its heavy imports stand inside ``run``: arguments are read before PyT
 mistakes in them, are told at once.
 
 Exit codes: 0, all went well; 1, the work was done and its result is not as asked for; 2, the user has to mend
-something, which is told in one line on the standard error.
+something, which is told in one line on the standard error; 130 and 143, stopped by Ctrl-C and by SIGTERM, told alike.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple, NoReturn
 
-from .. import __version__
+from .. import __version__, stops
 from ..paths import find_config
 from ..user_errors import USER_ERRORS, did_you_mean, one_line
 
@@ -107,11 +107,19 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     args = parse(name, argv)
     # The log of a run says which Detectron2 it has.
     logging.getLogger("wps_sam._detectron2").setLevel(logging.ERROR)
+    # Where a log can't be written, on a full disk, each line of it would be a stack trace.
+    logging.raiseExceptions = args.debug
     try:
         if getattr(args, "config_file", None):
             # What is most often mistyped is told before anything is imported that takes seconds.
             find_config(args.config_file)
-        return _module(name).run(args)
+        with stops.handled(stops.raise_stopped):
+            return _module(name).run(args)
+    except KeyboardInterrupt as stop:
+        if args.debug:
+            raise
+        print(stops.one_line(stop), file=sys.stderr)
+        return stops.exit_code(stop)
     except USER_ERRORS as error:
         if args.debug:
             raise

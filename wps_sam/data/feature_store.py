@@ -383,6 +383,10 @@ class FeatureStoreReader(_Store):
                 raise ValueError(f"{path}: the shard {found}; {_ANEW}")
             self._headers[shard.name] = header
 
+    def contents(self) -> dict[str, str]:
+        """The XXH3 of each picture, by its path."""
+        return {path: self.manifest.pictures[i][-1] for path, i in self._positions.items()}
+
     def read(self, record: Mapping[str, Any], view: str) -> dict[str, Tensor]:
         """The features of a record's picture by name, float16 or float32, in the shapes of the spec.
 

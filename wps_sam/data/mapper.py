@@ -33,6 +33,9 @@ class FeatureReader(Protocol):
     def read(self, record: Mapping[str, Any], view: str) -> Mapping[str, torch.Tensor]:
         """The features of a record's picture, by name."""
 
+    def contents(self) -> Mapping[str, str]:
+        """The XXH3 of each picture, by its path."""
+
 
 class RandomCrop(T.RandomCrop):
     """Detectron2's RandomCrop, which may round a thin picture's crop to no pixel at all; never here."""

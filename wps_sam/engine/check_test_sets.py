@@ -14,14 +14,18 @@ from ..evaluation import GroundTruth
 from ..masks import annotation_mask, read_picture
 from .evaluate import build_evaluator
 from .loader import open_test_features
+from .provenance import hash_data
 
 logger = logging.getLogger(__name__)
 
 
-def check_test_set(cfg: CfgNode, dataset_name: str) -> None:
+def check_test_set(cfg: CfgNode, dataset_name: str) -> str:
     """Reads all that evaluation will: labels and pictures whole, stored features by their manifest.
 
     Several processes share the records.
+
+    Returns:
+        The hash of the data set, see :func:`wps_sam.engine.provenance.hash_data`.
 
     Raises:
         ValueError: names the file that is missing, damaged or does not fit, and what is wrong.
@@ -44,3 +48,4 @@ def check_test_set(cfg: CfgNode, dataset_name: str) -> None:
             truth.object_map(record)
     build_evaluator(cfg, dataset_name)
     open_test_features(cfg, dataset_name)
+    return hash_data(truth.records)

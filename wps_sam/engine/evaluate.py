@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -43,6 +44,7 @@ from ..evaluation import (
 )
 from ..vocabulary import PartVocabulary
 from .loader import build_test_loader
+from .provenance import differences, hash_data, hash_weights, made_by
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +58,13 @@ def evaluate(
     oracles: bool | None = None,
     trained_on: Sequence[str] | None = None,
     watcher: DatasetEvaluator | None = None,
+    data: Mapping[str, str] | None = None,
 ) -> Results:
     """Scores ``model`` on every data set of DATASETS.TEST with every protocol of TEST.PROTOCOLS.
 
     The main process prints Detectron2's lines for copying and a table for reading, and writes
-    ``OUTPUT_DIR/evaluation.json``, where a value that is not a number is null.
+    ``OUTPUT_DIR/evaluation.json``, where a value that is not a number is null, and ``provenance.json``, which says by
+    what it was made.
 
     Args:
         cfg: as from :func:`setup`.
@@ -69,6 +73,7 @@ def evaluate(
             ``oracle_filled_box``; None takes TEST.ORACLES.
         trained_on: the classes that training showed; None takes those of DATASETS.TRAIN, if that is registered.
         watcher: sees all inputs and outputs of the first of DATASETS.TEST, too.
+        data: the hash of each data set, where it is known.
 
     Returns:
         On the main process {data set: {protocol: {metric: percent}}}, elsewhere {}.
@@ -90,14 +95,26 @@ def evaluate(
             results[name] = scores
             logger.info("Results on %s, for copying:", name)
             print_csv_format(scores)
+    if data is None:
+        data = hashes_of_test_sets(cfg)
     if comm.is_main_process():
-        text = json.dumps(_without_nan(results), indent=1)
-        write_atomically(os.path.join(cfg.OUTPUT_DIR, "evaluation.json"), lambda file: file.write(text.encode()))
+        text = json.dumps(_without_nan(results), indent=1).encode()
+        about = {
+            "evaluation_sha256": hashlib.sha256(text).hexdigest(),
+            "weights_sha256": hash_weights(_unwrapped(model)),
+            **made_by({name: data[name] for name in cfg.DATASETS.TEST}),
+        }
+        _write(cfg, "evaluation.json", text)
+        _write(cfg, "provenance.json", json.dumps(about, indent=1).encode())
         for name, scores in results.items():
             metadata = MetadataCatalog.get(name)
             table = format_results_table(scores, metadata.thing_classes, unseen_classes(metadata))
             logger.info("Results on %s:\n%s", name, table)
     return results
+
+
+def _write(cfg: CfgNode, name: str, content: bytes) -> None:
+    write_atomically(os.path.join(cfg.OUTPUT_DIR, name), lambda file: file.write(content))
 
 
 def evaluate_oracles(
@@ -163,15 +180,31 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
         ValueError: there are no weights.
         SystemExit: with code 1 when one of TEST.EXPECTED_RESULTS is missed.
     """
-    model, trained_on = trained_model(cfg, resume)
-    results = evaluate(cfg, model, trained_on=trained_on)
+    model, training = trained_model(cfg, resume)
+    data = hashes_of_test_sets(cfg)
+    warn_of_differences(training.get("made_by"), made_by(data), "These weights were made")
+    results = evaluate(cfg, model, trained_on=training["class_names"], data=data)
     if comm.is_main_process():
         verify(cfg, by_protocol(results))
     return results
 
 
-def trained_model(cfg: CfgNode, resume: bool = False) -> tuple[torch.nn.Module, Sequence[str] | None]:
-    """The model of MODEL.WEIGHTS or the last checkpoint, as for :func:`evaluate_only`, and the classes it learned.
+def hashes_of_test_sets(cfg: CfgNode) -> dict[str, str]:
+    """The hash of each of DATASETS.TEST by its name, see :func:`hash_data`."""
+    return {name: hash_data(DatasetCatalog.get(name)) for name in cfg.DATASETS.TEST}
+
+
+def warn_of_differences(then: Mapping[str, Any] | None, now: Mapping[str, Any], what: str) -> None:
+    """Says in one line where ``what`` was done by other code, libraries or data than now; None: nobody knows."""
+    different = differences(then, now) if then else []
+    if different:
+        logger.warning("%s otherwise, and scores may differ: %s", what, "; ".join(different))
+
+
+def trained_model(cfg: CfgNode, resume: bool = False) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The model of MODEL.WEIGHTS or the last checkpoint, as for :func:`evaluate_only`, and what it says of training.
+
+    Of this ``class_names`` is there always, None where nobody knows them.
 
     Raises:
         ValueError: there are no weights, or DATASETS.TEST numbers the classes in another way.
@@ -189,12 +222,12 @@ def trained_model(cfg: CfgNode, resume: bool = False) -> tuple[torch.nn.Module, 
     last = ", the last checkpoint of OUTPUT_DIR" if resume else ""
     logger.info("Weights: %s%s", weights or "the model as it was downloaded", last)
     # The training set need not be here: its checkpoint knows its classes.
-    trained_on = training_classes(cfg)
+    training: dict[str, Any] = {"class_names": training_classes(cfg)}
     if os.path.isfile(weights):
-        trained_on = SafeCheckpointer.read(weights).get("trainer", {}).get("class_names", trained_on)
-    check_trained_classes(cfg, trained_on, weights)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    return model, trained_on
+        training |= SafeCheckpointer.read(weights).get("trainer", {})
+    check_trained_classes(cfg, training["class_names"], weights)
+    checkpointer.load(weights, checkpointables=[])
+    return model, training
 
 
 def set_vocabulary(model: torch.nn.Module, dataset_name: str, trained_on: Sequence[str] | None) -> None:

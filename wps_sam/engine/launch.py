@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
+import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -16,6 +20,7 @@ from detectron2.engine import launch as launch_gpus
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
+from .. import stops
 from ..user_errors import USER_ERRORS, one_line
 
 Work = Callable[[argparse.Namespace], Any]
@@ -27,8 +32,13 @@ def launch(main: Work, args: argparse.Namespace) -> None:
     Detectron2's own launch takes NCCL wherever it sees a GPU (always, in version 0.6), so that
     processes on the CPU are started here.
 
+    A request to stop is handed on to all of several processes. When one of them ends, so do the others, those that do
+    not answer after half a minute.
+
     Raises:
         ValueError: what a process of several raised for the user's eyes; of one process as it came.
+        ChildProcessError: one of several was killed.
+        Stopped: they were asked to stop.
         SystemExit: with the code with which a process ended.
     """
     if args.num_machines * (args.num_processes or args.num_gpus) <= 1:
@@ -36,7 +46,16 @@ def launch(main: Work, args: argparse.Namespace) -> None:
         return
     # The first to fail is told; that the others are ended then is no news.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
+    asked: list[int] = []
+
+    def hand_on(signum: int, _: FrameType | None) -> None:
+        for child in multiprocessing.active_children():
+            with suppress(ProcessLookupError):
+                # They finish what they are at; who asks once more does not want to wait for that.
+                os.kill(child.pid, signal.SIGKILL if asked else signum)  # type: ignore[arg-type]
+        asked.append(signum)
+
+    with tempfile.TemporaryDirectory() as folder, stops.handled(hand_on):
         try:
             if args.num_processes:
                 # On one machine a file is a safer meeting point than a port, which another run may hold.
@@ -46,18 +65,42 @@ def launch(main: Work, args: argparse.Namespace) -> None:
                 shape = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
                 launch_gpus(_run, *shape, (main, args, folder))
         except (ProcessRaisedException, ProcessExitedException) as error:
-            told = [text for text in (p.read_text("utf-8") for p in sorted(Path(folder).glob("error_*"))) if text]
-            if told:
-                raise ValueError(told[0]) from error
-            if isinstance(error, ProcessExitedException) and error.signal_name is None:
-                raise SystemExit(error.exit_code) from error
-            raise
+            reason = _reason(error, Path(folder), asked)
+            if reason is error:
+                raise
+            raise reason from error
+
+
+def _reason(error: Exception, folder: Path, asked: list[int]) -> BaseException:
+    """What ended several processes, given what was seen of the first that ended and what each of them wrote."""
+
+    def told(kind: str) -> list[str]:
+        return [text for text in (path.read_text("utf-8") for path in sorted(folder.glob(f"{kind}_*"))) if text]
+
+    ended = error.exit_code if isinstance(error, ProcessExitedException) else 0
+    # Those on one machine may have been asked by name, too.
+    stopped = asked[:1] or [ended - 128] * (ended - 128 in (signal.SIGTERM, signal.SIGINT))
+    if stopped:
+        return stops.Stopped(stopped[0], *told("stop")[:1])
+    if errors := told("error"):
+        return ValueError(errors[0])
+    if ended < 0:
+        return ChildProcessError(
+            f"process {error.error_index} was ended by {signal.Signals(-ended).name}, and with it the run"  # type: ignore[attr-defined]
+            + ("; perhaps the memory was used up" if ended == -signal.SIGKILL else "")
+        )
+    return SystemExit(ended) if ended else error
 
 
 def _run(main: Work, args: argparse.Namespace, folder: str) -> None:
     """Runs the work in one of several processes; of what it raises only a trace would reach the first process."""
     try:
-        main(args)
+        with stops.handled(stops.raise_stopped):
+            main(args)
+    except KeyboardInterrupt as stop:
+        # The main process knows what is left, and has the first name.
+        Path(folder, f"stop_{comm.get_rank():06}").write_text(str(stop), "utf-8")
+        raise SystemExit(stops.exit_code(stop)) from None
     except USER_ERRORS as error:
         Path(folder, f"error_{comm.get_rank():06}").write_text(one_line(error), "utf-8")
         raise

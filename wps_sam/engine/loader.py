@@ -29,6 +29,7 @@ from ..masks import PixelGrid, record_size
 from ..prompters import PROMPTER_REGISTRY
 from ..structures import LabelKind
 from .features import open_features
+from .provenance import hash_data
 from .teacher_maps import teacher_maps
 
 logger = logging.getLogger(__name__)
@@ -62,13 +63,15 @@ class TrainLoader:
     """A data loader whose worker processes start with the first batch, not with the iterator.
 
     Detectron2 0.6 takes the iterator before a checkpoint is loaded, too early to enter the order elsewhere.
-    ``exif`` is the pixel grid of the labels, see :func:`wps_sam.data.sources.orientation.pixel_grid_of`.
+    ``exif`` is the pixel grid of the labels, see :func:`wps_sam.data.sources.orientation.pixel_grid_of`, and ``data``
+    the hash of each data set by its name.
     """
 
-    def __init__(self, loader: DataLoader, order: TrainOrder, exif: PixelGrid | None = None) -> None:
+    def __init__(self, loader: DataLoader, order: TrainOrder, exif: PixelGrid | None, data: Mapping[str, str]) -> None:
         self.loader = loader
         self.order = order
         self.exif = exif
+        self.data = data
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         yield from self.loader
@@ -117,7 +120,13 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    return TrainLoader(loader, order, pixel_grid_of(kept))
+    data = {name: hash_data(of_set, _contents(stored[name])) for name, of_set in by_name.items()}
+    return TrainLoader(loader, order, pixel_grid_of(kept), data)
+
+
+def _contents(features: FeatureReader | None) -> Mapping[str, str]:
+    # A training from features need not open pictures.
+    return {} if features is None else features.contents()
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:

@@ -48,9 +48,9 @@ def pseudo_labels(cfg: CfgNode, dataset_name: str, root: str | Path) -> tuple[di
     Raises:
         ValueError: see :func:`wps_sam.engine.evaluate.trained_model`.
     """
-    model, trained_on = trained_model(cfg)
+    model, training = trained_model(cfg)
     model.eval()
-    set_vocabulary(model, dataset_name, trained_on)
+    set_vocabulary(model, dataset_name, training["class_names"])
     records, names = DatasetCatalog.get(dataset_name), MetadataCatalog.get(dataset_name).thing_classes
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -17,18 +17,18 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..checkpointer import SafeCheckpointer, check_not_sam
+from ..checkpointer import SafeCheckpointer, check_not_sam, remove_leftovers
 from ..config import is_open_vocabulary, read_config
 from ..data.sources.descriptions import known_data_sets, register_descriptions
 from ..encoders import SAMEncoder, encoder_class
 from ..paths import check_not_finished, find_config
-from ..user_errors import did_you_mean
+from ..user_errors import USER_ERRORS, did_you_mean
 from .fill_in import fill_in_classes, fill_in_length
 
 logger = logging.getLogger(__name__)
 
 # What a run writes over, if a folder holds it.
-_WRITTEN_BY_EVALUATION = ("config.yaml", "evaluation.json")
+_WRITTEN_BY_EVALUATION = ("config.yaml", "evaluation.json", "provenance.json")
 _WRITTEN_BY_TRAINING = ("metrics.json", "last_checkpoint", "model_final.pth")
 
 
@@ -57,6 +57,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="wps_sam")
     # In the very words of default_setup, or its own call would open another console.
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+    for console in _consoles("detectron2"):
+        console.addFilter(_is_no_trace_of_a_user_error)
+    if comm.is_main_process():
+        remove_leftovers(cfg.OUTPUT_DIR)
     logger.info("%d part classes, on %s", cfg.MODEL.PROMPTER.NUM_CLASSES, cfg.MODEL.DEVICE)
     if not args.eval_only:
         fill_in_length(cfg)
@@ -72,10 +76,20 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def _consoles(name: str) -> list[logging.Handler]:
+    """Of a logger."""
+    return [h for h in logging.getLogger(name).handlers if getattr(h, "stream", None) is sys.stdout]
+
+
+def _is_no_trace_of_a_user_error(record: logging.LogRecord) -> bool:
+    """Detectron2 logs the stack trace of all that ends a training; such errors are told in one line at the end."""
+    return not (record.exc_info and isinstance(record.exc_info[1], USER_ERRORS))
+
+
 @contextmanager
 def warnings_alone_on_the_console(name: str) -> Iterator[None]:
     """Meanwhile a logger's lines below a warning go to its files only."""
-    consoles = [h for h in logging.getLogger(name).handlers if getattr(h, "stream", None) is sys.stdout]
+    consoles = _consoles(name)
     for console in consoles:
         console.setLevel(logging.WARNING)
     try:

@@ -41,6 +41,36 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     return clipped(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
 
 
+def check_optimizer_state(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, path: str) -> None:
+    """Requires the state of an optimizer of the same groups of parameters, of the same shapes.
+
+    PyTorch takes tensors of any shape, and fails in the next step.
+
+    Args:
+        saved: of ``optimizer.state_dict()``.
+        path: of the file that it is from.
+
+    Raises:
+        ValueError: names the file and the first difference.
+    """
+    own = optimizer.state_dict()
+    counts = [[len(group["params"]) for group in state["param_groups"]] for state in (saved, own)]
+    different = f"groups of {counts[0]} parameters instead of {counts[1]}" if counts[0] != counts[1] else None
+    if different is None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, parameter in zip((n for group in saved["param_groups"] for n in group["params"]), parameters):
+            for name, value in saved["state"].get(number, {}).items():
+                # The count of steps is a number.
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                    shapes = f"{tuple(value.shape)} instead of {tuple(parameter.shape)}"
+                    different = different or f"{name} of parameter {number} is {shapes}"
+    if different:
+        raise ValueError(
+            f"{path}: the state of the optimizer does not fit: {different}. Continue with the configuration that the "
+            "run was begun with, or begin another from its weights alone, MODEL.WEIGHTS"
+        )
+
+
 def build_poly_schedule(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
     """WarmupPolyLR: lr * (1 - t / T)^POLY_LR_POWER."""
     schedule: ParamScheduler = PolynomialDecayParamScheduler(1.0, cfg.SOLVER.POLY_LR_POWER)

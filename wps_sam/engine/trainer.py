@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, hooks
@@ -22,12 +23,23 @@ from torch.utils.data import DataLoader
 from .. import models  # noqa: F401  (registers the meta-architectures)
 from ..checkpointer import SafeCheckpointer
 from ..data.train_order import seed_everything
+from ..stops import Deferral, Stopped
 from .check_test_sets import check_test_set
-from .evaluate import Results, build_evaluator, by_protocol, evaluate, set_vocabulary, training_classes, verify
+from .evaluate import (
+    Results,
+    build_evaluator,
+    by_protocol,
+    evaluate,
+    set_vocabulary,
+    training_classes,
+    verify,
+    warn_of_differences,
+)
 from .loader import TrainLoader, build_test_loader, build_train_loader
 from .pictures import WatchedPictures
+from .provenance import made_by
 from .setup import warnings_alone_on_the_console
-from .solver import build_optimizer, build_poly_schedule
+from .solver import build_optimizer, build_poly_schedule, check_optimizer_state
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +80,33 @@ class _StepGuard(hooks.HookBase):
 class _EvalHook(hooks.EvalHook):
     """Detectron2's, which also evaluates when the very last iteration failed; the other processes would hang.
 
-    After it the training may have to stop early."""
+    After it the training may have to stop early. Before it, and in it, it may be asked to stop: the checkpointer and
+    the schedule have been called by then. Where a run is resumed behind an evaluation, this is made again, as nobody
+    knows whether it was finished."""
+
+    def before_train(self) -> None:
+        start, period = self.trainer.start_iter, self._period
+        if 0 < start < self.trainer.max_iter and period > 0 and start % period == 0:
+            self.trainer.iter = self.trainer.storage.iter = start - 1
+            self._evaluate()
 
     def after_step(self) -> None:
-        super().after_step()
-        if self.trainer.gets_no_better():
-            self.trainer.stop_early()
+        self.trainer.follow_stop()
+        done = self.trainer.iter + 1
+        # The last one is after_train's.
+        if self._period > 0 and done % self._period == 0 and done != self.trainer.max_iter:
+            self._evaluate()
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
-            super().after_train()
+            with self.trainer.stop.at_once():
+                super().after_train()
+
+    def _evaluate(self) -> None:
+        with self.trainer.stop.at_once():
+            self._do_eval()
+        if self.trainer.gets_no_better():
+            self.trainer.stop_early()
 
 
 class Trainer(DefaultTrainer):
@@ -95,9 +124,9 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         # First the data: its errors are the likeliest, and the large model takes time to build.
         data_loader = self.build_train_loader(cfg)
-        for name in cfg.DATASETS.TEST:
-            # Its first use may be hours away.
-            check_test_set(cfg, name)
+        # Its first use may be hours away.
+        tested = {name: check_test_set(cfg, name) for name in cfg.DATASETS.TEST}
+        self.data = {**data_loader.data, **tested}
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
@@ -110,6 +139,7 @@ class Trainer(DefaultTrainer):
         # The best headline score of this run so far, and how many iterations were done when it was reached.
         self.best_score, self.best_after = -math.inf, 0
         self.stopped_early = False
+        self.stop = Deferral()
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
@@ -176,7 +206,9 @@ class Trainer(DefaultTrainer):
         def evaluate_and_keep() -> dict[str, Any]:
             # The oracles ask the frozen SAM and never change: once, at the end, is enough.
             finished = self.iter >= self.max_iter
-            results = evaluate(self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished, watcher=pictures)
+            results = evaluate(
+                self.cfg, self.model, oracles=self.cfg.TEST.ORACLES and finished, watcher=pictures, data=self.data
+            )
             self._keep_best(results)
             for name, picture in pictures.draw() if pictures is not None else ():
                 self.storage.put_image(name, picture.transpose(2, 0, 1))
@@ -220,22 +252,51 @@ class Trainer(DefaultTrainer):
         self.iter = self.max_iter = done
         raise _StopsEarly
 
+    def follow_stop(self) -> None:
+        """Raises Stopped in all processes, behind a step, if one of them was asked to stop."""
+        if comm.get_world_size() > 1:
+            asked = torch.tensor(self.stop.signum, device=self.cfg.MODEL.DEVICE)
+            dist.all_reduce(asked, dist.ReduceOp.MAX)
+            self.stop.signum = int(asked)
+        self.stop.follow()
+
+    def _save_and_tell(self, stop: Stopped) -> Stopped:
+        """Writes a checkpoint behind the last finished step; the request to stop with what to tell of it."""
+        name = f"model_{self.iter:07d}"
+        if not comm.is_main_process() or self.iter >= self.max_iter or self.iter < self.start_iter:
+            return stop
+        if self.checkpointer.last_saved != name:
+            self.checkpointer.save(name)
+        path = os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth")
+        done = f"{self.iter + 1} of {self.max_iter} iterations are in {path}"
+        return Stopped(stop.signum, f"{done}; the same command with --resume goes on")
+
     def _best_file(self) -> str:
         return os.path.join(self.cfg.OUTPUT_DIR, f"{BEST}.pth")
 
     def _trained_on(self) -> dict[str, Any]:
         """With it PartPredictor needs nothing but a checkpoint: the data set may be elsewhere."""
         class_names = list(MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).thing_classes)
-        return {"class_names": class_names, "exif": self.data_loader.exif}
+        return {"class_names": class_names, "exif": self.data_loader.exif, "made_by": made_by(self.data)}
 
     def train(self) -> dict[str, Any] | None:
         """Trains and evaluates; on the main process returns the last results, after TEST.EXPECTED_RESULTS.
 
         Raises:
             SystemExit: with code 1 when an expected result is missed.
+            OSError: names the file or folder that can't be written.
+            Stopped: on request, after a checkpoint was written.
         """
-        with suppress(_StopsEarly):
-            super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
+        with suppress(_StopsEarly), self.stop:
+            try:
+                super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
+            except Stopped as stop:
+                raise self._save_and_tell(stop) from None
+            except OSError as error:
+                # A disk that is full does not say where.
+                if not error.errno or error.filename is not None:
+                    raise
+                raise OSError(error.errno, os.strerror(error.errno), self.cfg.OUTPUT_DIR) from error
         if not comm.is_main_process() or not self.cfg.DATASETS.TEST:
             return None
         verify(self.cfg, self._last_eval_results)
@@ -270,7 +331,9 @@ class Trainer(DefaultTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check_optimizer_state(state_dict["_trainer"]["optimizer"], self.optimizer, self.checkpointer.loaded)
         super().load_state_dict(state_dict)
+        warn_of_differences(state_dict.get("made_by"), made_by(self.data), "This run was begun")
         self.stopped_early = state_dict.get("stopped_early", False)
         order, saved = self.data_loader.order, state_dict["data_order"]
         if saved["num_images"] != order.num_images:

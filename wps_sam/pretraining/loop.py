@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wps_sam.checkpointer import remove_leftovers
 from wps_sam.outputs import adopt_output, check_outputs, write_output
+from wps_sam.stops import Deferral, Stopped
 from wps_sam.user_errors import did_you_mean
 
 import torch
@@ -117,6 +119,7 @@ class TimedTraining(ABC):
         self.settings, self.command, self.inputs = settings, command, []
         self.output_dir = Path(output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.output_dir)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.train().to(self.device)
         self.average = AveragedModel(self.model, avg_fn=self._average)
@@ -247,14 +250,18 @@ class TimedTraining(ABC):
         return {**stats, "grad_norm": float(norm), "lr": rate}
 
     def train(self) -> None:
-        """Trains to the end of the schedule, then exports the averaged weights."""
+        """Trains to the end of the schedule, then exports the averaged weights.
+
+        Raises:
+            Stopped: on request, after a checkpoint was written.
+        """
         check_outputs([self.checkpoint_path, self.export_path], self.inputs)
         batches = self.batches()
         last_checkpoint = self.seconds
         writers = [JSONWriter(str(self.output_dir / "metrics.json")), TensorboardXWriter(str(self.output_dir))]
         figures: dict[str, float] = {}
         mark = time.perf_counter()
-        with EventStorage(self.iteration) as storage:
+        with EventStorage(self.iteration) as storage, Deferral() as stop:
             while self._progress() < 1:
                 stats = self.step(next(batches))
                 now = time.perf_counter()
@@ -262,6 +269,10 @@ class TimedTraining(ABC):
                 storage.iter = self.iteration
                 storage.put_scalars(**stats, minutes=self.seconds / 60)
                 last = self._progress() >= 1
+                if stop.signum and not last:
+                    self.save()
+                    done = f"{self.iteration} iterations are in {self.checkpoint_path}"
+                    raise Stopped(stop.signum, f"{done}; the same command with --resume goes on")
                 due = last or self.seconds - last_checkpoint >= 60 * self.settings.checkpoint_minutes
                 if due:
                     last_checkpoint = self.seconds

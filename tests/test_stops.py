@@ -1,0 +1,81 @@
+"""Requests to stop: at once, or where work can be saved; each handler stays no longer than it is asked to."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+from wps_sam import cli, stops
+
+import pytest
+
+
+def ask(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+def test_a_request_is_noted_and_followed_where_asked() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stops.Deferral() as stop:
+        stop.follow()
+        ask(signal.SIGTERM)
+        assert stop.signum == signal.SIGTERM
+        # Whoever asks twice does not want to wait.
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        with pytest.raises(stops.Stopped) as stopped, stop.at_once():
+            pytest.fail("the request came before")
+    assert stops.exit_code(stopped.value) == 143
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_inside_at_once_nothing_is_waited_for() -> None:
+    with stops.Deferral() as stop:
+        with pytest.raises(stops.Stopped), stop.at_once():
+            ask(signal.SIGINT)
+            pytest.fail("came too late")
+        assert stop.signum == signal.SIGINT
+
+
+def test_a_worker_outlives_the_request_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is sent to a group of processes; the one that waits for the worker finishes its step."""
+    monkeypatch.setattr(stops, "WORKER_GRACE", 1)
+    with stops.Deferral():
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            os.kill(worker.pid, signum)  # type: ignore[arg-type]
+        worker.join(0.2)
+        assert worker.exitcode is None
+        worker.join(30)
+        assert worker.exitcode == -signal.SIGALRM
+
+
+def test_what_is_ignored_stays_so_and_other_threads_handle_nothing() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stops.handled(stops.raise_stopped):
+            ask(signal.SIGINT)
+            assert signal.getsignal(signal.SIGTERM) is stops.raise_stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+    thread = threading.Thread(target=lambda: stops.handled(stops.raise_stopped).__enter__())
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGTERM) is not stops.raise_stopped
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "line"),
+    [(signal.SIGTERM, 143, "stopped by SIGTERM\n"), (signal.SIGINT, 130, "stopped by SIGINT\n")],
+)
+def test_every_subcommand_ends_in_one_line(
+    signum: int, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wps_sam.cli import report
+
+    monkeypatch.setattr(report, "run", lambda args: ask(signum))
+    assert cli.run_command("report", ["folder"]) == code
+    assert capsys.readouterr().err == line
