@@ -19,9 +19,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ov_layouts import write_ade20k_part_234, write_pascal_part_116
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ov_parts"
-FILES = sorted(CONFIGS.glob("*/clipseg_*.yaml"))
+FILES = sorted([*CONFIGS.glob("*/clipseg_*.yaml"), *CONFIGS.glob("*/catseg_*.yaml")])
 TINY = (
     *("MODEL.DEVICE", "cpu", "MODEL.CLIPSEG.WEIGHTS", "", "MODEL.CLIPSEG.ARCH", "tiny"),
+    *("MODEL.CATSEG.WEIGHTS", "", "MODEL.CATSEG.CLIP", "", "MODEL.CATSEG.ARCH", "tiny"),
+    *("INPUT.CROP.SIZE", [64, 64], "INPUT.SIZE_DIVISIBILITY", 64),
     *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0),
     *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 0),
 )
@@ -61,7 +63,7 @@ def test_shipped_configuration_trains_and_is_scored_as_its_task_asks(
     shrunk: Callable[..., CfgNode], file: Path
 ) -> None:
     cfg = shrunk(file)
-    if cfg.MODEL.CLIPSEG.TRAIN:
+    if cfg.MODEL[cfg.MODEL.META_ARCHITECTURE.upper()].TRAIN:
         trainer = engine.Trainer(cfg)
         trainer.resume_or_load(False)
         trainer.train()
