@@ -252,14 +252,13 @@ def add_wps_sam_config(cfg: CN) -> None:
     # picture is seen as often as each of them. 0: every crop is drawn anew, and no picture is seen whole.
     cfg.INPUT.RANDOM_VIEWS = 0
 
-    # By the names that Mask2Former gave them. Of label_maps: a crop in which one label has more than this share of the
+    # Of label_maps, by the name that Mask2Former gave it: a crop in which one label has more than this share of the
     # pixels is drawn again, up to ten times.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
-    # Of part_masks and label_maps: in training brightness, contrast, saturation and hue vary.
+    # Of label_maps and part_masks, by the name that Mask2Former gave it: brightness, contrast, saturation and hue vary.
     cfg.INPUT.COLOR_AUG_SSD = False
-    # Of the same: training pictures with a side of fewer pixels are padded to it, at the right and below, with grey. 0:
-    # never.
-    cfg.INPUT.SIZE_DIVISIBILITY = 0
+    # Of both, in training: smaller pictures become grey at the right and below, up to squares of this side. 0: not.
+    cfg.INPUT.PAD_TO = 0
 
     # YAML descriptions of data sets in a known layout, registered before training; see datasets/README.md.
     cfg.DATASETS.DESCRIPTIONS = []
@@ -398,7 +397,7 @@ def check_config(cfg: CN) -> None:
         )
     if cfg.SOLVER.MAX_EPOCHS < 0:
         raise ValueError(f"SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS}; expected 0, or how often each picture is seen")
-    for key in ("SOLVER.EARLY_STOPPING", "TEST.PICTURES", "INPUT.SIZE_DIVISIBILITY"):
+    for key in ("SOLVER.EARLY_STOPPING", "TEST.PICTURES", "INPUT.PAD_TO"):
         if _value_of(cfg, key) < 0:
             raise ValueError(f"{key} is {_value_of(cfg, key)}; expected 0 or more")
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):

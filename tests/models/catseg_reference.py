@@ -1,7 +1,7 @@
 """CATSeg once more, under the names of its published checkpoints: what they hold, and a plain computation from them.
 
-Nothing of the project is used. The computation is of one picture and one class at a time, with loops in place of views,
-and can be made wrong in one place.
+Of the project nothing is used but the width of its tiny CLIP. The computation is of one picture and one class at a
+time, with loops in place of views, and can be made wrong in one place.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+
+from wps_sam.encoders.clip import SIZES as CLIP_SIZES
 
 import torch
 from torch import Tensor
@@ -47,7 +49,15 @@ PUBLISHED = Sizes(
 )
 TINY = Sizes(
     **{"image": 64, "tokens": 514, "text": (48, 96, 2, 4), "vision": (48, 96, 4, 4), "positions": 2},
-    **{"joint": 32, "depths": (1, 1, 1), "inner": 8, "templates": 3, "width": 16, "heads": 2, "window": 2},
+    **{
+        "joint": CLIP_SIZES["tiny"]["projection_dim"],
+        "depths": (1, 1, 1),
+        "inner": 8,
+        "templates": 3,
+        "width": 16,
+        "heads": 2,
+        "window": 2,
+    },
     **{"decoder": (32, 16), "guidance": (8, 8)},
 )
 
@@ -78,7 +88,7 @@ def _backbone(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     convolution("stem.conv1", 64, 3, 7, 7)
     channels = 64
     for stage, depth in enumerate(sizes.depths, start=2):
-        inner, out = sizes.inner << stage - 2, 64 << stage
+        inner, out = sizes.inner << stage - 2, sizes.inner << stage
         for block in range(depth):
             name = f"res{stage}.{block}"
             convolution(f"{name}.conv1", inner, channels, 1, 1)
@@ -122,10 +132,10 @@ def _aggregator(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     width, cells = sizes.width, sizes.window**2
     found = {
         **_both("conv1", width, sizes.templates, 7, 7),
-        **_both("guidance_projection.0", width, 1024, 3, 3),
+        **_both("guidance_projection.0", width, 16 * sizes.inner, 3, 3),
         **_both("text_guidance_projection.0", width, sizes.joint),
-        **_both("decoder_guidance_projection.0.0", sizes.guidance[0], 512, 3, 3),
-        **_both("decoder_guidance_projection.1.0", sizes.guidance[1], 256, 3, 3),
+        **_both("decoder_guidance_projection.0.0", sizes.guidance[0], 8 * sizes.inner, 3, 3),
+        **_both("decoder_guidance_projection.1.0", sizes.guidance[1], 4 * sizes.inner, 3, 3),
         **_both("head", 1, sizes.decoder[1], 3, 3),
     }
     for layer in ("layers.0", "layers.1"):
@@ -214,8 +224,8 @@ def logits(
     clip = {name[len(PREDICTOR) + 11 :]: v for name, v in state.items() if name.startswith(f"{PREDICTOR}clip_model.")}
     agg = {name[len(PREDICTOR) + 12 :]: v for name, v in state.items() if name.startswith(f"{PREDICTOR}transformer.")}
     square = F.interpolate(image[None].double(), (sizes.image, sizes.image), mode="bilinear", align_corners=False)[0]
-    mean = IMAGENET_MEAN if wrong == "one normalisation" else CLIP_MEAN
-    cells = dense_features(clip, sizes, normalised(square, mean, CLIP_STD), wrong)
+    of_clip = (IMAGENET_MEAN, IMAGENET_STD) if wrong == "one normalisation" else (CLIP_MEAN, CLIP_STD)
+    cells = dense_features(clip, sizes, normalised(square, *of_clip), wrong)
     features = backbone(state, sizes, normalised(square, IMAGENET_MEAN, IMAGENET_STD))
     text = torch.stack([torch.stack([unit(text_feature(clip, sizes, ids)) for ids in of_class]) for of_class in texts])
     if wrong != "background left out":

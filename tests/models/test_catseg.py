@@ -98,14 +98,14 @@ def test_published_file_gives_the_logits_of_the_plain_computation(published: dic
     close(found, expected, 1e-6)
     for what in WRONG:
         other = logits(published, TINY, record["image"], texts, model.background_embedding, wrong=what)
-        assert (other[:6] - expected[:6]).abs().max() > 1e-2, what
+        assert (other[:6] - expected[:6]).abs().max() > 1e-3, what
     # Queries and keys are no longer told apart.
     swapped = {
         name: torch.cat([v.chunk(3)[i] for i in (1, 0, 2)]) if ".in_proj_" in name else v
         for name, v in published.items()
     }
     other = logits(swapped, TINY, record["image"], texts, model.background_embedding)
-    assert (other - expected).abs().max() > 1e-2
+    assert (other - expected).abs().max() > 1e-3
 
 
 def read(state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, arch: str = "tiny") -> catseg.Networks:
@@ -129,7 +129,7 @@ def test_published_checkpoint_fits_name_by_name(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.pop("backbone.res3.0.shortcut.norm.bias"), r"base\.pth: no CATSeg tiny: .*Missing"),
+        (lambda state: state.pop("backbone.res3.0.shortcut.norm.bias"), "no CATSeg tiny: .*Missing"),
         (lambda state: state.update({"backbone.res5.0.conv1.weight": torch.zeros(1)}), "Unexpected.*layer4"),
         (lambda state: state.update({"proposal_generator.x": torch.zeros(1)}), r"holds \['proposal_generator\.x'\]"),
         (lambda state: state.update({f"{PREDICTOR}clip_model.visual.x": torch.zeros(1)}), r"clip_model\.visual\.x: no"),
@@ -144,7 +144,7 @@ def test_other_checkpoints_are_refused(
 ) -> None:
     state = dict(published)
     change(state)
-    with pytest.raises(ValueError, match=rf"(?s)MODEL\.CATSEG\.WEIGHTS base\.pth.*{message}|{message}"):
+    with pytest.raises(ValueError, match=rf"(?s)MODEL\.CATSEG\.WEIGHTS base\.pth: .*{message}"):
         read(state, monkeypatch)
 
 
@@ -156,7 +156,7 @@ def test_missing_checkpoint_names_the_key() -> None:
 def test_background_of_ov_parts_checkpoints_is_taken(
     published: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vector = torch.arange(32.0)[None]
+    vector = torch.arange(float(TINY.joint))[None]
     state = {**published, f"{PREDICTOR}non_object_embedding": vector}
     monkeypatch.setattr(catseg, "read_state_dict", lambda path: state)
     assert torch.equal(build(WEIGHTS="ov_parts.pth").background_embedding, vector[0])
@@ -173,7 +173,7 @@ def test_random_weights_are_the_same_every_time() -> None:
 
 def test_names_stand_in_every_template_with_their_s(model: CATSeg) -> None:
     prompts = model.encode_names()
-    assert prompts.shape == (7, 3, 32)
+    assert prompts.shape == (7, 3, TINY.joint)
     rows = [model.clip.tokens_of(t) for t in ("a bad photo of a bus's door.", "a photo of many bus's door.")]
     close(prompts[4, :2], model.clip.text_features(rows))
     close(prompts.norm(dim=-1), torch.ones(7, 3))
@@ -281,6 +281,10 @@ def test_masks_lie_on_the_picture_but_for_the_references_padding(monkeypatch: py
 
 def test_probabilities_are_upsampled_first_only_as_compat() -> None:
     plain, compat = build(), build(COMPAT=["sigmoid_first"])
+    with torch.no_grad():
+        for model in (plain, compat):
+            # Around 0 a probability is nearly linear in its logit.
+            model.aggregator.head.weight.mul_(30)
     expected = masks(plain, picture())
     resize = {"size": (40, 60), "mode": "bilinear", "align_corners": False}
     of_logits = torch.nn.functional.interpolate(expected, **resize)[0].sigmoid()
@@ -406,4 +410,4 @@ def test_model_over_fits_eight_pictures() -> None:
     # The score is the names' doing.
     swapped = PartVocabulary.from_names((NAMES[1], NAMES[0], *NAMES[2:]))
     model.set_vocabulary(swapped)
-    assert not harmonic(model, records) > 0.5
+    assert harmonic(model, records) < 0.6

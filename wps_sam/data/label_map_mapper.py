@@ -46,8 +46,9 @@ class LabelMapMapper(PartMaskMapper):
         # The background, the last label, is itself in a mirror.
         pairs = self._mirrored_part_labels if is_mirrored(transforms) else self._part_labels
         is_part = moved < len(self.metadata.thing_classes)
-        sem_seg = self._padded(np.where(is_part, pairs[moved], moved), self.metadata.ignore_label)
-        return {"sem_seg": torch.from_numpy(sem_seg), "ignore_label": self.metadata.ignore_label}
+        sem_seg = torch.from_numpy(np.where(is_part, pairs[moved], moved))
+        ignore_label = self.metadata.ignore_label
+        return {"sem_seg": self._padded(sem_seg, ignore_label), "ignore_label": ignore_label}
 
 
 class VariedCrop(RandomCrop):

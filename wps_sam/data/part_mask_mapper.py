@@ -15,10 +15,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances
+from torch.nn import functional as F
 
 # Ids and ignore values of label PNGs have 16 bits at most.
 _NUM_LABELS = 1 << 16
-# Grey, of padding.
+# What pictures are padded with.
 _GREY = 128
 
 
@@ -50,7 +51,7 @@ class PartMaskMapper:
         metadata: of the data set: thing_classes, label_map, ignore_label and, if the set has them,
             background_label; flip_map (class to its mirror image); obj_classes, with obj_map (object id
             to the label in the output) where these differ.
-        pad_to: sides of less pixels are padded to it in training, pictures with grey, maps with ignore_label.
+        pad_to: smaller pictures become squares of this side in training; 0: they do not.
     """
 
     @configurable
@@ -74,7 +75,7 @@ class PartMaskMapper:
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "metadata": MetadataCatalog.get(dataset_name),
-            "pad_to": cfg.INPUT.SIZE_DIVISIBILITY,
+            "pad_to": cfg.INPUT.PAD_TO,
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +102,7 @@ class PartMaskMapper:
         aug_input = T.AugInput(read_picture(dataset_dict), sem_seg=self._labels_to_move(dataset_dict))
         transforms = self.augmentations(aug_input)
         output = {
-            "image": torch.from_numpy(np.ascontiguousarray(self._padded(aug_input.image, _GREY).transpose(2, 0, 1))),
+            "image": self._padded(torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))), _GREY),
             **{key: dataset_dict[key] for key in ("file_name", "image_id")},
             "height": height,
             "width": width,
@@ -111,6 +112,11 @@ class PartMaskMapper:
         if self.is_train:
             output.update(self._labels(dataset_dict, transforms, aug_input.sem_seg))
         return output
+
+    def _padded(self, channels: torch.Tensor, value: int) -> torch.Tensor:
+        """[..., h, w] with ``value`` at the right and below, up to the square."""
+        height, width = channels.shape[-2:]
+        return F.pad(channels, (0, max(self.pad_to - width, 0), 0, max(self.pad_to - height, 0)), value=value)
 
     def _labels_to_move(self, record: Mapping[str, Any]) -> np.ndarray | None:
         """Labels that augmentations have to see, uint8 [H, W, n]."""
@@ -131,19 +137,14 @@ class PartMaskMapper:
                     restrict_to_object(ids, object_map, record["category_id"], ignore_label)
                     for ids in (part_map, object_map)
                 )
-            moved = self._padded(self._object_labels[move_labels(object_map, transforms)], ignore_label)
-            labels["obj_sem_seg"] = torch.from_numpy(moved)
-            labels["obj_instances"] = _class_masks(moved, ignore_label)
+            moved = self._object_labels[move_labels(object_map, transforms)]
+            labels["obj_sem_seg"] = self._padded(torch.from_numpy(moved), ignore_label)
+            labels["obj_instances"] = _class_masks(labels["obj_sem_seg"].numpy(), ignore_label)
         part_labels = self._mirrored_part_labels if is_mirrored(transforms) else self._part_labels
-        moved = self._padded(part_labels[move_labels(part_map, transforms)], ignore_label)
-        labels["sem_seg"] = torch.from_numpy(moved)
-        labels["instances"] = _class_masks(moved, ignore_label)
+        moved = part_labels[move_labels(part_map, transforms)]
+        labels["sem_seg"] = self._padded(torch.from_numpy(moved), ignore_label)
+        labels["instances"] = _class_masks(labels["sem_seg"].numpy(), ignore_label)
         return labels
-
-    def _padded(self, pixels: np.ndarray, value: int) -> np.ndarray:
-        """[H, W] or [H, W, 3], padded with ``value`` at the right and below."""
-        missing = [(0, max(0, self.pad_to - side)) for side in pixels.shape[:2]]
-        return np.pad(pixels, [*missing, *[(0, 0)] * (pixels.ndim - 2)], constant_values=value)
 
     def _lookup(self, labels: Mapping[int, int]) -> np.ndarray:
         """int64 [65536]: the new label of every old one; ignore_label for those that ``labels`` lacks."""

@@ -1,4 +1,4 @@
-"""Random colours."""
+"""Colours of pictures, varied in training."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ input in pixels, h x w its cells.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,14 +23,17 @@ from ..encoders.openai_clip import from_openai
 from ..vocabulary import PartVocabulary
 from .cost_aggregation import CostAggregation
 from .named_masks import NamedMasks
+from .resnet import ARCHS as RESNETS
 from .resnet import ResNet, from_detectron2
 
 logger = logging.getLogger(__name__)
 
 # To multiples of it the reference pads a picture before it squeezes it.
 _PADDED_TO = 32
+# Of the cells, in pixels: that of res4.
+_STRIDE = 16
 # The modules of a published checkpoint, whose tensors have names of their own, and ours.
-_PUBLISHED = {
+_PUBLISHED: dict[str, tuple[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]] = {
     "backbone.": ("backbone.", from_detectron2),
     "sem_seg_head.predictor.clip_model.": ("clip.", from_openai),
     "sem_seg_head.predictor.transformer.": ("aggregator.", dict),
@@ -39,12 +42,11 @@ _PUBLISHED_BACKGROUND = "sem_seg_head.predictor.non_object_embedding"
 
 
 class Arch(NamedTuple):
-    """Sizes: S; of CLIP, if it is random; of the ResNet; how many templates; and what is said of the aggregator."""
+    """S; the size of CLIP, if it is random, and of the ResNet; how many templates; the sizes of the aggregator."""
 
     image_size: int
     clip: str
-    depths: tuple[int, int, int]
-    width: int
+    backbone: str
     num_templates: int
     aggregator: dict[str, Any]
 
@@ -53,8 +55,7 @@ ARCHS: dict[str, Arch] = {
     "vitb_r101_384": Arch(
         image_size=384,
         clip="vit_b_16",
-        depths=(3, 4, 23),
-        width=64,
+        backbone="resnet101_res4",
         num_templates=len(IMAGENET_TEMPLATES),
         aggregator={
             **{"width": 128, "num_heads": 4, "window": 12, "pool": 2, "num_layers": 2},
@@ -64,8 +65,7 @@ ARCHS: dict[str, Arch] = {
     "tiny": Arch(
         image_size=64,
         clip="tiny",
-        depths=(1, 1, 1),
-        width=8,
+        backbone="tiny_res4",
         num_templates=3,
         aggregator={
             **{"width": 16, "num_heads": 2, "window": 2, "pool": 2, "num_layers": 2},
@@ -100,15 +100,21 @@ def build_networks(arch: str, clip_weights: str = "", weights: str = "") -> Netw
     """
     sizes = ARCHS[arch]
     encoder = build_clip(clip_weights, sizes.clip)
-    side = sizes.image_size // encoder.patch_size
+    if encoder.patch_size != _STRIDE:
+        raise ValueError(
+            f"MODEL.CATSEG.CLIP {clip_weights}: has patches of {encoder.patch_size} pixels, expected {_STRIDE}, the "
+            "stride of res4"
+        )
+    side = sizes.image_size // _STRIDE
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
-        backbone = ResNet(sizes.depths, sizes.width)
+        backbone = ResNet(RESNETS[sizes.backbone])
+        fine, middle, coarse = backbone.channels
         aggregator = CostAggregation(
             grid=(side, side),
             num_templates=sizes.num_templates,
             text_dim=encoder.model.config.projection_dim,
-            guidance_dims=ResNet.DIMS,
+            guidance_dims=(fine, middle, coarse),
             **sizes.aggregator,
         )
     background = None

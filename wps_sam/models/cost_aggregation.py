@@ -188,10 +188,11 @@ def shifted_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
     ``shift`` is by how many cells the grid was rolled up and to the left.
     """
     # Along an axis of the rolled grid: whole windows, then the last window's own cells, then those that came around.
-    of_axes = [
-        torch.repeat_interleave(torch.arange(3), torch.tensor([side - window, window - shift, shift])) for side in grid
-    ]
-    regions = 3 * of_axes[0][:, None] + of_axes[1]
+    rows, columns = (
+        torch.cat([torch.full((cells,), k) for k, cells in enumerate((side - window, window - shift, shift))])
+        for side in grid
+    )
+    regions = 3 * rows[:, None] + columns
     cut = regions.unflatten(1, (-1, window)).unflatten(0, (-1, window)).transpose(1, 2).flatten(2).flatten(0, 1)
     return _APART * (cut[:, None] != cut[:, :, None]).float()
 

@@ -1,46 +1,61 @@
-"""ResNets (arXiv 1512.03385) as Detectron2's models hold them: frozen batch norms, features of the stages."""
+"""ResNets that give the maps of their stages, with the names of torchvision's weights and of Detectron2's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import torchvision
-from torch import Tensor
-from torchvision.models.resnet import Bottleneck
+from torch import Tensor, nn
+from torchvision.models import resnet
 from torchvision.ops import FrozenBatchNorm2d
 
 
-class ResNet(torchvision.models.ResNet):
-    """torchvision's ResNet of bottlenecks up to res4, its batch norms frozen.
+@dataclass(frozen=True)
+class ResNetArch:
+    """Blocks of the stages res2, res3 and res4, and by how much it is narrower than published ones."""
 
-    Args:
-        depths: bottlenecks of res2, res3 and res4; ResNet-101: 3, 4, 23.
-        width: of the first bottleneck's inner convolution; 64 as published. The stages' outputs have 256, 512 and 1024
-            channels whatever it is.
+    blocks: tuple[int, int, int]
+    divisor: int = 1
+
+
+ARCHS = {"resnet101_res4": ResNetArch((3, 4, 23)), "tiny_res4": ResNetArch((1, 1, 1), divisor=8)}
+
+
+class ResNet(resnet.ResNet):
+    """torchvision's ResNet (arXiv 1512.03385) with frozen normalisations, up to res4.
+
+    Its stride is in the 3x3 convolutions, as in Detectron2's weights that come from torchvision.
     """
 
-    DIMS = (256, 512, 1024)
-
-    def __init__(self, depths: Sequence[int], width: int = 64) -> None:
-        super().__init__(Bottleneck, [*depths, 1], norm_layer=FrozenBatchNorm2d, width_per_group=width)
+    def __init__(self, arch: ResNetArch) -> None:
+        self._arch = arch
+        super().__init__(resnet.Bottleneck, [*arch.blocks, 1], norm_layer=FrozenBatchNorm2d)
+        # The maps' channels, at strides 4, 8 and 16.
+        self.channels = [4 * planes // arch.divisor for planes in (64, 128, 256)]
         del self.layer4, self.avgpool, self.fc
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised images [B, 3, H, W] to res2, res3 and res4, float [B, 256, H/4, W/4] and so on."""
-        res2 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
-        res3 = self.layer2(res2)
-        return res2, res3, self.layer3(res3)
+    def _make_layer(
+        self, block: type, planes: int, blocks: int, stride: int = 1, dilate: bool = False
+    ) -> nn.Sequential:
+        return super()._make_layer(block, planes // self._arch.divisor, blocks, stride, dilate)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images [B, 3, H, W] to the maps of its stages, each [B, channels, H / stride, W / stride]."""
+        hidden = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = []
+        for layer in (self.layer1, self.layer2, self.layer3):
+            hidden = layer(hidden)
+            maps.append(hidden)
+        return maps
 
 
 def from_detectron2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of Detectron2's ResNet as one of torchvision's."""
-    return {_torchvision_name(name): value for name, value in state.items()}
+    """A ResNet's state dict with our names, which are torchvision's, of those that Detectron2's have."""
+    return {_renamed(name): value for name, value in state.items()}
 
 
-def _torchvision_name(name: str) -> str:
-    name = re.sub(r"^stem\.", "", name)
-    name = re.sub(r"^res(\d)\.", lambda stage: f"layer{int(stage[1]) - 1}.", name)
-    name = re.sub(r"shortcut\.norm\.", "downsample.1.", name)
-    name = re.sub(r"shortcut\.", "downsample.0.", name)
+def _renamed(name: str) -> str:
+    name = re.sub(r"^res(\d)\.", lambda stage: f"layer{int(stage[1]) - 1}.", name.removeprefix("stem."))
+    name = name.replace("shortcut.norm.", "downsample.1.").replace("shortcut.", "downsample.0.")
     return re.sub(r"conv(\d)\.norm\.", r"bn\1.", name)
