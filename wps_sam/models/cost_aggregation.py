@@ -177,7 +177,7 @@ class WindowAttention(nn.Module):
         """The inverse of :meth:`_windows`."""
         images, classes, height, width, _ = shape
         rows, columns = height // self.window, width // self.window
-        cut = x.view(images, classes, rows, columns, self.num_heads, self.window, self.window, -1)
+        cut = x.reshape(images, classes, rows, columns, self.num_heads, self.window, self.window, -1)
         return cut.permute(0, 1, 2, 5, 3, 6, 4, 7).reshape(shape).roll((self.shift, self.shift), dims=(2, 3))
 
 
