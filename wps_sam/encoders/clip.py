@@ -247,7 +247,8 @@ class CLIP(FrozenModule, nn.Module):
         longest = max(map(len, rows)) + 2
         if longest > limit:
             raise ValueError(f"expected texts of at most {limit - 2} tokens, got one of {longest - 2}")
-        ids = torch.zeros(len(rows), min(NUM_TOKENS, limit), dtype=torch.int64, device=self.scale.device)
+        # Nothing after a text's end has a say in it, so there is no padding to CLIP's own length.
+        ids = torch.zeros(len(rows), longest, dtype=torch.int64, device=self.scale.device)
         for k, row in enumerate(rows):
             ids[k, : len(row) + 2] = ids.new_tensor([self.tokenizer.bos_token_id, *row, self.tokenizer.eos_token_id])
         learned = ids < 0

@@ -234,7 +234,8 @@ class CATSeg(NamedMasks):
         }
 
     def trained_modules(self) -> list[nn.Module]:
-        return [{"backbone": self.backbone, "aggregator": self.aggregator}[part] for part in self.trained]
+        modules: dict[str, nn.Module] = {"backbone": self.backbone, "aggregator": self.aggregator}
+        return [modules[part] for part in self.trained]
 
     def optimizer_rules(self) -> dict[nn.Parameter, dict[str, float]]:
         """Factors of the learning rate, "lr", of parameters that are not as the others."""

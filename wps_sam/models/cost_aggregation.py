@@ -161,10 +161,10 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, guidance: Tensor, mask: Tensor | None) -> Tensor:
         """x float [B, T, h, w, C], guidance float [B, 1, h, w, C], and a mask as of :func:`shifted_mask`."""
-        query, key, value = _guided(self.q, x, guidance), _guided(self.k, x, guidance), self.v(x)
-        windows = [self._windows(projected) for projected in (query, key, value)]
+        projected = (_guided(self.q, x, guidance), _guided(self.k, x, guidance), self.v(x))
+        query, key, value = (self._windows(part) for part in projected)
         of_heads = None if mask is None else mask.repeat_interleave(self.num_heads, dim=0)
-        mixed = F.scaled_dot_product_attention(*windows, attn_mask=of_heads)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=of_heads)
         return self.proj(self._cells(mixed, x.shape))
 
     def _windows(self, x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class ResNet(resnet.ResNet):
     def _make_layer(
         self, block: type, planes: int, blocks: int, stride: int = 1, dilate: bool = False
     ) -> nn.Sequential:
-        return super()._make_layer(block, planes // self._arch.divisor, blocks, stride, dilate)  # type: ignore[arg-type]
+        return super()._make_layer(block, planes // self._arch.divisor, blocks, stride, dilate)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] to the maps of its stages, each [B, channels, H / stride, W / stride]."""
