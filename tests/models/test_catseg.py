@@ -399,14 +399,14 @@ def test_model_over_fits_eight_pictures() -> None:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=6e-3, betas=(0.9, 0.95))
     model.train()
-    for _ in range(140):
+    for _ in range(120):
         loss = model(records)["loss_mask"]
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 0.1)
         optimizer.step()
     model.eval()
-    # Measured: 0.96.
+    # Measured: 0.94.
     assert harmonic(model, records) > 0.9
     # The score is the names' doing.
     swapped = PartVocabulary.from_names((NAMES[1], NAMES[0], *NAMES[2:]))
