@@ -36,6 +36,14 @@ OUR_KEYS = {
     "DATASETS.DESCRIPTIONS",
     "INPUT.DATASET_MAPPER_NAME",
     "INPUT.RANDOM_VIEWS",
+    "INPUT.PAD_TO",
+    "MODEL.CATSEG.ARCH",
+    "MODEL.CATSEG.BACKBONE_MULTIPLIER",
+    "MODEL.CATSEG.BACKGROUND_WEIGHT",
+    "MODEL.CATSEG.CLIP",
+    "MODEL.CATSEG.COMPAT",
+    "MODEL.CATSEG.TRAIN",
+    "MODEL.CATSEG.WEIGHTS",
     "MODEL.CLIPSEG.ARCH",
     "MODEL.CLIPSEG.BACKGROUND_WEIGHT",
     "MODEL.CLIPSEG.TRAIN",
@@ -201,7 +209,7 @@ def load_config(path: Path, **options: Any) -> CfgNode:
 def test_config_file_builds_its_model(path: Path) -> None:
     """On the meta device: sizes are checked at no cost, whatever the SAM. Weights are another test's matter."""
     files = {"MODEL__SAM__WEIGHTS": "", "MODEL__CLIPSEG__WEIGHTS": "", "MODEL__TEXT__EMBEDDINGS": ""}
-    files["MODEL__MASK2FORMER__BACKBONE_WEIGHTS"] = ""
+    files |= {f"MODEL__{key}": "" for key in ("MASK2FORMER__BACKBONE_WEIGHTS", "CATSEG__WEIGHTS", "CATSEG__CLIP")}
     if load_config(path).MODEL.SEMANTIC.WEIGHTS != "shipped":
         files["MODEL__SEMANTIC__WEIGHTS"] = ""
     cfg = load_config(path, MODEL__DEVICE="meta", **files)
@@ -212,6 +220,8 @@ def test_config_file_builds_its_model(path: Path) -> None:
     trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     if cfg.MODEL.META_ARCHITECTURE == "CLIPSeg":
         assert trained == ({"adapter", "clipseg"} if cfg.MODEL.CLIPSEG.TRAIN else set())
+    elif cfg.MODEL.META_ARCHITECTURE == "CATSeg":
+        assert trained == set(cfg.MODEL.CATSEG.TRAIN)
     else:
         assert trained == {"network" if cfg.MODEL.META_ARCHITECTURE == "Mask2Former" else "prompter"}
 

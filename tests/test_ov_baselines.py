@@ -19,9 +19,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ov_layouts import write_ade20k_part_234, write_pascal_part_116
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ov_parts"
-FILES = sorted(CONFIGS.glob("*/clipseg_*.yaml"))
+FILES = sorted([*CONFIGS.glob("*/clipseg_*.yaml"), *CONFIGS.glob("*/catseg_*_as_downloaded.yaml")])
+FILES += sorted(CONFIGS.glob("cross_dataset/catseg_*.yaml"))
+# Their tests are those of the others.
+ONLY_TRAINED = sorted(set(CONFIGS.glob("*/catseg_*.yaml")) - set(FILES))
 TINY = (
     *("MODEL.DEVICE", "cpu", "MODEL.CLIPSEG.WEIGHTS", "", "MODEL.CLIPSEG.ARCH", "tiny"),
+    *("MODEL.CATSEG.WEIGHTS", "", "MODEL.CATSEG.CLIP", "", "MODEL.CATSEG.ARCH", "tiny"),
+    *("INPUT.CROP.SIZE", [64, 64], "INPUT.PAD_TO", 64),
     *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0),
     *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 0),
 )
@@ -61,7 +66,7 @@ def test_shipped_configuration_trains_and_is_scored_as_its_task_asks(
     shrunk: Callable[..., CfgNode], file: Path
 ) -> None:
     cfg = shrunk(file)
-    if cfg.MODEL.CLIPSEG.TRAIN:
+    if cfg.MODEL[cfg.MODEL.META_ARCHITECTURE.upper()].TRAIN:
         trainer = engine.Trainer(cfg)
         trainer.resume_or_load(False)
         trainer.train()
@@ -77,6 +82,18 @@ def test_shipped_configuration_trains_and_is_scored_as_its_task_asks(
             # Only where the vocabulary is the one that was trained on, but for some classes.
             with_unseen = MetadataCatalog.get(name).family == MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).family
             assert ("hIoU" in metrics) == (with_unseen and file.parent.name != "few_shot")
+
+
+@pytest.mark.parametrize("file", ONLY_TRAINED, ids=lambda p: p.relative_to(CONFIGS).as_posix())
+def test_shipped_configuration_trains(shrunk: Callable[..., CfgNode], file: Path) -> None:
+    trainer = engine.Trainer(shrunk(file, "DATASETS.TEST", ()))
+    before = {name: p.clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.resume_or_load(False)
+    trainer.train()
+    moved = {
+        name.split(".")[0] for name, p in trainer.model.named_parameters() if not torch.equal(p, before.get(name, p))
+    }
+    assert moved == {"backbone", "aggregator"}
 
 
 def test_stopped_and_resumed_training_ends_with_the_same_weights(

@@ -29,6 +29,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.PROMPTER.CLASSIFIER": ("linear", "text"),
     "MODEL.CLIPSEG.ARCH": ("rd64", "tiny"),
     "MODEL.CLIPSEG.TRAIN": ("adapter", "text_embeddings", "film", "decoder"),
+    "MODEL.CATSEG.ARCH": ("vitb_r101_384", "tiny"),
+    "MODEL.CATSEG.TRAIN": ("backbone", "aggregator"),
+    "MODEL.CATSEG.COMPAT": ("padding", "sigmoid_first", "fresh_background"),
     "MODEL.INFERENCE.MERGE": ("semantic", "authors", "part_map"),
     "WEAK_LABELS.TYPE": ("box", "point", "mask", "as_annotated"),
     "WEAK_LABELS.POINT": ("box_center", "random_pixel", "deepest_pixel"),
@@ -51,6 +54,8 @@ PATHS = (
     "MODEL.SEMANTIC.WEIGHTS",
     "MODEL.TEXT.EMBEDDINGS",
     "MODEL.CLIPSEG.WEIGHTS",
+    "MODEL.CATSEG.WEIGHTS",
+    "MODEL.CATSEG.CLIP",
     "MODEL.MASK2FORMER.BACKBONE_WEIGHTS",
     "TEST.OBJECT_PREDICTIONS",
 )
@@ -88,8 +93,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     """
     for old, new in RENAMED.items():
         cfg.register_renamed_key(old, new)
-    # WPSSAM | CLIPSeg | Mask2Former. Detectron2's MODEL.DEVICE may also be auto: a CUDA device where torch finds one,
-    # else the CPU.
+    # WPSSAM | CLIPSeg | CATSeg | Mask2Former. Detectron2's MODEL.DEVICE may also be auto: a CUDA device where torch
+    # finds one, else the CPU.
     cfg.MODEL.META_ARCHITECTURE = "WPSSAM"
     # The frozen promptable encoder. Empty: that which builds MODEL.SAM.ARCH, as it is with the name of one of ours. Or
     # the name of any other class in Detectron2's BACKBONE_REGISTRY.
@@ -179,6 +184,26 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Weight of the background channel in the loss.
     cfg.MODEL.CLIPSEG.BACKGROUND_WEIGHT = 0.05
 
+    # META_ARCHITECTURE CATSeg, the baseline of OV-PARTS that compares cells with names, trained on masks.
+    cfg.MODEL.CATSEG = CN()
+    # vitb_r101_384 | tiny, for tests.
+    cfg.MODEL.CATSEG.ARCH = "vitb_r101_384"
+    # A checkpoint of CAT-Seg, such as model_final_base.pth of hamacojr/CAT-Seg on the hub of Hugging Face, or of
+    # OV-PARTS. It holds everything but the tokenizer. Empty: ResNet and aggregator are random, for tests.
+    cfg.MODEL.CATSEG.WEIGHTS = ""
+    # A CLIP of Hugging Face (name or folder), such as openai/clip-vit-base-patch16: its tokenizer, and its weights
+    # where WEIGHTS holds none. Empty: random, for tests.
+    cfg.MODEL.CATSEG.CLIP = ""
+    # What is trained, of: backbone, the ResNet (B); aggregator, with its decoder (D). Empty: nothing, zero-shot.
+    cfg.MODEL.CATSEG.TRAIN = ["backbone", "aggregator"]
+    # Of the aggregator's learning rate, the backbone's.
+    cfg.MODEL.CATSEG.BACKBONE_MULTIPLIER = 0.01
+    # Weight of the background channel in the loss.
+    cfg.MODEL.CATSEG.BACKGROUND_WEIGHT = 0.05
+    # Which defects of OV-PARTS' inference to repeat, to stand beside its published tables: padding (masks are up to 31
+    # pixels off), sigmoid_first (before the masks are upsampled), fresh_background (its vector is drawn anew).
+    cfg.MODEL.CATSEG.COMPAT = []
+
     # META_ARCHITECTURE Mask2Former, trained on part maps with their background, such as seeds of wps_sam.image_level;
     # of MODEL.PROMPTER.NUM_CLASSES, and the background, which is one more label.
     cfg.MODEL.MASK2FORMER = CN()
@@ -232,10 +257,13 @@ def add_wps_sam_config(cfg: CN) -> None:
     # picture is seen as often as each of them. 0: every crop is drawn anew, and no picture is seen whole.
     cfg.INPUT.RANDOM_VIEWS = 0
 
-    # Of label_maps, by the names that Mask2Former gave them: a crop in which one label has more than this share of the
-    # pixels is drawn again, up to ten times; brightness, contrast, saturation and hue vary.
+    # Of label_maps, by the name that Mask2Former gave it: a crop in which one label has more than this share of the
+    # pixels is drawn again, up to ten times.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Of label_maps and part_masks, by the name that Mask2Former gave it: brightness, contrast, saturation and hue vary.
     cfg.INPUT.COLOR_AUG_SSD = False
+    # Of both, in training: smaller pictures become grey at the right and below, up to squares of this side. 0: not.
+    cfg.INPUT.PAD_TO = 0
 
     # YAML descriptions of data sets in a known layout, registered before training; see datasets/README.md.
     cfg.DATASETS.DESCRIPTIONS = []
@@ -374,7 +402,7 @@ def check_config(cfg: CN) -> None:
         )
     if cfg.SOLVER.MAX_EPOCHS < 0:
         raise ValueError(f"SOLVER.MAX_EPOCHS is {cfg.SOLVER.MAX_EPOCHS}; expected 0, or how often each picture is seen")
-    for key in ("SOLVER.EARLY_STOPPING", "TEST.PICTURES"):
+    for key in ("SOLVER.EARLY_STOPPING", "TEST.PICTURES", "INPUT.PAD_TO"):
         if _value_of(cfg, key) < 0:
             raise ValueError(f"{key} is {_value_of(cfg, key)}; expected 0 or more")
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
@@ -483,4 +511,4 @@ def needs_part_maps(cfg: CN) -> bool:
 
 def is_open_vocabulary(cfg: CN) -> bool:
     """Whether the model takes its classes by name, so that data sets may differ in them."""
-    return cfg.MODEL.META_ARCHITECTURE == "CLIPSeg" or cfg.MODEL.PROMPTER.CLASSIFIER == "text"
+    return cfg.MODEL.META_ARCHITECTURE in ("CLIPSeg", "CATSeg") or cfg.MODEL.PROMPTER.CLASSIFIER == "text"

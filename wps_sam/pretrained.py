@@ -28,7 +28,7 @@ WEIGHTS, CONFIG, CARD, EVALUATION = "model.safetensors", "config.yaml", "README.
 PROVENANCE = "provenance.json"
 # Sections that are written whole: a default that a later version changes must not change the model. Of the others the
 # differences are, so that a key that a later version drops is in few files.
-_WHOLE = ("SAM", "SEMANTIC", "PROMPTER", "INFERENCE", "TEXT", "CLIPSEG", "MASK2FORMER")
+_WHOLE = ("SAM", "SEMANTIC", "PROMPTER", "INFERENCE", "TEXT", "CLIPSEG", "CATSEG", "MASK2FORMER")
 # What a machine or a training had, and a prediction elsewhere has not.
 _DROPPED = {
     *("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.SAM.FEATURES", "MODEL.SAM.CACHE_DIR", "MODEL.SAM.COMPILE"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from wps_sam.config import add_wps_sam_config
 from wps_sam.data.mapper import RandomCrop
 from wps_sam.data.part_mask_mapper import PartMaskMapper, build_augmentations, move_labels
+from wps_sam.data.photometric import PhotometricDistortion
 from wps_sam.data.sources.ov_parts import (
     OVSet,
     load_ade20k_part_234,
@@ -68,9 +69,9 @@ def blocks(rng, height, width, ids=IDS):
     return np.repeat(np.repeat(coarse, side, 0), side, 1)[:height, :width].astype(np.int64)
 
 
-def map_records(record, augmentations=(), metadata=METADATA, seed=0, is_train=True):
+def map_records(record, augmentations=(), metadata=METADATA, seed=0, is_train=True, pad_to=0):
     np.random.seed(seed)
-    mapper = PartMaskMapper(is_train=is_train, augmentations=list(augmentations), metadata=metadata)
+    mapper = PartMaskMapper(is_train=is_train, augmentations=list(augmentations), metadata=metadata, pad_to=pad_to)
     return mapper(record)
 
 
@@ -223,6 +224,18 @@ def test_a_map_of_ignore_alone_is_still_a_sample(tmp_path):
     assert len(output["instances"]) == len(output["obj_instances"]) == 0
 
 
+def test_small_pictures_are_padded_at_the_right_and_below_in_training(tmp_path):
+    part_map, object_map = blocks(np.random.default_rng(4), 20, 33), np.full((20, 33), 2)
+    record = write_record(tmp_path, part_map, object_map)
+    plain, padded = map_records(record), map_records(record, pad_to=32)
+    assert padded["image"].shape == (3, 32, 33) and padded["image"].dtype == torch.uint8
+    for key, value in (("image", 128), ("sem_seg", IGNORE), ("obj_sem_seg", IGNORE)):
+        assert torch.equal(padded[key][..., :20, :], plain[key]) and (padded[key][..., 20:, :] == value).all()
+    assert padded["instances"].image_size == (32, 33)
+    assert padded["instances"].gt_classes.tolist() == plain["instances"].gt_classes.tolist()
+    assert torch.equal(map_records(record, is_train=False, pad_to=32)["image"], plain["image"])
+
+
 def test_output_of_training_and_test(tmp_path):
     record = write_record(tmp_path, np.zeros((30, 40), np.int64), category_id=2)
     output = map_records(record, [LARGER], is_train=False)
@@ -287,6 +300,8 @@ def test_built_from_the_configuration(tmp_path):
 def test_the_crop_comes_after_the_resize_and_the_test_has_neither_crop_nor_flip():
     kinds = [type(a) for a in build_augmentations(our_cfg(*AUGMENTED), is_train=True)]
     assert kinds == [T.ResizeShortestEdge, RandomCrop, T.RandomFlip]
+    coloured = build_augmentations(our_cfg(*AUGMENTED, "INPUT.COLOR_AUG_SSD", True), is_train=True)
+    assert [type(a) for a in coloured] == [*kinds, PhotometricDistortion]
     assert [type(a) for a in build_augmentations(our_cfg(), is_train=True)] == [T.ResizeShortestEdge]
     assert [type(a) for a in build_augmentations(our_cfg(*AUGMENTED), is_train=False)] == [T.ResizeShortestEdge]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from wps_sam.config import read_config
-from wps_sam.data.label_map_mapper import LabelMapMapper, PhotometricDistortion, VariedCrop, _Distortion
+from wps_sam.data.label_map_mapper import LabelMapMapper, VariedCrop
 from wps_sam.data.part_mask_mapper import to_bytes
+from wps_sam.data.photometric import PhotometricDistortion, _Distortion
 from wps_sam.data.sources.voc import CLASSES, load_voc2012
 from wps_sam.engine.solver import apply_rules, build_optimizer
 from wps_sam.models.mask2former import Mask2Former, build_mask2former

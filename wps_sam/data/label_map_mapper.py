@@ -9,12 +9,11 @@ from wps_sam.data.mapper import RandomCrop, is_mirrored
 from wps_sam.data.part_mask_mapper import PartMaskMapper, from_bytes, to_bytes
 from wps_sam.masks import read_part_map
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from fvcore.transforms.transform import NoOpTransform, Transform
+from fvcore.transforms.transform import Transform
 
 # Times that a crop is drawn before it is taken as it is.
 _TRIES = 10
@@ -33,8 +32,6 @@ class LabelMapMapper(PartMaskMapper):
             share, ignore_label = cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA, settings["metadata"].ignore_label
             crop = VariedCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, share, ignore_label)
             augmentations = [crop if isinstance(step, RandomCrop) else step for step in augmentations]
-        if cfg.INPUT.COLOR_AUG_SSD:
-            augmentations = [*augmentations, PhotometricDistortion()]
         return {**settings, "augmentations": augmentations}
 
     def _labels_to_move(self, record: Mapping[str, Any]) -> np.ndarray | None:
@@ -50,7 +47,8 @@ class LabelMapMapper(PartMaskMapper):
         pairs = self._mirrored_part_labels if is_mirrored(transforms) else self._part_labels
         is_part = moved < len(self.metadata.thing_classes)
         sem_seg = torch.from_numpy(np.where(is_part, pairs[moved], moved))
-        return {"sem_seg": sem_seg, "ignore_label": self.metadata.ignore_label}
+        ignore_label = self.metadata.ignore_label
+        return {"sem_seg": self._padded(sem_seg, ignore_label), "ignore_label": ignore_label}
 
 
 class VariedCrop(RandomCrop):
@@ -69,51 +67,3 @@ class VariedCrop(RandomCrop):
             if len(counts) > 1 and counts.max() < self.largest_share * counts.sum():
                 break
         return crop
-
-
-class PhotometricDistortion(T.Augmentation):
-    """SSD's (arXiv 1512.02325): brightness by up to 32, contrast and saturation by half to one and a half times, hue by
-    up to 36 degrees; each in half of all cases, contrast before or after the colours."""
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        draw = np.random.uniform
-        chosen = np.random.rand(5) < 0.5
-        return _Distortion(
-            brightness=draw(-32, 32) if chosen[0] else 0.0,
-            contrast=draw(0.5, 1.5) if chosen[1] else 1.0,
-            saturation=draw(0.5, 1.5) if chosen[2] else 1.0,
-            hue=np.random.randint(-18, 19) if chosen[3] else 0,
-            contrast_first=bool(chosen[4]),
-        )
-
-
-class _Distortion(Transform):
-    """Colours alone: labels and places stay."""
-
-    def __init__(self, brightness: float, contrast: float, saturation: float, hue: int, contrast_first: bool) -> None:
-        super().__init__()
-        self.brightness, self.contrast, self.contrast_first = brightness, contrast, contrast_first
-        self.saturation, self.hue = saturation, hue
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        img = _scaled(img, 1.0, self.brightness)
-        if self.contrast_first:
-            img = _scaled(img, self.contrast, 0.0)
-        hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV)
-        hsv[..., 1] = _scaled(hsv[..., 1], self.saturation, 0.0)
-        hsv[..., 0] = (hsv[..., 0].astype(int) + self.hue) % 180
-        img = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-        return img if self.contrast_first else _scaled(img, self.contrast, 0.0)
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        return coords
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return segmentation
-
-    def inverse(self) -> Transform:
-        return NoOpTransform()
-
-
-def _scaled(values: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-    return np.clip(values.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wps_sam.data.mapper import RandomCrop, is_mirrored
+from wps_sam.data.photometric import PhotometricDistortion
 from wps_sam.masks import read_object_map, read_part_map, read_picture, record_size, restrict_to_object
 
 import numpy as np
@@ -14,13 +15,16 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances
+from torch.nn import functional as F
 
 # Ids and ignore values of label PNGs have 16 bits at most.
 _NUM_LABELS = 1 << 16
+# What pictures are padded with.
+_GREY = 128
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Detectron2's resize of the shortest edge; in training then INPUT.CROP and INPUT.RANDOM_FLIP.
+    """Detectron2's resize of the shortest edge; in training then INPUT.CROP, RANDOM_FLIP and COLOR_AUG_SSD.
 
     The crop comes after the resize, as in OV-PARTS: a crop in pixels is then of the size that the model wants.
     """
@@ -33,6 +37,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         augmentations.append(RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     if cfg.INPUT.RANDOM_FLIP == "horizontal":
         augmentations.append(T.RandomFlip())
+    if cfg.INPUT.COLOR_AUG_SSD:
+        augmentations.append(PhotometricDistortion())
     return augmentations
 
 
@@ -45,11 +51,15 @@ class PartMaskMapper:
         metadata: of the data set: thing_classes, label_map, ignore_label and, if the set has them,
             background_label; flip_map (class to its mirror image); obj_classes, with obj_map (object id
             to the label in the output) where these differ.
+        pad_to: smaller pictures become squares of this side in training; 0: they do not.
     """
 
     @configurable
-    def __init__(self, *, is_train: bool, augmentations: Sequence[T.Augmentation], metadata: Any) -> None:
+    def __init__(
+        self, *, is_train: bool, augmentations: Sequence[T.Augmentation], metadata: Any, pad_to: int = 0
+    ) -> None:
         self.is_train = is_train
+        self.pad_to = pad_to if is_train else 0
         self.augmentations = T.AugmentationList(augmentations)
         self.metadata = metadata
         classes = range(len(metadata.thing_classes))
@@ -65,6 +75,7 @@ class PartMaskMapper:
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "metadata": MetadataCatalog.get(dataset_name),
+            "pad_to": cfg.INPUT.PAD_TO,
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +102,7 @@ class PartMaskMapper:
         aug_input = T.AugInput(read_picture(dataset_dict), sem_seg=self._labels_to_move(dataset_dict))
         transforms = self.augmentations(aug_input)
         output = {
-            "image": torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))),
+            "image": self._padded(torch.from_numpy(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))), _GREY),
             **{key: dataset_dict[key] for key in ("file_name", "image_id")},
             "height": height,
             "width": width,
@@ -101,6 +112,11 @@ class PartMaskMapper:
         if self.is_train:
             output.update(self._labels(dataset_dict, transforms, aug_input.sem_seg))
         return output
+
+    def _padded(self, channels: torch.Tensor, value: int) -> torch.Tensor:
+        """[..., h, w] with ``value`` at the right and below, up to the square."""
+        height, width = channels.shape[-2:]
+        return F.pad(channels, (0, max(self.pad_to - width, 0), 0, max(self.pad_to - height, 0)), value=value)
 
     def _labels_to_move(self, record: Mapping[str, Any]) -> np.ndarray | None:
         """Labels that augmentations have to see, uint8 [H, W, n]."""
@@ -122,12 +138,12 @@ class PartMaskMapper:
                     for ids in (part_map, object_map)
                 )
             moved = self._object_labels[move_labels(object_map, transforms)]
-            labels["obj_sem_seg"] = torch.from_numpy(moved)
-            labels["obj_instances"] = _class_masks(moved, ignore_label)
+            labels["obj_sem_seg"] = self._padded(torch.from_numpy(moved), ignore_label)
+            labels["obj_instances"] = _class_masks(labels["obj_sem_seg"].numpy(), ignore_label)
         part_labels = self._mirrored_part_labels if is_mirrored(transforms) else self._part_labels
         moved = part_labels[move_labels(part_map, transforms)]
-        labels["sem_seg"] = torch.from_numpy(moved)
-        labels["instances"] = _class_masks(moved, ignore_label)
+        labels["sem_seg"] = self._padded(torch.from_numpy(moved), ignore_label)
+        labels["instances"] = _class_masks(labels["sem_seg"].numpy(), ignore_label)
         return labels
 
     def _lookup(self, labels: Mapping[int, int]) -> np.ndarray:

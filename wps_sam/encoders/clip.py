@@ -29,25 +29,56 @@ NUM_TOKENS = 77
 BYTE_TOKENS = 514  # 256 bytes inside of words, 256 at their ends, start and end of text
 # What attends to what: queries to keys as CLIP does, or each to itself (ExCEL, arXiv 2503.20826).
 ATTENTION_KINDS = ("qk", "qq", "kk", "vv")
-TINY = {
-    "text_config": {
-        "vocab_size": BYTE_TOKENS,
-        "hidden_size": 48,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
+# What differs from the defaults of transformers' CLIPConfig.
+SIZES: dict[str, dict[str, Any]] = {
+    "vit_b_16": {"vision_config": {"patch_size": 16}},
+    "tiny": {
+        "text_config": {
+            "vocab_size": BYTE_TOKENS,
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        },
+        # Trained at less than it is asked with, as the published ones: position embeddings are interpolated.
+        "vision_config": {
+            "image_size": 32,
+            "patch_size": 16,
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+        },
+        "projection_dim": 32,
     },
-    # Trained at less than it is asked with, as the published ones: position embeddings are interpolated.
-    "vision_config": {
-        "image_size": 32,
-        "patch_size": 16,
-        "hidden_size": 48,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-    },
-    "projection_dim": 32,
 }
+# Texts of a batch.
+_TEXTS_AT_A_TIME = 256
+# The sentences of CLIP's classifier for ImageNet (arXiv 2103.00020, section 3.1.4), in the order of its authors.
+IMAGENET_TEMPLATES = tuple(
+    text.strip()
+    for text in """
+a bad photo of a {}. | a photo of many {}. | a sculpture of a {}. | a photo of the hard to see {}.
+a low resolution photo of the {}. | a rendering of a {}. | graffiti of a {}. | a bad photo of the {}.
+a cropped photo of the {}. | a tattoo of a {}. | the embroidered {}. | a photo of a hard to see {}.
+a bright photo of a {}. | a photo of a clean {}. | a photo of a dirty {}. | a dark photo of the {}.
+a drawing of a {}. | a photo of my {}. | the plastic {}. | a photo of the cool {}. | a close-up photo of a {}.
+a black and white photo of the {}. | a painting of the {}. | a painting of a {}. | a pixelated photo of the {}.
+a sculpture of the {}. | a bright photo of the {}. | a cropped photo of a {}. | a plastic {}.
+a photo of the dirty {}. | a jpeg corrupted photo of a {}. | a blurry photo of the {}. | a photo of the {}.
+a good photo of the {}. | a rendering of the {}. | a {} in a video game. | a photo of one {}. | a doodle of a {}.
+a close-up photo of the {}. | a photo of a {}. | the origami {}. | the {} in a video game. | a sketch of a {}.
+a doodle of the {}. | a origami {}. | a low resolution photo of a {}. | the toy {}. | a rendition of the {}.
+a photo of the clean {}. | a photo of a large {}. | a rendition of a {}. | a photo of a nice {}.
+a photo of a weird {}. | a blurry photo of a {}. | a cartoon {}. | art of a {}. | a sketch of the {}.
+a embroidered {}. | a pixelated photo of a {}. | itap of the {}. | a jpeg corrupted photo of the {}.
+a good photo of a {}. | a plushie {}. | a photo of the nice {}. | a photo of the small {}. | a photo of the weird {}.
+the cartoon {}. | art of the {}. | a drawing of the {}. | a photo of the large {}. | a black and white photo of a {}.
+the plushie {}. | a dark photo of a {}. | itap of a {}. | graffiti of the {}. | a toy {}. | itap of my {}.
+a photo of a cool {}. | a photo of a small {}. | a tattoo of the {}.
+""".replace("\n", "|").split("|")
+    if text.strip()
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +145,8 @@ class CLIP(FrozenModule, nn.Module):
         Raises:
             ValueError: a side is no multiple of the patch size.
         """
-        height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"expected sides that are multiples of {self.patch_size} pixels, got {width}x{height}")
+        grid = self._grid_of(images)
         vision = self.model.vision_model
-        grid = (height // self.patch_size, width // self.patch_size)
         *others, last = vision.encoder.layers
         maps: list[Tensor] = []
         with torch.no_grad():
@@ -146,15 +174,45 @@ class CLIP(FrozenModule, nn.Module):
         tokens = self.model.vision_model(images).pooler_output
         return F.normalize(self.model.visual_projection(tokens), dim=-1)
 
-    def _embed(self, images: Tensor) -> Tensor:
-        """Tokens [N, L, D] of the patches and the class, positions resized bilinearly."""
+    @torch.no_grad()
+    def dense_features(self, images: Tensor) -> Tensor:
+        """Normalised images [N, 3, H, W], sides multiples of the patch, to features [N, h, w, E] of unit length.
+
+        A cell's own value takes the place of attention in the last block, so that it stays in the joint space and is
+        of its place (MaskCLIP, arXiv 2112.01071, section 3.1); positions are resized bicubically, as in CAT-Seg.
+
+        Raises:
+            ValueError: a side is no multiple of the patch size.
+        """
+        grid = self._grid_of(images)
+        vision = self.model.vision_model
+        tokens = vision.pre_layrnorm(self._embed(images, "bicubic"))
+        *others, last = vision.encoder.layers
+        for layer in others:
+            tokens = tokens + attend(layer.self_attn, layer.layer_norm1(tokens))
+            tokens = tokens + layer.mlp(layer.layer_norm2(tokens))
+        patches = tokens[:, 1:]
+        patches = patches + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(patches)))
+        patches = patches + last.mlp(last.layer_norm2(patches))
+        features = self.model.visual_projection(vision.post_layernorm(patches))
+        return F.normalize(features, dim=-1).unflatten(1, grid)
+
+    def _grid_of(self, images: Tensor) -> tuple[int, int]:
+        """(h, w) of the patches of images [N, 3, H, W]."""
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"expected sides that are multiples of {self.patch_size} pixels, got {width}x{height}")
+        return height // self.patch_size, width // self.patch_size
+
+    def _embed(self, images: Tensor, mode: str = "bilinear") -> Tensor:
+        """Tokens [N, L, D] of the patches and the class, positions resized by ``mode`` of interpolate."""
         embeddings = self.model.vision_model.embeddings
         patches = embeddings.patch_embedding(images)
         positions = embeddings.position_embedding.weight
         side = math.isqrt(len(positions) - 1)
         grid = positions[1:].T.unflatten(1, (side, side))[None]
         if tuple(patches.shape[-2:]) != (side, side):
-            grid = F.interpolate(grid, patches.shape[-2:], mode="bilinear", align_corners=False)
+            grid = F.interpolate(grid, patches.shape[-2:], mode=mode, align_corners=False)
         first = (embeddings.class_embedding + positions[0]).expand(len(images), 1, -1)
         return torch.cat([first, (patches + grid).flatten(2).transpose(1, 2)], dim=1)
 
@@ -163,6 +221,17 @@ class CLIP(FrozenModule, nn.Module):
     def tokens_of(self, text: str) -> list[int]:
         """The tokens of a text, without start and end."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    @torch.no_grad()
+    def name_features(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Features [K, T, E] of unit length of each name in each of T templates, whose ``{}`` it takes.
+
+        Raises:
+            ValueError: a text is longer than CLIP reads.
+        """
+        rows = [self.tokens_of(template.replace("{}", name)) for name in names for template in templates]
+        batches = [rows[i : i + _TEXTS_AT_A_TIME] for i in range(0, len(rows), _TEXTS_AT_A_TIME)]
+        return torch.cat([self.text_features(batch) for batch in batches]).unflatten(0, (-1, len(templates)))
 
     def text_features(self, rows: Sequence[Sequence[int]], contexts: Tensor | None = None) -> Tensor:
         """Rows of tokens to features [K, E] of unit length; gradients flow to the contexts.
@@ -178,7 +247,8 @@ class CLIP(FrozenModule, nn.Module):
         longest = max(map(len, rows)) + 2
         if longest > limit:
             raise ValueError(f"expected texts of at most {limit - 2} tokens, got one of {longest - 2}")
-        ids = torch.zeros(len(rows), min(NUM_TOKENS, limit), dtype=torch.int64, device=self.scale.device)
+        # Nothing after a text's end has a say in it, so there is no padding to CLIP's own length.
+        ids = torch.zeros(len(rows), longest, dtype=torch.int64, device=self.scale.device)
         for k, row in enumerate(rows):
             ids[k, : len(row) + 2] = ids.new_tensor([self.tokenizer.bos_token_id, *row, self.tokenizer.eos_token_id])
         learned = ids < 0
@@ -220,12 +290,13 @@ def _heads(tokens: Tensor, heads: int) -> Tensor:
 # ------------------------------------------------------------------ reading
 
 
-def build_clip(weights: str = "") -> CLIP:
+def build_clip(weights: str = "", size: str = "tiny") -> CLIP:
     """A CLIP in eval mode.
 
     Args:
         weights: a name on Hugging Face, or a folder with model and tokenizer, such as openai/clip-vit-base-patch16;
-            "" for tiny random weights from a fixed seed, whose tokens are the bytes of a text.
+            "" for random weights from a fixed seed, whose tokens are the bytes of a text.
+        size: a key of :data:`SIZES`, of random weights; not used with ``weights``.
 
     Raises:
         ImportError: transformers is not installed.
@@ -233,8 +304,10 @@ def build_clip(weights: str = "") -> CLIP:
     """
     transformers = import_transformers("CLIP")
     if not weights:
-        logger.warning("no weights of CLIP are given: it is tiny and random, and its maps mean nothing")
-        return random_clip()
+        logger.warning(
+            "no weights of CLIP are given: it is random, and what it says of pictures and words means nothing"
+        )
+        return random_clip(size)
     try:
         tokenizer = transformers.CLIPTokenizer.from_pretrained(weights)
         model, report = transformers.CLIPModel.from_pretrained(weights, dtype=torch.float32, output_loading_info=True)
@@ -247,12 +320,13 @@ def build_clip(weights: str = "") -> CLIP:
     return CLIP(model.eval(), tokenizer)
 
 
-def random_clip() -> CLIP:
-    """A tiny CLIP with random weights from a fixed seed."""
+def random_clip(size: str = "tiny") -> CLIP:
+    """A CLIP with random weights from a fixed seed; ``size`` of :data:`SIZES`."""
     transformers = import_transformers("CLIP")
     tokenizer = byte_tokenizer()
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = transformers.CLIPConfig(**{**TINY, "text_config": {**TINY["text_config"], **ends}})  # type: ignore
+    sizes = SIZES[size]
+    config = transformers.CLIPConfig(**{**sizes, "text_config": {**sizes.get("text_config", {}), **ends}})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         model = transformers.CLIPModel(config)

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from ..encoders.build_sam import RANDOM_WEIGHTS_SEED
 from ..encoders.clip import BYTE_TOKENS, NUM_TOKENS, byte_tokenizer, check_tokenizer, import_transformers
-from ..encoders.frozen import hash_tensors
 from ..vocabulary import PartVocabulary
-from .frozen import FrozenWeights
+from .named_masks import NamedMasks
 
 logger = logging.getLogger(__name__)
 
@@ -132,36 +131,22 @@ class VisualAdapter(nn.Module):
         return self.RATIO * self.bottleneck(activation) + (1 - self.RATIO) * activation
 
 
-def mask_loss(logits: Tensor, labels: Tensor, background_weight: float) -> Tensor:
-    """Every class against its own mask: binary cross-entropy, the mean over images, channels and pixels.
-
-    Args:
-        logits: float [B, K+1, s, s], background last.
-        labels: int64 [B, s, s], 0..K.
-        background_weight: factor of the last channel's terms; the mean still counts each of them as one.
-    """
-    targets = torch.zeros_like(logits).scatter_(1, labels[:, None], 1.0)
-    weight = logits.new_ones(logits.shape[1], 1, 1)
-    weight[-1] = background_weight
-    return F.binary_cross_entropy_with_logits(logits, targets, weight=weight)
-
-
 @META_ARCH_REGISTRY.register()
-class CLIPSeg(FrozenWeights):
+class CLIPSeg(NamedMasks):
     """CLIPSeg (arXiv 2112.10003), fine-tuned on part masks as in OV-PARTS (arXiv 2310.05107).
 
     A light decoder reads three layers of CLIP's image encoder and, for each class name, paints the mask that the
-    name's CLIP embedding asks for. The background has an embedding too: a random one, which is never trained.
+    name's CLIP embedding asks for.
 
     The visual adapter is there only if it is trained: so with nothing to train this is the downloaded model,
-    untouched. Checkpoints hold what is trained, the background embedding, and a hash of all that is frozen.
+    untouched.
 
     Args:
         clipseg: transformers' CLIPSegForImageSegmentation.
         tokenizer: its tokenizer.
         image_size: S, to which pictures are squeezed; their shape is not kept.
         trained: of "adapter", "text_embeddings" (of tokens and positions), "film", "decoder" (all the rest of it).
-        background_weight: see :func:`mask_loss`.
+        background_weight: see :func:`~wps_sam.models.named_masks.mask_loss`.
         pixel_mean, pixel_std: of RGB in 0..255.
     """
 
@@ -171,10 +156,8 @@ class CLIPSeg(FrozenWeights):
 
     pixel_mean: Tensor
     pixel_std: Tensor
-    background_embedding: Tensor
     token_ids: Tensor
     token_mask: Tensor
-    prompts: Tensor | None
 
     @configurable
     def __init__(
@@ -188,30 +171,19 @@ class CLIPSeg(FrozenWeights):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
-        super().__init__()
+        super().__init__(clipseg.config.projection_dim, trained, background_weight)
         self.clipseg = clipseg
         self.tokenizer = tokenizer
         self.image_size = image_size
-        self.trained = tuple(trained)
-        self.background_weight = background_weight
         self.adapter = (
             VisualAdapter(clipseg.config.vision_config.hidden_size) if "adapter" in trained else nn.Identity()
         )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
-        dim = clipseg.config.projection_dim
-        with torch.random.fork_rng(devices=[]):
-            # The same in every process, and in every evaluation of the downloaded model.
-            torch.manual_seed(RANDOM_WEIGHTS_SEED)
-            self.register_buffer("background_embedding", torch.randn(dim) * dim**-0.5)
-        self.vocabulary: PartVocabulary | None = None
         # Buffers, so that they follow the model to its device.
-        for name in ("token_ids", "token_mask", "prompts"):
+        for name in ("token_ids", "token_mask"):
             self.register_buffer(name, None, persistent=False)
-        self.clipseg.requires_grad_(False)
-        for module in self._trained_modules():
-            module.requires_grad_(True)
-        self.watch_checkpoints()
+        self.freeze_the_rest()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -226,11 +198,7 @@ class CLIPSeg(FrozenWeights):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    def _trained_modules(self) -> list[nn.Module]:
+    def trained_modules(self) -> list[nn.Module]:
         decoder = self.clipseg.decoder
         modules: dict[str, list[nn.Module]] = {
             "adapter": [self.adapter],
@@ -240,55 +208,15 @@ class CLIPSeg(FrozenWeights):
         }
         return [module for part in self.trained for module in modules[part]]
 
-    def train(self, mode: bool = True) -> CLIPSeg:
-        """What is frozen stays in eval mode."""
-        super().train(False)
-        self.training = mode
-        for module in self._trained_modules():
-            module.train(mode)
-        # Steps of training move them.
-        self.prompts = None
-        return self
-
     def set_vocabulary(self, vocabulary: PartVocabulary) -> None:
         """From now on these classes are trained or asked for; a text is the class name without ``'s``."""
         texts = [name.replace("'s", "") for name in vocabulary.names]
         tokens = self.tokenizer(
             texts, padding="max_length", max_length=NUM_TOKENS, truncation=True, return_tensors="pt"
         )
-        self.vocabulary = vocabulary
+        super().set_vocabulary(vocabulary)
         self.token_ids = tokens["input_ids"].to(self.device)
         self.token_mask = tokens["attention_mask"].to(self.device)
-        self.prompts = None
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """The loss in training, scores otherwise.
-
-        Args:
-            batched_inputs: per image a dict with "image", uint8 RGB [3, h, w]; in training "sem_seg" int64 [h, w]
-                (classes 0..K-1, else "ignore_label") and "ignore_label"; at inference optionally "height" and
-                "width", the size of the results (else h, w), and "category_id", the object that it is all about.
-
-        Returns:
-            In training ``{"loss_mask"}``. Otherwise per image {"sem_seg": float [K+1, H, W]}, probabilities with the
-            background last; or, of an input with a category_id, {"sem_seg": float [k, H, W], "part_classes": int64
-            [k]}: of this object's own classes only.
-
-        Raises:
-            ValueError: no vocabulary is set, or a label is none of its classes.
-        """
-        if self.vocabulary is None:
-            raise ValueError("the model has no class names yet: call set_vocabulary first")
-        activations = self.encode_images(self.preprocess_image(batched_inputs))
-        prompts = self.encode_names()
-        if self.training:
-            logits = self.decode(activations, prompts)
-            labels = self.label(batched_inputs, logits.shape[-1])
-            return {"loss_mask": mask_loss(logits, labels, self.background_weight)}
-        return [
-            self.semantic_inference([a[i : i + 1] for a in activations], prompts, record, self.vocabulary)
-            for i, record in enumerate(batched_inputs)
-        ]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
         """Squeezes and normalises, as CLIPSeg's image processor does: float [B, 3, S, S]."""
@@ -325,50 +253,8 @@ class CLIPSeg(FrozenWeights):
         logits = self.clipseg.decoder(repeated, prompts.repeat(num_images, 1)).logits
         return logits.view(num_images, num_prompts, *logits.shape[-2:])
 
-    def label(self, batched_inputs: list[dict[str, Any]], size: int) -> Tensor:
-        """The part maps as int64 [B, s, s] for logits of side s. What is ignored elsewhere is background here."""
-        num_classes = len(self.token_ids)
-        labels = []
-        for record in batched_inputs:
-            part_map, ignored = record["sem_seg"], record["sem_seg"] == record["ignore_label"]
-            wrong = part_map[~ignored & ((part_map < 0) | (part_map >= num_classes))]
-            if len(wrong):
-                raise ValueError(
-                    f"{record.get('file_name', 'sem_seg')}: class {int(wrong[0])}; expected 0..{num_classes - 1}, "
-                    f"the classes of the vocabulary, or {record['ignore_label']} (ignore)"
-                )
-            filled = part_map.masked_fill(ignored, num_classes)[None, None].to(self.device)
-            # "nearest" would take the pixel to the upper left of the place that the logit is for.
-            labels.append(F.interpolate(filled.float(), (size, size), mode="nearest-exact")[:, 0].long())
-        return torch.cat(labels)
-
-    @torch.no_grad()
-    def semantic_inference(
-        self, activations: list[Tensor], prompts: Tensor, record: dict[str, Any], vocabulary: PartVocabulary
-    ) -> dict[str, Any]:
-        """Scores of one picture, whose activations are L x [1, P, D], at the size of its results."""
-        output: dict[str, Any] = {}
-        if "category_id" in record:
-            own = torch.tensor(vocabulary.parts_of(record["category_id"]), dtype=torch.int64, device=self.device)
-            output["part_classes"] = own
-            prompts = prompts[own]
-        height = record.get("height", record["image"].shape[1])
-        width = record.get("width", record["image"].shape[2])
-        if len(prompts):
-            chunks = [self.decode(activations, chunk) for chunk in prompts.split(CLASSES_PER_CHUNK)]
-            logits = F.interpolate(torch.cat(chunks, dim=1), (height, width), mode="bilinear")
-            output["sem_seg"] = logits[0].sigmoid()
-        else:
-            output["sem_seg"] = prompts.new_zeros(0, height, width)
-        return output
-
-    def compute_frozen_hash(self) -> str:
-        return hash_tensors(self.frozen_state().items())
-
-    def frozen_state(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self.named_parameters() if not p.requires_grad}
-
-    def check_frozen(self, state_dict: dict[str, Any], prefix: str) -> None:
-        super().check_frozen(state_dict, prefix)
-        # What is loaded may change them.
-        self.prompts = None
+    def scores(self, features: list[Tensor], prompts: Tensor, classes: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """Probabilities [k, H, W]; classes do not see each other, so only those that are asked for are decoded."""
+        asked = prompts if classes is None else prompts[classes]
+        chunks = [self.decode(features, chunk) for chunk in asked.split(CLASSES_PER_CHUNK)]
+        return F.interpolate(torch.cat(chunks, dim=1), size, mode="bilinear")[0].sigmoid()
