@@ -64,7 +64,7 @@ setup(
         "xxhash",
     ],
     extras_require={
-        # Names as text embeddings (wps-sam names), CLIPSeg and CATSeg.
+        # Names as text embeddings (wps-sam names), CLIPSeg, CATSeg, ZSSeg and Mask2Former.
         "text": ["transformers>=5.6"],
         # U-Net and DeepLabV3+, with which configs/rivals/ compares.
         "rivals": ["segmentation-models-pytorch"],

@@ -35,8 +35,9 @@ CONFIG_FILES = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.
 OUR_KEYS = {
     "DATASETS.DESCRIPTIONS",
     "INPUT.DATASET_MAPPER_NAME",
-    "INPUT.RANDOM_VIEWS",
+    "INPUT.OBJECT_MAPS_AT_TEST",
     "INPUT.PAD_TO",
+    "INPUT.RANDOM_VIEWS",
     "MODEL.CATSEG.ARCH",
     "MODEL.CATSEG.BACKBONE_MULTIPLIER",
     "MODEL.CATSEG.BACKGROUND_WEIGHT",
@@ -105,6 +106,19 @@ OUR_KEYS = {
     "MODEL.TEXT.EMBEDDINGS",
     "MODEL.TEXT.ENCODER",
     "MODEL.TEXT.TEMPLATES",
+    "MODEL.ZSSEG.ARCH",
+    "MODEL.ZSSEG.BACKBONE_MULTIPLIER",
+    "MODEL.ZSSEG.BACKBONE_WEIGHTS",
+    "MODEL.ZSSEG.CLIP",
+    "MODEL.ZSSEG.COMPAT",
+    "MODEL.ZSSEG.ENSEMBLE_WEIGHT",
+    "MODEL.ZSSEG.NUM_QUERIES",
+    "MODEL.ZSSEG.PROMPTS",
+    "MODEL.ZSSEG.PROMPT_CLASSES",
+    "MODEL.ZSSEG.PROMPT_KIND",
+    "MODEL.ZSSEG.PROMPT_LENGTHS",
+    "MODEL.ZSSEG.REGION_SCALE",
+    "MODEL.ZSSEG.STAGE",
     "SOLVER.EARLY_STOPPING",
     "SOLVER.MAX_EPOCHS",
     "SOLVER.OPTIMIZER",
@@ -210,6 +224,7 @@ def test_config_file_builds_its_model(path: Path) -> None:
     """On the meta device: sizes are checked at no cost, whatever the SAM. Weights are another test's matter."""
     files = {"MODEL__SAM__WEIGHTS": "", "MODEL__CLIPSEG__WEIGHTS": "", "MODEL__TEXT__EMBEDDINGS": ""}
     files |= {f"MODEL__{key}": "" for key in ("MASK2FORMER__BACKBONE_WEIGHTS", "CATSEG__WEIGHTS", "CATSEG__CLIP")}
+    files |= {f"MODEL__ZSSEG__{key}": "" for key in ("CLIP", "BACKBONE_WEIGHTS", "PROMPTS")}
     if load_config(path).MODEL.SEMANTIC.WEIGHTS != "shipped":
         files["MODEL__SEMANTIC__WEIGHTS"] = ""
     cfg = load_config(path, MODEL__DEVICE="meta", **files)
@@ -222,6 +237,9 @@ def test_config_file_builds_its_model(path: Path) -> None:
         assert trained == ({"adapter", "clipseg"} if cfg.MODEL.CLIPSEG.TRAIN else set())
     elif cfg.MODEL.META_ARCHITECTURE == "CATSeg":
         assert trained == set(cfg.MODEL.CATSEG.TRAIN)
+    elif cfg.MODEL.META_ARCHITECTURE == "ZSSeg":
+        stages = {"prompts": {"prompts", "fuse_weight"}, "proposals": {"proposals", "no_object"}}
+        assert trained == stages[cfg.MODEL.ZSSEG.STAGE]
     else:
         assert trained == {"network" if cfg.MODEL.META_ARCHITECTURE == "Mask2Former" else "prompter"}
 

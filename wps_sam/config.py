@@ -32,10 +32,15 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.CATSEG.ARCH": ("vitb_r101_384", "tiny"),
     "MODEL.CATSEG.TRAIN": ("backbone", "aggregator"),
     "MODEL.CATSEG.COMPAT": ("padding", "sigmoid_first", "fresh_background"),
+    "MODEL.ZSSEG.STAGE": ("prompts", "proposals"),
+    "MODEL.ZSSEG.ARCH": ("resnet50", "resnet101c", "tiny"),
+    "MODEL.ZSSEG.PROMPT_KIND": ("CPTCoOp", "CPTCoCoOp"),
+    "MODEL.ZSSEG.PROMPT_CLASSES": ("object", "seen"),
+    "MODEL.ZSSEG.COMPAT": ("additive_attention", "substring_names"),
     "MODEL.INFERENCE.MERGE": ("semantic", "authors", "part_map"),
     "WEAK_LABELS.TYPE": ("box", "point", "mask", "as_annotated"),
     "WEAK_LABELS.POINT": ("box_center", "random_pixel", "deepest_pixel"),
-    "SOLVER.OPTIMIZER": ("Adam", "AdamW"),
+    "SOLVER.OPTIMIZER": ("Adam", "AdamW", "SGD"),
     "TEST.OV_COMPAT": ("substring_names", "resized_labels"),
     "TEST.WPS_AUTHORS_NULL": ("drop", "zero"),
     "INPUT.FORMAT": ("RGB",),
@@ -57,6 +62,9 @@ PATHS = (
     "MODEL.CATSEG.WEIGHTS",
     "MODEL.CATSEG.CLIP",
     "MODEL.MASK2FORMER.BACKBONE_WEIGHTS",
+    "MODEL.ZSSEG.CLIP",
+    "MODEL.ZSSEG.BACKBONE_WEIGHTS",
+    "MODEL.ZSSEG.PROMPTS",
     "TEST.OBJECT_PREDICTIONS",
 )
 
@@ -93,8 +101,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     """
     for old, new in RENAMED.items():
         cfg.register_renamed_key(old, new)
-    # WPSSAM | CLIPSeg | CATSeg | Mask2Former. Detectron2's MODEL.DEVICE may also be auto: a CUDA device where torch
-    # finds one, else the CPU.
+    # WPSSAM | CLIPSeg | CATSeg | Mask2Former | ZSSeg. Detectron2's MODEL.DEVICE may also be auto: a CUDA device where
+    # torch finds one, else the CPU.
     cfg.MODEL.META_ARCHITECTURE = "WPSSAM"
     # The frozen promptable encoder. Empty: that which builds MODEL.SAM.ARCH, as it is with the name of one of ours. Or
     # the name of any other class in Detectron2's BACKBONE_REGISTRY.
@@ -215,6 +223,39 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Of the backbone's learning rate.
     cfg.MODEL.MASK2FORMER.BACKBONE_MULTIPLIER = 0.1
 
+    # META_ARCHITECTURE ZSSeg, ZSSeg+ of OV-PARTS: masks inside of a given object, which CLIP names. Trained twice.
+    cfg.MODEL.ZSSEG = CN()
+    # prompts: words around the names, on CLIP's features of labelled parts. proposals: the masks, with these prompts.
+    cfg.MODEL.ZSSEG.STAGE = "proposals"
+    # resnet50 | resnet101c | tiny, for tests. Weights to start from: a .pth or .safetensors of torchvision, or with
+    # Detectron2's names. Empty: random.
+    cfg.MODEL.ZSSEG.ARCH = "resnet50"
+    cfg.MODEL.ZSSEG.BACKBONE_WEIGHTS = ""
+    # Of the backbone's learning rate.
+    cfg.MODEL.ZSSEG.BACKBONE_MULTIPLIER = 0.1
+    # A CLIP of Hugging Face (name or folder), such as openai/clip-vit-base-patch16. Empty: random, for tests.
+    cfg.MODEL.ZSSEG.CLIP = ""
+    # A checkpoint of the stage "prompts", or of OV-PARTS' code. Not needed with MODEL.WEIGHTS, which hold them. Empty:
+    # random.
+    cfg.MODEL.ZSSEG.PROMPTS = ""
+    # CPTCoOp: learned words are the same whatever the picture. CPTCoCoOp: CLIP's feature of the object is added to
+    # them, in the training of prompts and where CLIP names regions; what proposals are compared with stays as it is.
+    cfg.MODEL.ZSSEG.PROMPT_KIND = "CPTCoOp"
+    # Learned words before the object's name, and before the part's.
+    cfg.MODEL.ZSSEG.PROMPT_LENGTHS = [4, 4]
+    # Among what prompts learn to tell a part: object (the seen parts of its object) | seen (of all objects).
+    cfg.MODEL.ZSSEG.PROMPT_CLASSES = "object"
+    # At most so many masks of an object.
+    cfg.MODEL.ZSSEG.NUM_QUERIES = 50
+    # w: scores are (proposals)^w (CLIP)^(1-w) for seen classes, and the other way round for unseen ones.
+    cfg.MODEL.ZSSEG.ENSEMBLE_WEIGHT = 0.5
+    # CLIP sees the object's box, so many times larger.
+    cfg.MODEL.ZSSEG.REGION_SCALE = 1.2
+    # Which quirks of OV-PARTS' own code to repeat. additive_attention: queries look a little more at what is outside of
+    # the object, and not inside alone; its published weights were trained so. substring_names: the parts of an object
+    # are those whose name contains the object's; with the same of TEST.OV_COMPAT.
+    cfg.MODEL.ZSSEG.COMPAT = []
+
     # Which proposals become parts, and how their masks become one part map.
     cfg.MODEL.INFERENCE = CN()
     # Proposals whose most likely class is a part, and whose probability reaches this, are decoded.
@@ -264,11 +305,14 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.INPUT.COLOR_AUG_SSD = False
     # Of both, in training: smaller pictures become grey at the right and below, up to squares of this side. 0: not.
     cfg.INPUT.PAD_TO = 0
+    # Of part_masks: where the object is that a record is about also goes with the picture at test time; of whole
+    # pictures, the objects of TEST.OBJECT_PREDICTIONS.
+    cfg.INPUT.OBJECT_MAPS_AT_TEST = False
 
     # YAML descriptions of data sets in a known layout, registered before training; see datasets/README.md.
     cfg.DATASETS.DESCRIPTIONS = []
 
-    # Adam: coupled L2 decay, the paper's. AdamW: decoupled.
+    # Adam: coupled L2 decay, the paper's. AdamW: decoupled. SGD: with Detectron2's SOLVER.MOMENTUM and NESTEROV.
     cfg.SOLVER.OPTIMIZER = "Adam"
     # Detectron2's schedules, and WarmupPolyLR: lr * (1 - t / T)^POLY_LR_POWER.
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
@@ -511,4 +555,4 @@ def needs_part_maps(cfg: CN) -> bool:
 
 def is_open_vocabulary(cfg: CN) -> bool:
     """Whether the model takes its classes by name, so that data sets may differ in them."""
-    return cfg.MODEL.META_ARCHITECTURE in ("CLIPSeg", "CATSeg") or cfg.MODEL.PROMPTER.CLASSIFIER == "text"
+    return cfg.MODEL.META_ARCHITECTURE in ("CLIPSeg", "CATSeg", "ZSSeg") or cfg.MODEL.PROMPTER.CLASSIFIER == "text"

@@ -346,6 +346,24 @@ def read_object_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     return object_map
 
 
+def read_predicted_objects(folder: str, record: Mapping[str, Any]) -> np.ndarray:
+    """The object map that another model predicted for a record's picture, {its name}.png in ``folder``: int64 [H, W].
+
+    Raises:
+        ValueError: names the PNG, which is missing, damaged or of another size than the picture.
+    """
+    stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
+    file_name = os.path.join(folder, f"{stem}.png")
+    predicted = read_label_png(file_name)
+    size = record_size(record)
+    if predicted.shape != size:
+        raise ValueError(
+            f"label map {file_name}: height and width are {predicted.shape}, but those of {record['file_name']} are "
+            f"{size}"
+        )
+    return predicted
+
+
 def restrict_to_object(part_map: np.ndarray, object_map: np.ndarray, category_id: int, ignore_label: int) -> np.ndarray:
     """``part_map`` with ``ignore_label`` wherever ``object_map`` is not ``category_id``; all of them [H, W]."""
     return np.where(object_map == category_id, part_map, ignore_label)

@@ -15,6 +15,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
+from torch.nn import functional as F
 
 from . import models  # noqa: F401  (registers WPSSAM)
 from .checkpointer import SafeCheckpointer
@@ -258,6 +259,10 @@ class PartPredictor:
         """int64 [H, W]: which part of the record's object each of its pixels is; C elsewhere."""
         size = self._working_size(*image.shape[:2])
         asked = {**self._to_input(image, record["file_name"], size), "category_id": record["category_id"]}
+        # For models that look inside of the object.
+        where = torch.from_numpy(of_object)[None, None].float()
+        inside = F.interpolate(where, asked["image"].shape[1:], mode="nearest-exact")[0, 0] > 0
+        asked |= {"obj_sem_seg": torch.where(inside, record["category_id"], -1), "ignore_label": -1}
         output = self.model([asked])[0]
         parts = output["part_classes"][output["sem_seg"].argmax(dim=0)].cpu().numpy()
         return np.where(of_object, enlarge_map(parts, *of_object.shape), len(self.class_names))

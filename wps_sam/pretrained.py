@@ -28,11 +28,11 @@ WEIGHTS, CONFIG, CARD, EVALUATION = "model.safetensors", "config.yaml", "README.
 PROVENANCE = "provenance.json"
 # Sections that are written whole: a default that a later version changes must not change the model. Of the others the
 # differences are, so that a key that a later version drops is in few files.
-_WHOLE = ("SAM", "SEMANTIC", "PROMPTER", "INFERENCE", "TEXT", "CLIPSEG", "CATSEG", "MASK2FORMER")
+_WHOLE = ("SAM", "SEMANTIC", "PROMPTER", "INFERENCE", "TEXT", "CLIPSEG", "CATSEG", "MASK2FORMER", "ZSSEG")
 # What a machine or a training had, and a prediction elsewhere has not.
 _DROPPED = {
     *("MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.SAM.FEATURES", "MODEL.SAM.CACHE_DIR", "MODEL.SAM.COMPILE"),
-    "MODEL.MASK2FORMER.BACKBONE_WEIGHTS",
+    *("MODEL.MASK2FORMER.BACKBONE_WEIGHTS", "MODEL.ZSSEG.BACKBONE_WEIGHTS", "MODEL.ZSSEG.PROMPTS"),
 }
 # Section of MODEL and name of the keys of weights that are copied.
 _COPIED = [tuple(key.split(".")[1:]) for key in PATHS if key.startswith("MODEL.") and key not in _DROPPED]

@@ -349,3 +349,27 @@ def test_every_label_of_the_benchmarks_lies_on_its_colour(tmp_path, family, ov_s
             assert [numbered[i] for i in output["obj_instances"].gt_classes] == [name]
     unseen = {name for name in found if object_of_part(name) not in seen_objects}
     assert len(found) >= 8 and bool(unseen) == (ov_set.classes == "all")
+
+
+# --- Models that look inside of given objects
+
+
+def test_objects_are_given_at_test_time_where_that_is_asked_for(tmp_path):
+    object_map = np.array([[2, 2, 3], [2, 1, IGNORE]])
+    record = write_record(tmp_path, np.full((2, 3), 7), object_map)
+    one = {**record, "category_id": 2}
+    settings = {"is_train": False, "augmentations": [FLIP], "metadata": METADATA}
+    assert "obj_sem_seg" not in PartMaskMapper(**settings)(one)
+    given = PartMaskMapper(**settings, object_maps=True)(one)
+    assert given["obj_sem_seg"].tolist() == [[IGNORE, 2, 2], [IGNORE, IGNORE, 2]]
+    assert given["ignore_label"] == IGNORE and "sem_seg" not in given and "instances" not in given
+    # The truth about a whole picture is never given; what another model predicts is.
+    assert "obj_sem_seg" not in PartMaskMapper(**settings, object_maps=True)(record)
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    Image.fromarray(np.array([[3, 255, 0], [3, 3, 0]], np.uint8)).save(folder / "picture.png")
+    predicted = PartMaskMapper(**settings, object_maps=True, object_predictions=str(folder))(record)
+    assert predicted["obj_sem_seg"].tolist() == [[0, IGNORE, 3], [0, 3, 3]]
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(folder / "picture.png")
+    with pytest.raises(ValueError, match=r"picture\.png: height and width are \(2, 2\), .* are\s+\(2, 3\)"):
+        PartMaskMapper(**settings, object_maps=True, object_predictions=str(folder))(record)

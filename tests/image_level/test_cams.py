@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wps_sam.encoders.clip import random_clip
+from wps_sam.encoders.prompt_bank import FixedTexts, PromptBank
 from wps_sam.image_level.cams import (
     argmax_labels,
     balanced_affinity,
@@ -15,7 +16,6 @@ from wps_sam.image_level.cams import (
     softmax_gradcam,
 )
 from wps_sam.image_level.losses import cam_activation
-from wps_sam.image_level.prompt_bank import FixedTexts, PromptBank
 
 import numpy as np
 import pytest

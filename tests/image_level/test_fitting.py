@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 from wps_sam.encoders.clip import random_clip
+from wps_sam.encoders.prompt_bank import FixedTexts, PromptBank
 from wps_sam.image_level import fitting
 from wps_sam.image_level.augment import _of_channel, colour_jitter, scale_and_crop
 from wps_sam.image_level.cams import softmax_gradcam
 from wps_sam.image_level.fitting import background_loss, fit_words, learning_rate, seed_loss, tag_loss
 from wps_sam.image_level.networks import CLIPNetwork
-from wps_sam.image_level.prompt_bank import FixedTexts, PromptBank
 from wps_sam.image_level.settings import FitSettings
 
 import cv2

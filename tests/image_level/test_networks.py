@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from wps_sam.encoders.clip import ImageView, random_clip
+from wps_sam.encoders.prompt_bank import FixedTexts
 from wps_sam.encoders.semantic import build_semantic_encoder
 from wps_sam.image_level.networks import CLIPNetwork, TagNetwork, cosine_affinity, prototype_maps
-from wps_sam.image_level.prompt_bank import FixedTexts
 from wps_sam.image_level.settings import MapSettings
 
 import numpy as np

@@ -7,9 +7,9 @@ import json
 import random
 
 from wps_sam.encoders.clip import random_clip
+from wps_sam.encoders.prompt_bank import FixedTexts, PromptBank
 from wps_sam.image_level.__main__ import main
 from wps_sam.image_level.cams import threshold_labels
-from wps_sam.image_level.prompt_bank import FixedTexts, PromptBank
 from wps_sam.image_level.scores import THRESHOLDS
 from wps_sam.image_level.semples import WeakTrNetwork, _augmentation, _seeded, fit_stage, rate_of
 from wps_sam.image_level.settings import SemplesSettings, StageSettings

@@ -7,7 +7,14 @@ from typing import Any
 
 from wps_sam.data.mapper import RandomCrop, is_mirrored
 from wps_sam.data.photometric import PhotometricDistortion
-from wps_sam.masks import read_object_map, read_part_map, read_picture, record_size, restrict_to_object
+from wps_sam.masks import (
+    read_object_map,
+    read_part_map,
+    read_picture,
+    read_predicted_objects,
+    record_size,
+    restrict_to_object,
+)
 
 import numpy as np
 import torch
@@ -52,14 +59,25 @@ class PartMaskMapper:
             background_label; flip_map (class to its mirror image); obj_classes, with obj_map (object id
             to the label in the output) where these differ.
         pad_to: smaller pictures become squares of this side in training; 0: they do not.
+        object_maps: whether the object map is attached at test time, too.
+        object_predictions: the folder of maps that another model predicted, which are it for records of whole pictures.
     """
 
     @configurable
     def __init__(
-        self, *, is_train: bool, augmentations: Sequence[T.Augmentation], metadata: Any, pad_to: int = 0
+        self,
+        *,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation],
+        metadata: Any,
+        pad_to: int = 0,
+        object_maps: bool = False,
+        object_predictions: str = "",
     ) -> None:
         self.is_train = is_train
         self.pad_to = pad_to if is_train else 0
+        self.object_maps = object_maps
+        self.object_predictions = object_predictions
         self.augmentations = T.AugmentationList(augmentations)
         self.metadata = metadata
         classes = range(len(metadata.thing_classes))
@@ -76,6 +94,8 @@ class PartMaskMapper:
             "augmentations": build_augmentations(cfg, is_train),
             "metadata": MetadataCatalog.get(dataset_name),
             "pad_to": cfg.INPUT.PAD_TO,
+            "object_maps": cfg.INPUT.OBJECT_MAPS_AT_TEST,
+            "object_predictions": cfg.TEST.OBJECT_PREDICTIONS,
         }
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +107,7 @@ class PartMaskMapper:
             class ids, and ignore_label elsewhere (background, unseen classes, other objects than category_id);
             ignore_label; instances: Instances of size (h, w) with gt_classes int64 [M] and gt_masks BitMasks
             [M, h, w], one for each class in sem_seg, ascending. With an object map, obj_sem_seg and obj_instances
-            say the same of objects.
+            say the same of objects. At test time, if asked for, ignore_label and obj_sem_seg; no part labels.
 
             sem_seg may be ignore everywhere, after a crop for example. OV-PARTS' code leaves such samples out, for
             which Detectron2 draws other pictures; here they stay, so that a step's pictures follow from its seed
@@ -111,7 +131,23 @@ class PartMaskMapper:
             output["category_id"] = dataset_dict["category_id"]
         if self.is_train:
             output.update(self._labels(dataset_dict, transforms, aug_input.sem_seg))
+        elif self.object_maps:
+            output.update(self._objects_at_test(dataset_dict, transforms))
         return output
+
+    def _objects_at_test(self, record: Mapping[str, Any], transforms: T.TransformList) -> dict[str, Any]:
+        """The map of the record's object; of a whole picture that of predicted objects, if there is a prediction."""
+        ignore_label = self.metadata.ignore_label
+        if "category_id" in record:
+            object_map = read_object_map(record, self.metadata)
+            object_map = restrict_to_object(object_map, object_map, record["category_id"], ignore_label)
+        elif self.object_predictions:
+            object_map = read_predicted_objects(self.object_predictions, record)
+        else:
+            return {}
+        # What is no object's id, such as 255 of a prediction, is ignored.
+        moved = self._object_labels[move_labels(object_map, transforms)]
+        return {"obj_sem_seg": torch.from_numpy(moved), "ignore_label": ignore_label}
 
     def _padded(self, channels: torch.Tensor, value: int) -> torch.Tensor:
         """[..., h, w] with ``value`` at the right and below, up to the square."""

@@ -49,7 +49,7 @@ SIZES: dict[str, dict[str, Any]] = {
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
         },
-        "projection_dim": 32,
+        "projection_dim": 48,
     },
 }
 # Texts of a batch.

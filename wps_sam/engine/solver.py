@@ -11,7 +11,7 @@ from detectron2.solver import LRMultiplier, WarmupParamScheduler, get_default_op
 from detectron2.solver.build import maybe_add_gradient_clipping
 from fvcore.common.param_scheduler import ParamScheduler, PolynomialDecayParamScheduler
 
-OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -38,7 +38,8 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     kind, clip = OPTIMIZERS[cfg.SOLVER.OPTIMIZER], cfg.SOLVER.CLIP_GRADIENTS
     whole_model = clip.ENABLED and clip.CLIP_TYPE == "full_model"
     clipped = clip_full_model(kind, clip.CLIP_VALUE) if whole_model else maybe_add_gradient_clipping(cfg, kind)
-    return clipped(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+    momentum = {"momentum": cfg.SOLVER.MOMENTUM, "nesterov": cfg.SOLVER.NESTEROV} if kind is torch.optim.SGD else {}
+    return clipped(params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY, **momentum)
 
 
 def check_optimizer_state(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, path: str) -> None:

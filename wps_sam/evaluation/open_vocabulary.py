@@ -33,7 +33,7 @@ from wps_sam.evaluation.protocols import (
     whole_pictures,
     without_background,
 )
-from wps_sam.masks import read_label_png, restrict_to_object
+from wps_sam.masks import read_predicted_objects, restrict_to_object
 from wps_sam.structures import input_size
 
 import numpy as np
@@ -268,14 +268,7 @@ class PredictedObjectEvaluator(OpenVocabularyEvaluator):
         Raises:
             ValueError: names the PNG, which is missing, damaged or of another size than the picture.
         """
-        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-        file_name = os.path.join(self._object_predictions, f"{stem}.png")
-        predicted_objects = read_label_png(file_name)
-        if predicted_objects.shape != tuple(scores.shape[1:]):
-            raise ValueError(
-                f"label map {file_name}: height and width are {predicted_objects.shape}, "
-                f"but those of {record['file_name']} are {tuple(scores.shape[1:])}"
-            )
+        predicted_objects = read_predicted_objects(self._object_predictions, record)
         vocabulary = self.ground_truth.vocabulary
         pred = np.full(predicted_objects.shape, len(vocabulary))
         for object_id in np.unique(predicted_objects).tolist():

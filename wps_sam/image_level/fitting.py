@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..checkpointer import write_atomically
 from ..encoders.clip import CLIP
+from ..encoders.prompt_bank import PromptBank
 from .augment import colour_jitter, scale_and_crop
 from .cams import softmax_gradcam
 from .losses import (
@@ -26,7 +27,6 @@ from .losses import (
     split_picture,
 )
 from .networks import CLIPNetwork, normalised
-from .prompt_bank import PromptBank
 from .settings import FitSettings
 
 logger = logging.getLogger(__name__)

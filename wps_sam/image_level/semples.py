@@ -20,10 +20,10 @@ from timm.data import create_transform
 from torch import Tensor, nn
 
 from ..encoders.clip import CLIP
+from ..encoders.prompt_bank import PromptBank
 from .fitting import keep, resume
 from .losses import contrastive_prompts, label_matching, refinement, split_picture
 from .networks import ImageLevelNetwork
-from .prompt_bank import PromptBank
 from .settings import MapSettings, SemplesSettings
 from .weaktr import WeakTr, learned_parameters, multi_scale_maps
 

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from ..encoders import SemanticEncoder
 from ..encoders.clip import CLIP, build_clip
+from ..encoders.prompt_bank import FixedTexts, PromptBank
 from ..encoders.semantic import build_semantic_encoder
 from ..masks import read_label_png, read_rgb
 from ..outputs import write_output
 from .fitting import Loss, background_loss, fit_words, seed_loss, tag_loss
 from .networks import CLIPNetwork, GradCAMNetwork, ImageLevelNetwork, TagNetwork, fit_patches, fit_tags, patches_of
 from .pictures import ALWAYS, Tagged, listed_names, presence, true_labels
-from .prompt_bank import FixedTexts, PromptBank
 from .scores import threshold_score
 from .semples import BACKGROUND_PATTERN, WeakTrNetwork, fit_stage
 from .settings import FitSettings, ImageLevelSettings

@@ -4,5 +4,6 @@ from .catseg import CATSeg
 from .clipseg import CLIPSeg
 from .mask2former import Mask2Former
 from .wps_sam import WPSSAM
+from .zsseg import ZSSeg
 
-__all__ = ["WPSSAM", "CATSeg", "CLIPSeg", "Mask2Former"]
+__all__ = ["WPSSAM", "CATSeg", "CLIPSeg", "Mask2Former", "ZSSeg"]

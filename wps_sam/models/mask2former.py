@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..encoders.build_sam import RANDOM_WEIGHTS_SEED
 from ..encoders.clip import import_transformers
+from .mask_labels import label_masks, padded
 
 logger = logging.getLogger(__name__)
 
@@ -129,30 +130,15 @@ class Mask2Former(nn.Module):
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
         """Normalised images [B, 3, H, W], padded at the right and below."""
+        device = self.pixel_mean.device
         normalised = [
-            (record["image"].to(self.pixel_mean.device).float() - self.pixel_mean) / self.pixel_std
-            for record in batched_inputs
+            (record["image"].to(device).float() - self.pixel_mean) / self.pixel_std for record in batched_inputs
         ]
-        sides = [max(image.shape[k] for image in normalised) for k in (1, 2)]
-        height, width = (-(-side // STRIDE) * STRIDE for side in sides)
-        images = normalised[0].new_zeros(len(normalised), 3, height, width)
-        for square, image in zip(images, normalised):
-            square[:, : image.shape[1], : image.shape[2]] = image
-        return images
+        return padded(normalised, STRIDE)
 
     def label(self, batched_inputs: list[dict[str, Any]], size: torch.Size) -> tuple[list[Tensor], list[Tensor]]:
         """Of each picture a mask float [n, H, W] for each label that occurs, and int64 [n], which."""
-        masks, classes = [], []
-        for record in batched_inputs:
-            labels = record["sem_seg"].to(self.pixel_mean.device)
-            present = labels.unique()
-            present = present[present != record["ignore_label"]]
-            if len(present) and int(present.max()) > self.num_classes:
-                raise ValueError(f"{record['file_name']}: label {int(present.max())}, expected 0..{self.num_classes}")
-            padding = (0, size[1] - labels.shape[1], 0, size[0] - labels.shape[0])
-            masks.append(F.pad((labels == present[:, None, None]).float(), padding))
-            classes.append(present)
-        return masks, classes
+        return label_masks(batched_inputs, self.num_classes + 1, size, self.pixel_mean.device)
 
     def semantic_inference(self, classes: Tensor, masks: Tensor, record: dict[str, Any], size: torch.Size) -> Tensor:
         """Of one picture: class logits [Q, C+2] and mask logits [Q, h, w] to scores float [C+1, H, W]."""

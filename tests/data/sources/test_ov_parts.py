@@ -112,7 +112,7 @@ def test_names_ids_and_seen_ids_equal_the_published_lists(benchmark, specs):
 
 
 def test_all_data_sets_of_the_benchmark_are_registered():
-    assert len(OV_PARTS_SETS) == 11 and set(OV_PARTS_SETS) <= set(DatasetCatalog.list())
+    assert len(OV_PARTS_SETS) == 12 and set(OV_PARTS_SETS) <= set(DatasetCatalog.list())
     for name in OV_PARTS_SETS:
         metadata = MetadataCatalog.get(name)
         assert metadata.evaluator_type == "sem_seg"

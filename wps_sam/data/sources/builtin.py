@@ -30,13 +30,18 @@ PASCAL_PART_PROTOCOLS: dict[str, tuple[str, ...]] = {
     "201": ("d2_semseg", "pascal_sq", "wps_image_part", "coco_ap"),
 }
 
-# OV-PARTS' ten, by their own names; and ADE's test set image by image, which the protocols without a given object need.
+# OV-PARTS' ten, by their own names; ADE's test set image by image, which the protocols without a given object need; and
+# Pascal's few-shot set object by object.
 OV_PARTS_SETS: dict[str, tuple[Benchmark, OVSet]] = {
     "voc_obj_part_sem_seg_train": (PASCAL_PART_116, OVSet("train", "image", "seen")),
     "voc_obj_part_sem_seg_val": (PASCAL_PART_116, OVSet("val", "image", "all")),
     "voc_obj_part_sem_seg_train_obj_condition": (PASCAL_PART_116, OVSet("train", "object", "seen")),
     "voc_obj_part_sem_seg_val_obj_condition": (PASCAL_PART_116, OVSet("val", "object", "all")),
     "voc_obj_part_sem_seg_train_few_shot": (PASCAL_PART_116, OVSet("train", "image", "all", few_shot=True)),
+    "voc_obj_part_sem_seg_train_few_shot_obj_condition": (
+        PASCAL_PART_116,
+        OVSet("train", "object", "all", few_shot=True),
+    ),
     "ade_obj_part_sem_seg_train": (ADE20K_PART_234, OVSet("train", "image", "seen")),
     "ade_obj_part_sem_seg_train_obj_condition": (ADE20K_PART_234, OVSet("train", "object", "seen")),
     "ade_obj_part_sem_seg_train_few_shot": (ADE20K_PART_234, OVSet("train", "object", "all", few_shot=True)),

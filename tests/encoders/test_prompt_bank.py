@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wps_sam.encoders.clip import random_clip
-from wps_sam.image_level.prompt_bank import FixedTexts, PromptBank, token_row
+from wps_sam.encoders.prompt_bank import FixedTexts, PromptBank, token_row
 
 import pytest
 import torch

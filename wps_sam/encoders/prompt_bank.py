@@ -1,6 +1,7 @@
 """Texts of CLIP with learned words among their own: a row a class, a feature each.
 
-FMA-WSSS (arXiv 2312.03585) and SemPLeS (arXiv 2401.11791) differ in the pattern alone.
+FMA-WSSS (arXiv 2312.03585), SemPLeS (arXiv 2401.11791) and OV-PARTS' CPTCoOp (arXiv 2310.05107) differ in the pattern
+alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..encoders.clip import CLIP
+from .clip import CLIP
 
 # [16]: so many learned words. {name}: a name of the row. <.>: an entry of the vocabulary as it is. Others: words.
 _PIECES = re.compile(r"\[(?P<learned>\d+)\]|\{(?P<name>\w+)\}|<(?P<entry>[^>]+)>|(?P<text>[^\[{<]+)")
@@ -24,7 +25,8 @@ class PromptBank(nn.Module):
         clip: frozen; used, not kept among the parameters.
         names: of each row, what stands for ``{name}``, or a mapping of several; "" leaves it out.
         pattern: such as "[16]{name}." (FMA-WSSS of classes), "{name}[16]." (FMA-WSSS of seeds), "a photo of [30]<.>"
-            (SemPLeS), whose stop is the entry "." of the vocabulary, not the word ".".
+            (SemPLeS), whose stop is the entry "." of the vocabulary, not the word ".", "[4]{object}[4]{part}."
+            (CPTCoOp).
         shared: one block of learned words for all rows (CoOp's unified context); else one a row.
         deviation: they start from a normal distribution of it; 0: uniformly in 0..1, as SemPLeS's.
         seed: of the start.
@@ -47,20 +49,36 @@ class PromptBank(nn.Module):
         super().__init__()
         # In a list, so that it is neither saved nor trained with the bank.
         self._clip = [clip]
-        self.rows = [token_row(clip, pattern, {"name": n} if isinstance(n, str) else n) for n in names]
-        counts = {sum(token < 0 for token in row) for row in self.rows}
-        if counts == {0} or len(counts) != 1:
+        self.pattern = pattern
+        self.set_names(names)
+        learned = sum(int(piece["learned"]) for piece in _PIECES.finditer(pattern) if piece["learned"])
+        if not learned:
             raise ValueError(f"{pattern!r}: expected learned words, such as [16]")
-        shape = (1 if shared else len(names), counts.pop(), clip.text_dim)
+        shape = (1 if shared else len(names), learned, clip.text_dim)
         generator = torch.Generator().manual_seed(seed)
-        start = (
-            torch.randn(shape, generator=generator) * deviation if deviation else torch.rand(shape, generator=generator)
-        )
+        # Not on the meta device, on which models are built to look at their sizes: it draws nothing.
+        with torch.device("cpu"):
+            draw = torch.randn if deviation else torch.rand
+            start = draw(shape, generator=generator) * (deviation or 1.0)
         self.contexts = nn.Parameter(start.to(clip.scale))
 
-    def forward(self) -> Tensor:
-        """Features [K, E] of unit length."""
-        return self._clip[0].text_features(self.rows, self.contexts.expand(len(self.rows), -1, -1))
+    def set_names(self, names: Sequence[str | Mapping[str, str]]) -> None:
+        """Other rows, in words that they share."""
+        rows = [{"name": name} if isinstance(name, str) else name for name in names]
+        self.rows = [token_row(self._clip[0], self.pattern, row) for row in rows]
+
+    def forward(self, chosen: Sequence[int] | None = None, shift: Tensor | None = None) -> Tensor:
+        """Features [R, E] of unit length.
+
+        Args:
+            chosen: R rows, also several times; None: all K.
+            shift: float [R, text_dim], added to each learned word of a row, as CPTCoCoOp adds what a picture shows.
+        """
+        chosen = range(len(self.rows)) if chosen is None else chosen
+        contexts = self.contexts.expand(len(self.rows), -1, -1)[list(chosen)]
+        if shift is not None:
+            contexts = contexts + shift[:, None]
+        return self._clip[0].text_features([self.rows[k] for k in chosen], contexts)
 
 
 class FixedTexts(nn.Module):
