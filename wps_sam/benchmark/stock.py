@@ -46,11 +46,11 @@ def timm_mobile_sam(encoder: TinyViT) -> nn.Module:
     """timm's TinyViT of the weights, sizes and mode of ``encoder``, without the last halving, and with its neck."""
     stages: Any = encoder.layers
     first, *others = (stage["blocks"] for stage in stages)
-    network = TinyVit(
-        embed_dims=[first[0].conv3.c.out_channels, *(blocks[0].local_conv.c.out_channels for blocks in others)],
-        depths=[len(first), *map(len, others)],
-        num_heads=[1, *(blocks[0].attn.heads for blocks in others)],
-        window_sizes=[1, *(blocks[0].attn.window for blocks in others)],
+    network: Any = TinyVit(
+        embed_dims=(first[0].conv3.c.out_channels, *(blocks[0].local_conv.c.out_channels for blocks in others)),
+        depths=(len(first), *map(len, others)),
+        num_heads=(1, *(blocks[0].attn.heads for blocks in others)),
+        window_sizes=(1, *(blocks[0].attn.window for blocks in others)),
         drop_path_rate=0.0,
     )
     network.stages[-1].downsample.conv2.conv.stride = (1, 1)

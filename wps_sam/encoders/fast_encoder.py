@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
@@ -18,7 +18,7 @@ from .tiny_vit import Bottleneck, TinyViT
 
 logger = logging.getLogger(__name__)
 
-ImageEncoder = ImageEncoderViT | TinyViT
+ImageEncoder: TypeAlias = ImageEncoderViT | TinyViT
 # Tables of one layer: per query row and key row (column) of the grid the relative position's vector, [size, size, C].
 PositionTables = tuple[Tensor, Tensor]
 

@@ -69,7 +69,7 @@ class ResNet(resnet.ResNet):
         if len(arch.blocks) < 4:
             del self.layer4
         if arch.deep_stem:
-            self.conv1, self.bn1 = DeepStem(), nn.Identity()  # type: ignore[assignment]
+            self.conv1, self.bn1 = DeepStem(), nn.Identity()
         for k, dilation in enumerate(arch.res5_dilations):
             block = self.layer4[k]
             block.conv2.dilation = block.conv2.padding = (dilation, dilation)

@@ -12,6 +12,7 @@ from ..encoders.openai_clip import from_openai
 from .resnet import from_detectron2
 
 _PIXEL, _PREDICTOR, _ADAPTER = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor.", "clip_adapter."
+_BLOCKS = {"adapter": "proj", "layer": "block"}
 # Patterns of whole names, and what they become; the first that fits counts. None: nothing, such as weights of the
 # loss, which depend on the data set, and words that CLIP's vocabulary has anyway.
 _RULES: tuple[tuple[str, Callable[[re.Match[str]], str] | None], ...] = (
@@ -33,7 +34,6 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str]], str] | None], ...] = (
     # Between linear layers lie activations.
     (_PREDICTOR + r"(mask|class)_embed\.layers\.(\d)\.(\w+)", lambda m: f"{m[1]}_head.{2 * int(m[2])}.{m[3]}"),
 )
-_BLOCKS = {"adapter": "proj", "layer": "block"}
 
 
 def _at(norm: str | None) -> int:
