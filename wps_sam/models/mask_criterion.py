@@ -51,7 +51,7 @@ def mask_set_loss(
         found = torch.cat([of_masks[i, queries] for i, (queries, _) in enumerate(matches)])
         wanted = torch.cat([masks[i][labels] for i, (_, labels) in enumerate(matches)]).flatten(1)
         found = F.interpolate(found[:, None], size, mode="bilinear", align_corners=False).flatten(1)
-        losses["loss_mask"] += MASK_WEIGHT * maskformer.sigmoid_focal_loss(found, wanted, number)
+        losses["loss_mask"] += MASK_WEIGHT * maskformer.sigmoid_focal_loss(found, wanted, number)  # type: ignore[arg-type]
         losses["loss_dice"] += DICE_WEIGHT * maskformer.dice_loss(found, wanted, number)  # type: ignore[arg-type]
     return losses
 
