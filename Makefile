@@ -35,8 +35,9 @@ train: features
 draw: train
 	$(BIN)/python tools/visualize_predictions.py --config-file $(QUICKSTART)
 
+# Files of tests are shared out over the cores, each to one process, whose fixtures serve all of the file.
 test: $(INSTALLED_DEV)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

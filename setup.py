@@ -82,6 +82,7 @@ setup(
             "onnxruntime",
             "onnxscript",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "segmentation-models-pytorch",
             "transformers>=5.6",
