@@ -42,9 +42,17 @@ def test_inside_at_once_nothing_is_waited_for() -> None:
 def test_a_worker_outlives_the_request_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it is sent to a group of processes; the one that waits for the worker finishes its step."""
     monkeypatch.setattr(stops, "WORKER_GRACE", 1)
+    fork = multiprocessing.get_context("fork")
+    lives = fork.Event()
+
+    def work() -> None:
+        lives.set()
+        time.sleep(60)
+
     with stops.Deferral():
-        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        worker = fork.Process(target=work)
         worker.start()
+        lives.wait(30)
         for signum in (signal.SIGINT, signal.SIGTERM):
             os.kill(worker.pid, signum)  # type: ignore[arg-type]
         worker.join(0.2)
