@@ -9,10 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Seconds for which a worker may still be needed.
-WORKER_GRACE = 10
 
 
 class Stopped(KeyboardInterrupt):
@@ -76,15 +75,16 @@ def _once() -> None:
 class Deferral:
     """Inside ``with`` a request is noted in ``signum``, to be followed when work is in a state that can be saved.
 
-    A second one ends the process at once, if it is the only one. In workers that are forked inside, such as a
-    DataLoader's, Ctrl-C, which reaches them, too, is ignored, and SIGTERM ends them after :data:`WORKER_GRACE`: the
-    work that is finished first may need them.
+    A second one ends the process at once, if it is the only one. Workers that are forked inside, such as those of a
+    DataLoader, ignore Ctrl-C, which reaches them, too. SIGTERM ends them, and where it was sent to the whole group of
+    processes they die under the work that is to be finished: from the request on that is no error, until it needs them.
     """
 
     def __init__(self) -> None:
         self.signum = 0
         self._at_once = False
         self._pid = 0
+        self._of_children: Any = None
 
     def __enter__(self) -> Deferral:
         self._pid = os.getpid()
@@ -94,13 +94,18 @@ class Deferral:
 
     def __exit__(self, *exception: object) -> None:
         self._handling.__exit__(None, None, None)
+        if self._of_children is not None:
+            signal.signal(signal.SIGCHLD, self._of_children)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         if os.getpid() != self._pid:
             if signum == signal.SIGTERM:
-                signal.alarm(WORKER_GRACE)
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
             return
         _once()
+        # PyTorch's raises an error, wherever the process is, when a worker dies.
+        self._of_children = signal.signal(signal.SIGCHLD, lambda *_: None)
         self.signum = signum
         if self._at_once:
             self.follow()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
 
 from wps_sam.checkpointer import SafeCheckpointer, remove_leftovers
 from wps_sam.cli import run_command
+from wps_sam.engine.loader import TrainLoader
+from wps_sam.stops import Stopped
 
 import pytest
 import torch
@@ -147,3 +150,43 @@ def test_leftovers_of_the_dead_alone_are_removed(tmp_path):
     remove_leftovers(tmp_path)
     remove_leftovers(tmp_path / "nowhere")
     assert sorted(os.listdir(tmp_path)) == sorted(names[3:])
+
+
+def test_workers_that_are_asked_too_cost_no_step(run, tmp_path, monkeypatch):
+    """As SIGTERM to a whole group of processes does: they die, under a step or before the next."""
+    workers = ("DATALOADER.NUM_WORKERS", 1, "DATASETS.TEST", (), "SOLVER.CHECKPOINT_PERIOD", 100)
+    assert run("whole", opts=workers)[0] == 0
+    plain, left = ToyParts.forward, [3]
+
+    def forward(self, batched_inputs):
+        left[0] -= 1
+        if left[0] == 0:
+            for worker in multiprocessing.active_children():
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(worker.pid, signal.SIGKILL)
+                worker.join()
+        return plain(self, batched_inputs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ToyParts, "forward", forward)
+        code, out, err = run("stopped", opts=workers)
+    assert code == 143 and "Traceback" not in out
+    told = (
+        f"3 of 6 iterations are in {tmp_path / 'stopped' / 'model_0000002.pth'}; the same command with --resume goes on"
+    )
+    assert err.endswith(f"{told}\n")
+    assert run("stopped", "--resume", opts=workers)[0] == 0
+    ours, theirs = weights(tmp_path / "stopped"), weights(tmp_path / "whole")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize(("signum", "expected"), [(0, RuntimeError), (signal.SIGTERM, Stopped)])
+def test_a_loader_without_workers_is_no_error_of_a_run_that_is_stopped(signum, expected):
+    def die():
+        raise RuntimeError("DataLoader worker is killed by signal: Terminated")
+        yield
+
+    loader = TrainLoader(die(), None, None, {})
+    loader.stop.signum = signum
+    with pytest.raises(expected):
+        list(loader)

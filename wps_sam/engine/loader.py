@@ -27,6 +27,7 @@ from ..data.train_order import TrainOrder
 from ..data.weak_labels import label_kind
 from ..masks import PixelGrid, record_size
 from ..prompters import PROMPTER_REGISTRY
+from ..stops import Deferral
 from ..structures import LabelKind
 from .features import open_features
 from .provenance import hash_data
@@ -64,7 +65,7 @@ class TrainLoader:
 
     Detectron2 0.6 takes the iterator before a checkpoint is loaded, too early to enter the order elsewhere.
     ``exif`` is the pixel grid of the labels, see :func:`wps_sam.data.sources.orientation.pixel_grid_of`, and ``data``
-    the hash of each data set by its name.
+    the hash of each data set by its name. ``stop`` is asked where workers died.
     """
 
     def __init__(self, loader: DataLoader, order: TrainOrder, exif: PixelGrid | None, data: Mapping[str, str]) -> None:
@@ -72,9 +73,15 @@ class TrainLoader:
         self.order = order
         self.exif = exif
         self.data = data
+        self.stop = Deferral()
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        yield from self.loader
+        try:
+            yield from self.loader
+        except RuntimeError:
+            # The workers may have been asked to stop, too, and did.
+            self.stop.follow()
+            raise
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from .. import models  # noqa: F401  (registers the meta-architectures)
 from ..checkpointer import SafeCheckpointer
 from ..data.train_order import seed_everything
-from ..stops import Deferral, Stopped
+from ..stops import Stopped
 from .check_test_sets import check_test_set
 from .evaluate import (
     Results,
@@ -139,7 +139,8 @@ class Trainer(DefaultTrainer):
         # The best headline score of this run so far, and how many iterations were done when it was reached.
         self.best_score, self.best_after = -math.inf, 0
         self.stopped_early = False
-        self.stop = Deferral()
+        # Asked of a step, and how many steps are done.
+        self.stop, self.done = data_loader.stop, 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
@@ -253,7 +254,8 @@ class Trainer(DefaultTrainer):
         raise _StopsEarly
 
     def follow_stop(self) -> None:
-        """Raises Stopped in all processes, behind a step, if one of them was asked to stop."""
+        """Behind a step: raises Stopped in all processes if one of them was asked to stop."""
+        self.done = self.iter + 1
         if comm.get_world_size() > 1:
             asked = torch.tensor(self.stop.signum, device=self.cfg.MODEL.DEVICE)
             dist.all_reduce(asked, dist.ReduceOp.MAX)
@@ -262,9 +264,11 @@ class Trainer(DefaultTrainer):
 
     def _save_and_tell(self, stop: Stopped) -> Stopped:
         """Writes a checkpoint behind the last finished step; the request to stop with what to tell of it."""
-        name = f"model_{self.iter:07d}"
-        if not comm.is_main_process() or self.iter >= self.max_iter or self.iter < self.start_iter:
+        if not comm.is_main_process() or not self.done or self.iter >= self.max_iter:
             return stop
+        # Not the one that is under way where workers died.
+        self.iter = self.done - 1
+        name = f"model_{self.iter:07d}"
         if self.checkpointer.last_saved != name:
             self.checkpointer.save(name)
         path = os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth")
