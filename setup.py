@@ -77,6 +77,7 @@ setup(
         # wps-sam export, and its files at work; who only uses them needs onnxruntime alone.
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "dev": [
+            "hypothesis",
             "mypy",
             "onnx",
             "onnxruntime",

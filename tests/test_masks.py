@@ -168,12 +168,12 @@ def test_bad_label_maps_are_refused_by_name(tmp_path):
         read_part_map(record(tmp_path, stored), METADATA)
     with pytest.raises(ValueError, match=r"a\.png: height and width are \(2, 3\), but .*a\.jpg says \(4, 6\)"):
         read_part_map(record(tmp_path, labels()[:2, :3].copy()), METADATA)
-    with pytest.raises(ValueError, match=r"a\.png: cannot be read: expected one channel of label ids, got mode RGB"):
+    with pytest.raises(ValueError, match=r"a\.png: cannot be decoded: expected one channel of label ids, got mode RGB"):
         read_part_map(record(tmp_path, labels(), mode="RGB"), METADATA)
     entry = record(tmp_path, labels())
     with open(entry["sem_seg_file_name"], "r+b") as file:
         file.truncate(50)
-    with pytest.raises(ValueError, match=r"a\.png: cannot be read"):
+    with pytest.raises(ValueError, match=r"a\.png: cannot be decoded"):
         read_part_map(entry, METADATA)
     with pytest.raises(ValueError, match=r"gone\.png: the file does not exist"):
         read_part_map({**entry, "sem_seg_file_name": str(tmp_path / "gone.png")}, METADATA)
@@ -217,7 +217,7 @@ def test_the_size_of_a_record_is_its_own_or_its_label_maps(tmp_path):
         # Pixels are gone, the header is whole: it is all that may be read.
         file.truncate(50)
     assert record_size(unsized) == (4, 6)
-    with pytest.raises(ValueError, match=r"a\.png: cannot be read"):
+    with pytest.raises(ValueError, match=r"a\.png: cannot be decoded"):
         read_part_map(unsized, METADATA)
 
 

@@ -137,7 +137,7 @@ def test_files_of_others_are_not_written_over(run: Path, tmp_path: Path) -> None
         ("/nowhere/at/all", "/nowhere/at/all: no such folder$"),
         ("empty", "empty: holds no config.yaml; expected the folder of a trained model, or OUTPUT_DIR of a run"),
         ("stopped", r"stopped: holds no model\.safetensors, and no checkpoint of a finished run"),
-        ("code", r"code/config\.yaml: expected plain keys and values: .*python/object"),
+        ("code", r"code/config\.yaml: no valid YAML: .*python/object"),
         ("base", r"base/config\.yaml: expected keys and values without _BASE_"),
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 logger = logging.getLogger(__name__)
@@ -22,11 +21,6 @@ logger = logging.getLogger(__name__)
 # What weights say of their training, see SafeCheckpointer.read.
 TRAINING = ("class_names", "exif", "made_by")
 
-
-_UNREADABLE = (
-    *(pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile),
-    *(RuntimeError, EOFError, OSError, ValueError),
-)
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
@@ -244,13 +238,14 @@ class SafeCheckpointer(DetectionCheckpointer):
             else:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
                 _check_bytes(path)
-        except _UNREADABLE as error:
+        except Exception as error:  # A damaged file makes the readers raise anything.
             raise ValueError(
                 f"{path}: not a readable checkpoint; expected a complete .pth of tensors and plain values, "
                 f"or a .safetensors file; this is {what_it_is(path) or 'neither'} ({error})"
             ) from error
-        if not isinstance(loaded, dict):
-            raise ValueError(f"{path}: expected a dict of weights, got {type(loaded).__name__}")
+        state = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+        if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+            raise ValueError(f"{path}: expected a dict of weights, got {type(state).__name__}")
         return loaded if "model" in loaded else {"model": loaded}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:

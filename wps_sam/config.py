@@ -372,7 +372,8 @@ def read_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CN:
     cfg = get_cfg()
     add_wps_sam_config(cfg)
     with _told_of(f"config {config_file}", cfg):
-        cfg.merge_from_file(file)
+        # Detectron2 would make any object of Python that the file names.
+        cfg.merge_from_file(file, allow_unsafe=False)
     if len(opts) % 2:
         raise ValueError(
             f"config overrides: expected KEY VALUE pairs, but {opts[-1]!r} stands alone at the end of {opts}"

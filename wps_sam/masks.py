@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Literal
 
-from wps_sam.picture_files import what_is_missing
+from wps_sam.picture_files import PictureError, decoding, open_picture
 
 import cv2
 import numpy as np
@@ -33,8 +33,6 @@ _EXIF_ORIENTATION = 0x0112
 EXIF_EXCHANGES_SIDES = 5
 # Depths of files of 16 bits that this process has warned of.
 _BITS_SAID: set[int] = set()
-# What Pillow raises on files that are cut off, are no image at all, or claim an absurd size.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 # Modes whose numbers are label ids as stored; any other mode would need a conversion that changes them.
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
@@ -264,13 +262,23 @@ def read_part_map(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     return _paint_annotations(record, metadata)
 
 
-def read_label_png(file_name: str) -> np.ndarray:
+def read_label_png(file_name: str, record: Mapping[str, Any] | None = None) -> np.ndarray:
     """The numbers of a label PNG exactly as stored (8 or 16 bit, palette indices): int64 [H, W].
 
+    Args:
+        file_name: the PNG.
+        record: of the picture whose size it must have.
+
     Raises:
-        ValueError: the file is missing or damaged, or holds colours instead of labels.
+        ValueError: the file is missing, damaged or of another size, or holds colours instead of labels.
     """
     with _open_label_png(file_name) as image:
+        # Before any pixel is decoded: a file may claim to hold any number of them.
+        if record is not None and (image.height, image.width) != record_size(record):
+            raise PictureError(
+                f"label map {file_name}: height and width are {(image.height, image.width)}, "
+                f"but the annotation of {record['file_name']} says {record_size(record)}"
+            )
         # int64 at once: a narrower cast would turn the 16-bit ignore value 65535 into the class 255.
         return np.asarray(image).astype(np.int64)
 
@@ -278,29 +286,18 @@ def read_label_png(file_name: str) -> np.ndarray:
 @contextmanager
 def _open_label_png(file_name: str) -> Iterator[Image.Image]:
     """The opened file; what goes wrong with it inside the block becomes a ValueError that names it."""
-    try:
-        with Image.open(file_name) as image:
-            if image.mode not in _LABEL_MODES:
-                raise ValueError(f"expected one channel of label ids, got mode {image.mode}")
-            yield image
-    except FileNotFoundError as error:
-        raise ValueError(f"label map {file_name}: the file does not exist") from error
-    except _DECODING_ERRORS as error:
-        raise ValueError(f"label map {file_name}: cannot be read: {error}") from error
+    with decoding("label map", file_name), open_picture(file_name) as image:
+        if image.mode not in _LABEL_MODES:
+            raise ValueError(f"expected one channel of label ids, got mode {image.mode}")
+        yield image
 
 
 def _translated(
     record: Mapping[str, Any], file_name: str, label_map: Mapping[int, int], ignore_label: int
 ) -> np.ndarray:
     """A label PNG of a record's size with its values replaced as ``label_map`` says: int64 [height, width]."""
-    stored = read_label_png(file_name)
-    expected = record_size(record)
-    if stored.shape != expected:
-        raise ValueError(
-            f"label map {file_name}: height and width are {stored.shape}, "
-            f"but the annotation of {record['file_name']} says {expected}"
-        )
-    labels = np.full(expected, ignore_label, dtype=np.int64)
+    stored = read_label_png(file_name, record)
+    labels = np.full(stored.shape, ignore_label, dtype=np.int64)
     for value in np.unique(stored).tolist():
         if value in label_map:
             labels[stored == value] = label_map[value]
@@ -434,20 +431,13 @@ def read_rgb(
     Raises:
         ValueError: names the file, which is missing, damaged, or of another size than height x width.
     """
-    try:
-        with Image.open(file_name) as image:
-            # First, as asking a PNG for its EXIF block may decode it.
-            wide = _holds_wide_colours(image)
-            orientation = _exif_orientation(image, file_name)
-            expected = None if height is None or width is None else (height, width)
-            turn = _must_turn(file_name, (image.height, image.width, orientation), expected, exif)
-            return _turned(_to_rgb(image, file_name, wide), orientation if turn else 1)
-    except FileNotFoundError as error:
-        raise ValueError(f"image {file_name}: the file does not exist") from error
-    except _SizeMismatch:
-        raise
-    except _DECODING_ERRORS as error:
-        raise _undecodable(file_name, error) from error
+    with decoding("image", file_name), open_picture(file_name) as image:
+        # First, as asking a PNG for its EXIF block may decode it.
+        wide = _holds_wide_colours(image)
+        orientation = _exif_orientation(image, file_name)
+        expected = None if height is None or width is None else (height, width)
+        turn = _must_turn(file_name, (image.height, image.width, orientation), expected, exif)
+        return _turned(_to_rgb(image, file_name, wide), orientation if turn else 1)
 
 
 def stored_size(file_name: str) -> tuple[int, int, int]:
@@ -456,24 +446,19 @@ def stored_size(file_name: str) -> tuple[int, int, int]:
     Raises:
         ValueError: names the file, which is missing or no picture.
     """
-    try:
+    with decoding("image", file_name):
         return _stored_size(file_name, os.stat(file_name).st_mtime_ns)
-    except FileNotFoundError as error:
-        raise ValueError(f"image {file_name}: the file does not exist") from error
 
 
 @cache
 def _stored_size(file_name: str, mtime: int) -> tuple[int, int, int]:
-    try:
-        with Image.open(file_name) as image:
-            if image.format == "PNG" and "exif" not in image.info:
-                # Pillow would decode the whole picture to look behind its pixels.
-                found = _late_exif(file_name)
-                if found:
-                    image.info["exif"] = found
-            return image.height, image.width, _exif_orientation(image, file_name, Image.Image.getexif)
-    except _DECODING_ERRORS as error:
-        raise _undecodable(file_name, error) from error
+    with open_picture(file_name) as image:
+        if image.format == "PNG" and "exif" not in image.info:
+            # Pillow would decode the whole picture to look behind its pixels.
+            found = _late_exif(file_name)
+            if found:
+                image.info["exif"] = found
+        return image.height, image.width, _exif_orientation(image, file_name, Image.Image.getexif)
 
 
 def _late_exif(file_name: str) -> bytes | None:
@@ -495,24 +480,13 @@ def pil_to_rgb(image: Image.Image, exif: PixelGrid = "upright") -> np.ndarray:
         ValueError: the picture is damaged or empty, or holds floating point numbers.
     """
     name = str(getattr(image, "filename", "")) or "without a file name"
-    try:
+    with decoding("image", name):
         wide = _holds_wide_colours(image)
         orientation = _exif_orientation(image, name) if exif == "upright" else 1
         pixels = _turned(_to_rgb(image, name, wide), orientation)
-    except _DECODING_ERRORS as error:
-        raise _undecodable(name, error) from error
     if not pixels.size:
         raise ValueError(f"image {name}: expected pixels, got {image.width} x {image.height}")
     return pixels
-
-
-def _undecodable(file_name: str, error: Exception) -> ValueError:
-    hint = what_is_missing(file_name)
-    return ValueError(f"image {file_name}: cannot be decoded: {error}{f' ({hint})' if hint else ''}")
-
-
-class _SizeMismatch(ValueError):
-    """Keeps its own message: it is no decoding error."""
 
 
 def _must_turn(
@@ -529,7 +503,7 @@ def _must_turn(
         return exif != "stored"
     turn = exif == "upright" or (exif is None and as_stored != expected)
     if (upright if turn else as_stored) != expected:
-        raise _SizeMismatch(
+        raise PictureError(
             f"image {file_name}: height and width are {as_stored} (EXIF orientation {orientation}), "
             f"but its annotation says {expected}" + (f", and its data set exif: {exif}" if exif else "")
         )
@@ -540,7 +514,7 @@ def _exif_orientation(image: Image.Image, file_name: str, getexif: Callable[...,
     try:
         exif = getexif(image) if getexif else image.getexif()
         orientation = exif.get(_EXIF_ORIENTATION, 1)
-    except (SyntaxError, ValueError, KeyError, EOFError, OSError) as error:
+    except Exception as error:  # A damaged block makes Pillow raise anything.
         logger.warning("image %s: its EXIF block is damaged (%s); taken as upright", file_name, error)
         return 1
     # Cameras also write 0 for "unknown".

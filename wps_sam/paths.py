@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .user_errors import did_you_mean
@@ -36,6 +36,26 @@ def find_file(path: str | Path) -> str:
     text = os.fspath(path)
     in_project = PROJECT / text
     return str(in_project) if text and not os.path.exists(text) and in_project.exists() else text
+
+
+def leads_out(name: str) -> bool:
+    """Whether the name of a file in a folder, of other people's making, may mean one outside of it."""
+    return any(path.is_absolute() or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name)))
+
+
+def outside(files: Iterable[str], root: str | Path) -> list[str]:
+    """Those files that do not lie in the folder ``root`` once ``..`` and links are followed."""
+    base = os.path.join(os.path.realpath(root), "")
+    folders: dict[str, str] = {}
+
+    def real(file: str) -> str:
+        # Links of folders are followed once a folder: a data set has a million files in few.
+        folder = os.path.dirname(file)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        return os.path.realpath(file) if os.path.islink(file) else os.path.join(folders[folder], "")
+
+    return [file for file in files if not real(file).startswith(base)]
 
 
 def output_dir_of(config_file: str | Path, opts: Sequence[Any] = ()) -> Path | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -35,6 +37,47 @@ def _openable() -> frozenset[str]:
 
 
 SUFFIXES = _openable()
+_FORMATS = sorted({Image.registered_extensions()[suffix] for suffix in SUFFIXES})
+
+
+def max_pixels() -> int:
+    """The pixels of the largest picture that is opened: Pillow's own limit, which it tells from a file's header."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 2**30)
+
+
+def open_picture(file: str | Path | BinaryIO) -> Image.Image:
+    """``Image.open`` for files of the kinds of :data:`SUFFIXES`, whatever they are called; no pixel is decoded yet.
+
+    Of Pillow's other kinds one runs a program (PostScript), and nobody's labels are drawn on the rest.
+
+    Raises:
+        Exception: of any kind, see :func:`decoding`; also of more than :func:`max_pixels`.
+    """
+    return Image.open(file, formats=_FORMATS)
+
+
+class PictureError(ValueError):
+    """What is wrong with a picture, in words that name its file."""
+
+
+@contextmanager
+def decoding(what: str, file_name: str | Path) -> Iterator[None]:
+    """In it a picture is opened and decoded: what goes wrong becomes a ValueError that names the file.
+
+    Args:
+        what: it is, as "image" or "label map".
+        file_name: of it.
+    """
+    try:
+        yield
+    except PictureError:
+        raise
+    except FileNotFoundError as error:
+        raise PictureError(f"{what} {file_name}: the file does not exist") from error
+    except Exception as error:  # A damaged file makes Pillow raise anything.
+        hint = what_is_missing(file_name)
+        said = f"{error}" or type(error).__name__
+        raise PictureError(f"{what} {file_name}: cannot be decoded: {said}{f' ({hint})' if hint else ''}") from error
 
 
 def what_is_missing(file_name: str | Path) -> str | None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from . import __version__
 from .checkpointer import to_safetensors
 from .config import PATHS, add_wps_sam_config, method
+from .data.sources.fields import read_yaml
 from .outputs import check_outputs, stream_output, write_output
 from .prompters import PROMPTER_REGISTRY
 
@@ -66,7 +67,8 @@ def find_pretrained(name: str | Path, download: bool = False, revision: str | No
         raise ValueError(f"{folder}: holds no {CONFIG}; expected the folder of a trained model, or OUTPUT_DIR of a run")
     mark = folder / "last_checkpoint"
     if not weights.is_file() and mark.is_file():
-        weights = folder / mark.read_text(encoding="utf-8").strip()
+        # Of the folder alone, whatever it says.
+        weights = folder / Path(mark.read_text(encoding="utf-8").strip()).name
     if not weights.is_file():
         raise ValueError(f"{folder}: holds no {WEIGHTS}, and no checkpoint of a finished run")
     return Pretrained(config, weights, _paths_in(folder, _plain(config)))
@@ -92,10 +94,7 @@ def _from_hub(name: str, download: bool, revision: str | None) -> Path:
 
 def _plain(config: Path) -> Mapping[str, Any]:
     """A configuration, which may be anybody's: nothing in it is run, and it stands for itself."""
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{config}: expected plain keys and values: {error}") from error
+    content = read_yaml(config, "config")
     if not isinstance(content, Mapping) or "_BASE_" in content:
         raise ValueError(f"{config}: expected keys and values without _BASE_")
     return content
@@ -106,7 +105,9 @@ def _paths_in(folder: Path, config: Mapping[str, Any]) -> list[Any]:
     opts: list[Any] = []
     for section, name in _COPIED:
         value = _value(config, "MODEL", section, name)
-        if isinstance(value, str) and value and not Path(value).is_absolute() and (folder / value).exists():
+        # A folder of anybody's names no file outside of it.
+        inside = isinstance(value, str) and value and not Path(value).is_absolute() and ".." not in Path(value).parts
+        if inside and (folder / value).exists():
             opts += [f"MODEL.{section}.{name}", str((folder / value).resolve())]
     return opts
 

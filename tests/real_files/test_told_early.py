@@ -88,7 +88,7 @@ def test_a_part_map_that_is_cut_off_is_found_before_training(tiny_cfg, write_tin
     parts = write_tiny_parts(tmp_path / "cut", name="cut_maps")
     cut_png(sorted(parts.coco_json("val").parent.glob("*.png"))[1])
     register_descriptions([str(parts.description)])
-    with pytest.raises(ValueError, match=r"label map .*\.png: cannot be read"):
+    with pytest.raises(ValueError, match=r"label map .*\.png: cannot be decoded"):
         engine.Trainer(tiny_cfg("DATASETS.TRAIN", ("cut_maps_train",), "DATASETS.TEST", ("cut_maps_val",)))
 
 
@@ -330,11 +330,11 @@ def test_an_interrupt_does_not_shift_the_answers(tmp_path, monkeypatch):
     for name in "ab":
         savemat(tmp_path / f"{name}.mat", {"name": name})
 
-    def interrupted(file):
+    def interrupted(answers):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("wps_sam.data.sources.mat_file.pickle.load", interrupted)
+        patch.setattr("wps_sam.data.sources.mat_file._Answers.load", interrupted)
         with pytest.raises(KeyboardInterrupt):
             reader(tmp_path / "a.mat")
     assert reader(tmp_path / "b.mat")["name"].item() == "b"

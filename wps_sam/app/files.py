@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..picture_files import what_is_missing
+from ..picture_files import open_picture, what_is_missing
 from ..prediction import PartPrediction
 from ..prediction.results import COCO_FILE, Results
 from ..prediction.sources import Source
@@ -38,11 +38,11 @@ def check_upload(path: Path, limits: Limits) -> None:
     if size > limits.bytes:
         raise ValueError(f"{path.name}: {size / 2**20:.1f} MB; this page takes files up to {limits.megabytes:g} MB")
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             pixels = image.width * image.height
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path.name}: {error}; this page takes up to {limits.megapixels:g} megapixels") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # A damaged file makes Pillow raise anything.
         hint = what_is_missing(path)
         raise ValueError(f"{path.name}: no picture that can be opened{f'; {hint}' if hint else ''}") from error
     if pixels > limits.megapixels * 1e6:

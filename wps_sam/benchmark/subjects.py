@@ -444,7 +444,7 @@ def cache(settings: Settings) -> list[Contest]:
         write_files(dtype, to).run()
 
         def run() -> Tensor:
-            read = [torch.load(to / f"{i}.pt") for i in _SHUFFLED]
+            read = [torch.load(to / f"{i}.pt", weights_only=True) for i in _SHUFFLED]
             return read[0].float()
 
         return Task(run, prepare=_bind(_forget, to) if from_disk else None)

@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
         # Spread over the set: the first pictures of a data set are often all of one kind.
         chosen = [records[i * len(records) // count] for i in range(count)]
         # Of records about one object there may be several to a picture.
-        names = [f"{r['image_id']}.png" if "category_id" in r else Path(r["file_name"]).name for r in chosen]
+        # An id may be any text, a path, too.
+        names = [Path(f"{r['image_id']}.png" if "category_id" in r else r["file_name"]).name for r in chosen]
         for record, base in zip(chosen, distinct(output / name / file_name for file_name in names)):
             picture = predictor.compare(record, metadata)
             write_output(f"{base}.png", partial(Image.fromarray(picture).save, format="PNG"))

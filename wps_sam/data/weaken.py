@@ -13,10 +13,9 @@ from typing import Any
 
 from wps_sam.data.tags import read_tags
 from wps_sam.data.weak_labels import part_point, usable_box
-from wps_sam.masks import record_size
+from wps_sam.masks import record_size, stored_size
 
 import numpy as np
-from PIL import Image
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -108,8 +107,7 @@ def add_tagged_pictures(content: dict[str, Any], tags_file: str, folder: str, ro
     found = read_tags(tags_file, folder, names)
     for i, (name, tags) in enumerate(found):
         path = Path(folder) / name
-        with Image.open(path) as image:
-            width, height = image.size
+        height, width, _ = stored_size(str(path))
         entry = {"id": first + i, "file_name": os.path.relpath(path, root), "height": height, "width": width}
         content["images"].append({**entry, "tags": sorted(names[c] for c in tags)})
     return len(found)

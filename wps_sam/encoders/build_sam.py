@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
@@ -190,14 +189,14 @@ def read_state_dict(path: str) -> dict[str, torch.Tensor]:
     if file.suffix == ".safetensors":
         try:
             return _unwrapped(load_file(path), path)
-        except SafetensorError as error:
+        except Exception as error:  # A damaged file makes the reader raise anything.
             raise ValueError(
                 f"{path}: not a readable .safetensors file, but {what_it_is(path) or 'damaged, or another'} ({error})"
             ) from error
     try:
         with _numbers_allowed():
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # As above.
         other = what_it_is(path)
         if other is None and isinstance(error, pickle.UnpicklingError):
             raise ValueError(

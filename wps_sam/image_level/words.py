@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -351,8 +350,7 @@ def read_seed(path: Path) -> np.ndarray:
     """int64 [H, W] of a seed's PNG."""
     if not path.is_file():
         raise ValueError(f"{path}: is missing; run the stage seeds first")
-    with Image.open(path) as image:
-        return np.asarray(image).astype(np.int64)
+    return read_label_png(str(path))
 
 
 def device() -> torch.device:

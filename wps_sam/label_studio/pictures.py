@@ -11,9 +11,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import numpy as np
-from PIL import Image
 
 from ..masks import pil_to_rgb, read_rgb
+from ..picture_files import decoding, open_picture
 
 _MAX_BYTES = 100 * 2**20
 _TIMEOUT = 30.0
@@ -89,11 +89,8 @@ class Pictures:
             raise ValueError(f"picture {address}: {error.reason}") from error
         if len(content) > _MAX_BYTES:
             raise ValueError(f"picture {address}: larger than {_MAX_BYTES // 2**20} MB")
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                return pil_to_rgb(image, "upright")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"picture {address}: no picture that can be opened: {error}") from error
+        with decoding("picture", address), open_picture(io.BytesIO(content)) as image:
+            return pil_to_rgb(image, "upright")
 
 
 class _NoRedirect(HTTPRedirectHandler):

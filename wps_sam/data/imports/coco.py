@@ -7,7 +7,7 @@ from typing import Any
 
 from wps_sam.data.imports.labels import Export, Format, Label, LabelledPicture, Notes, Point, ReadFile, split_of
 from wps_sam.data.sources.coco_json import CocoAnnotation, check_coco
-from wps_sam.data.sources.fields import shown
+from wps_sam.data.sources.fields import is_pixels, shown
 
 _HIDDEN, _VISIBLE = 1, 2
 
@@ -67,7 +67,7 @@ def _keypoints(
 ) -> Iterator[tuple[int, Point]]:
     """Number and place of the keypoints that can be seen."""
     values = entry.get("keypoints") or []
-    if not isinstance(values, list) or len(values) % 3 or not all(isinstance(v, int | float) for v in values):
+    if not isinstance(values, list) or len(values) % 3 or not all(map(is_pixels, values)):
         raise ValueError(f"{annotation.where}.keypoints: expected [x, y, visibility, ...], got {shown(values)}")
     for k in range(len(values) // 3):
         x, y, visibility = values[3 * k : 3 * k + 3]

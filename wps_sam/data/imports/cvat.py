@@ -21,7 +21,7 @@ from wps_sam.data.imports.labels import (
     split_of,
     turned_box,
 )
-from wps_sam.data.sources.fields import integer, shown, text
+from wps_sam.data.sources.fields import integer, picture_size, shown, text
 from wps_sam.masks import mask_to_rle
 
 import numpy as np
@@ -50,7 +50,7 @@ def _picture(image: Element, file: ReadFile, notes: Notes) -> LabelledPicture:
     where = f"labels {file.path}: image"
     name = text(image.attrib, "name", where)
     where = f"{where} {name!r}"
-    size = integer(image.attrib, "height", where, 1), integer(image.attrib, "width", where, 1)
+    size = picture_size(image.attrib, where)
     picture = LabelledPicture(name, size, split_of(image.get("subset", "")))
     for shape in image:
         if shape.tag in _UNUSABLE:
@@ -99,14 +99,14 @@ def _points(shape: Element, where: str) -> list[Point]:
 
 def _mask(shape: Element, size: tuple[int, int], where: str) -> dict[str, Any]:
     """Run lengths row by row of a rectangle of the picture, outside and inside in turn, beginning outside."""
-    left, top, width, height = (integer(shape.attrib, key, where) for key in ("left", "top", "width", "height"))
-    runs = [integer({"rle": run}, "rle", where, 0) for run in shape.get("rle", "").split(",")]
-    if sum(runs) != width * height:
-        raise ValueError(f"{where}.rle: expected runs that add up to {width} * {height}, got {sum(runs)}")
-    if left < 0 or top < 0 or left + width > size[1] or top + height > size[0]:
+    left, top, width, height = (integer(shape.attrib, key, where, 0) for key in ("left", "top", "width", "height"))
+    if left + width > size[1] or top + height > size[0]:
         raise ValueError(
             f"{where}: {width} x {height} pixels at {(left, top)} are not within the picture, {size[1]} x {size[0]}"
         )
+    runs = [integer({"rle": run}, "rle", where, 0) for run in shape.get("rle", "").split(",")]
+    if sum(runs) != width * height:
+        raise ValueError(f"{where}.rle: expected runs that add up to {width} * {height}, got {sum(runs)}")
     mask = np.zeros(size, bool)
     cut = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     mask[top : top + height, left : left + width] = cut.reshape(height, width)

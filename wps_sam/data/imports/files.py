@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from wps_sam.data.sources.coco import is_litter
-from wps_sam.data.sources.fields import read_json
+from wps_sam.data.sources.fields import read_json, read_text
 
 
 def files_below(source: Path, patterns: Iterable[str]) -> list[Path]:
@@ -30,14 +30,11 @@ def open_file(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".json":
         return read_json(path, "labels")
-    return read_xml(path) if suffix == ".xml" else read_text(path)
+    return read_xml(path) if suffix == ".xml" else read_text(path, "labels")
 
 
-def read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"labels {path}: expected text in UTF-8: {error}") from error
+class _Refused(ValueError):
+    """Keeps its own message: it is no error of the parser's."""
 
 
 def read_xml(path: Path) -> Element:
@@ -49,7 +46,7 @@ def read_xml(path: Path) -> Element:
     """
 
     def refuse(name: str, *_: Any) -> None:
-        raise ValueError(f"labels {path}: has a document type (<!DOCTYPE {name}>), expected XML without one")
+        raise _Refused(f"labels {path}: has a document type (<!DOCTYPE {name}>), expected XML without one")
 
     parser, builder = expat.ParserCreate(), TreeBuilder()
     parser.buffer_text = True
@@ -60,6 +57,9 @@ def read_xml(path: Path) -> Element:
     try:
         with path.open("rb") as file:
             parser.ParseFile(file)
-    except (OSError, expat.ExpatError) as error:
+    except _Refused:
+        raise
+    # The last two: an encoding that is not known, or not read.
+    except (OSError, expat.ExpatError, LookupError, ValueError) as error:
         raise ValueError(f"labels {path}: no valid XML, perhaps cut off: {error}") from error
     return builder.close()

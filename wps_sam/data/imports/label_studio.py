@@ -22,7 +22,7 @@ from wps_sam.data.imports.labels import (
     split_of,
     turned_box,
 )
-from wps_sam.data.sources.fields import integer, shown
+from wps_sam.data.sources.fields import picture_size, shown
 from wps_sam.masks import mask_to_rle
 from wps_sam.picture_files import SUFFIXES
 
@@ -64,7 +64,8 @@ def _picture(task: Mapping[str, Any], where: str, split: str | None, notes: Note
         results = annotation.get("result")
         if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
             raise ValueError(f"{where}.annotations: expected a list of results, got {shown(results)}")
-        named = {result.get("id") for result in results if result.get("type") == "labels"}
+        # Any JSON may be an id.
+        named = [result.get("id") for result in results if result.get("type") == "labels"]
         for i, result in enumerate(results):
             if result.get("type") not in _DRAWN or result.get("id") not in named:
                 _add_result(result, f"{where}: result[{i}]", picture, notes)
@@ -77,9 +78,12 @@ def _picture_name(task: Mapping[str, Any], where: str) -> str:
     named = {}
     for key, value in data.items() if isinstance(data, dict) else ():
         if isinstance(value, str):
-            address = urlsplit(value)
-            # Of local files the path is a parameter: /data/local-files/?d=folder/name.jpg
-            path = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+            try:
+                address = urlsplit(value)
+                # Of local files the path is a parameter: /data/local-files/?d=folder/name.jpg
+                path = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+            except ValueError:  # No address.
+                continue
             if PurePosixPath(path).suffix.lower() in SUFFIXES:
                 named[key] = path
     chosen = named.get("image") or (next(iter(named.values())) if len(named) == 1 else None)
@@ -110,7 +114,7 @@ def _add_result(result: Mapping[str, Any], where: str, picture: LabelledPicture,
     if not names:
         notes.leave_out("regions without a class", picture.name)
         return
-    height, width = (integer(result, f"original_{side}", where, 1) for side in ("height", "width"))
+    height, width = picture_size(result, where, "original_height", "original_width")
     if picture.size not in (None, (height, width)):
         raise ValueError(f"{where}: original_height and original_width differ from those of the results before")
     picture.size = height, width

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -23,11 +22,11 @@ from wps_sam.data.imports.labels import (
     number,
     split_of,
 )
-from wps_sam.data.sources.fields import integer, shown, text
+from wps_sam.data.sources.fields import picture_size, shown, text
 from wps_sam.masks import mask_to_rle
+from wps_sam.picture_files import decoding, open_picture
 
 import numpy as np
-from PIL import Image
 
 _LINES = ("line", "linestrip")
 
@@ -46,7 +45,7 @@ def _picture(file: ReadFile, notes: Notes) -> LabelledPicture:
     name = f"{file.relative.parent.as_posix()}/{text(content, 'imagePath', where)}"
     size = None
     if content.get("imageHeight") is not None:
-        size = integer(content, "imageHeight", where, 1), integer(content, "imageWidth", where, 1)
+        size = picture_size(content, where, "imageHeight", "imageWidth")
     shapes, flags = content["shapes"], content.get("flags") or {}
     if not isinstance(shapes, list) or not isinstance(flags, dict):
         raise ValueError(f"{where}: expected a list of shapes and flags by name, got {shown(shapes)}, {shown(flags)}")
@@ -54,9 +53,12 @@ def _picture(file: ReadFile, notes: Notes) -> LabelledPicture:
     picture.tags = [flag for flag, is_set in flags.items() if is_set]
     groups: dict[tuple[str, Any], int] = {}
     for i, shape in enumerate(shapes):
-        for label in _labels(shape, f"{where}: shapes[{i}]", picture, notes):
+        place = f"{where}: shapes[{i}]"
+        for label in _labels(shape, place, picture, notes):
             # Polygons of one group are pieces of one part.
             group = (label.name, shape.get("group_id"))
+            if not isinstance(group[1], int | str | None):
+                raise ValueError(f"{place}.group_id: expected a number, got {shown(group[1])}")
             pieces = label.segmentation
             if group[1] is None or not isinstance(pieces, list):
                 picture.labels.append(label)
@@ -72,7 +74,7 @@ def _picture(file: ReadFile, notes: Notes) -> LabelledPicture:
 
 def _labels(shape: Any, where: str, picture: LabelledPicture, notes: Notes) -> list[Label]:
     name = text(shape, "label", where)
-    kind = shape.get("shape_type") or "polygon"
+    kind = text({"shape_type": shape.get("shape_type") or "polygon"}, "shape_type", where)
     if kind in _LINES:
         notes.leave_out("lines", picture.name)
         return []
@@ -105,10 +107,10 @@ def _mask(shape: Mapping[str, Any], points: Sequence[Point], where: str, picture
     """A PNG of the pixels from the first point to the second, both of them in it."""
     try:
         png = base64.b64decode(shape.get("mask") or "", validate=True)
-        with Image.open(io.BytesIO(png)) as image:
-            cut = np.asarray(image) > 0
-    except (TypeError, ValueError, binascii.Error, OSError, SyntaxError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}.mask: expected a PNG in base64: {error}") from error
+    with decoding(where, "mask"), open_picture(io.BytesIO(png)) as image:
+        cut = np.asarray(image) > 0
     (x, y), (height, width) = points[0], picture.size or (0, 0)
     left, top = round(x), round(y)
     if cut.ndim != 2 or left < 0 or top < 0 or top + cut.shape[0] > height or left + cut.shape[1] > width:

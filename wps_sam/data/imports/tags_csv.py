@@ -15,7 +15,10 @@ def _rows(file: ReadFile) -> list[list[str]]:
     first = file.content.partition("\n")[0]
     separator = max(",;\t", key=first.count)
     rows = csv.reader(file.content.splitlines(), delimiter=separator, skipinitialspace=True)
-    return [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    try:
+        return [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ValueError(f"labels {file.path}: no valid CSV: {error}") from error
 
 
 def _is_picture(name: str) -> bool:

@@ -17,7 +17,7 @@ from wps_sam.data.imports.labels import (
     number,
     split_of,
 )
-from wps_sam.data.sources.fields import shown, text
+from wps_sam.data.sources.fields import is_pixels, mapping_of, shown, text
 
 # Of several attributes, the one that tells the class.
 _CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type")
@@ -74,7 +74,7 @@ def _read_2(content: Mapping[str, Any], where: str, split: str | None, notes: No
     pictures = []
     for key, entry in entries.items():
         picture = LabelledPicture(text(entry, "filename", f"{where}: {key!r}"), split=split)
-        if any((entry.get("file_attributes") or {}).values()):
+        if any(_mapping(entry, "file_attributes", f"{where}: {key!r}").values()):
             notes.leave_out("pictures' own attributes", picture.name)
         for k, region in enumerate(regions_of[key]):
             place = f"{where}: {key!r}: regions[{k}]"
@@ -82,7 +82,9 @@ def _read_2(content: Mapping[str, Any], where: str, split: str | None, notes: No
             shape = region["shape_attributes"]
             _add_region(shape, values, f"{place}.shape_attributes", picture, notes)
         pictures.append(picture)
-    options = content.get("_via_attributes", {}).get("region", {}).get(attribute, {}).get("options", {})
+    options: Any = content
+    for step in ("_via_attributes", "region", attribute, "options"):
+        options = options.get(step) if isinstance(options, dict) else None
     return Export(pictures, tuple(options) if isinstance(options, dict) else ())
 
 
@@ -110,7 +112,8 @@ def _values_2(value: Any) -> list[str]:
 
 
 def _read_3(content: Mapping[str, Any], where: str, split: str | None, notes: Notes) -> Export:
-    attributes = content["attribute"]
+    attributes, views, entries = (_mappings(content, key, where) for key in ("attribute", "view", "metadata"))
+    options = {key: _mapping(a, "options", f"{where}: attribute {key!r}") for key, a in attributes.items()}
     names = {key: str(a.get("aname")) for key, a in attributes.items() if a.get("anchor_id") == _OF_REGIONS}
     chosen = _class_attribute(names.values(), where) if names else None
     of_regions = next((key for key, name in names.items() if name == chosen), "")
@@ -118,31 +121,41 @@ def _read_3(content: Mapping[str, Any], where: str, split: str | None, notes: No
     of_files = [k for k, a in attributes.items() if a.get("anchor_id") == _OF_FILES and a.get("type") != _TEXT]
     pictures = {
         view_id: LabelledPicture(_file_name_3(content, view, f"{where}: view {view_id}"), split=split)
-        for view_id, view in content["view"].items()
+        for view_id, view in views.items()
     }
-    for key, entry in content["metadata"].items():
+    for key, entry in entries.items():
         place = f"{where}: metadata {key!r}"
         if entry.get("flg") == _DELETED:
             continue
-        if entry.get("vid") not in pictures:
+        if str(entry.get("vid")) not in pictures:
             raise ValueError(f"{place}.vid: {shown(entry.get('vid'))} is no view")
-        picture, xy, av = pictures[entry["vid"]], entry.get("xy") or [], entry.get("av") or {}
+        picture, xy, av = pictures[str(entry["vid"])], entry.get("xy") or [], _mapping(entry, "av", place)
+        if not isinstance(xy, list) or not all(map(is_pixels, xy)):
+            raise ValueError(f"{place}.xy: expected numbers, got {shown(xy)}")
         if entry.get("z"):
             notes.leave_out("segments of a video", picture.name)
         elif not xy:
             picture.tags += [tag for a in of_files for tag in _values_3(av.get(a), attributes[a])]
         else:
-            values = _values_3(av.get(of_regions), attributes.get(of_regions, {}))
+            values = _values_3(av.get(of_regions), attributes[of_regions]) if of_regions else []
             _add_region(_shape_3(xy, f"{place}.xy"), values, f"{place}.xy", picture, notes)
-    options = attributes.get(of_regions, {}).get("options") or {}
-    return Export(list(pictures.values()), tuple(options.values()))
+    return Export(list(pictures.values()), tuple(map(str, options.get(of_regions, {}).values())))
+
+
+def _mapping(entry: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """What is mapped there; nothing where it is missing or null."""
+    return mapping_of(entry.get(key) or {}, f"{where}.{key}", lambda value: True, "values")
+
+
+def _mappings(content: Mapping[str, Any], key: str, where: str) -> dict[str, dict[str, Any]]:
+    return mapping_of(content.get(key), f"{where}: {key}", lambda value: isinstance(value, dict), "a mapping")
 
 
 def _file_name_3(content: Mapping[str, Any], view: Mapping[str, Any], where: str) -> str:
-    files = view.get("fid_list") or []
-    if len(files) != 1 or str(files[0]) not in content["file"]:
+    files, known = view.get("fid_list") or [], _mappings(content, "file", where)
+    if not isinstance(files, list) or len(files) != 1 or str(files[0]) not in known:
         raise ValueError(f"{where}.fid_list: expected one known file, got {shown(files)}")
-    return text(content["file"][str(files[0])], "fname", where)
+    return text(known[str(files[0])], "fname", where)
 
 
 def _values_3(value: Any, attribute: Mapping[str, Any]) -> list[str]:
@@ -183,7 +196,7 @@ def _class_attribute(names: Iterable[str], where: str) -> str:
 def _add_region(
     shape: Mapping[str, Any], classes: Sequence[str], where: str, picture: LabelledPicture, notes: Notes
 ) -> None:
-    kind = shape.get("name")
+    kind = str(shape.get("name"))
     if kind in _OPEN:
         notes.leave_out("lines", picture.name)
         return

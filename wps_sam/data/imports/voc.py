@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from wps_sam.data.imports.files import read_text
 from wps_sam.data.imports.labels import Box, Export, Format, Label, LabelledPicture, Notes, ReadFile, number, split_of
-from wps_sam.data.sources.fields import integer, text
+from wps_sam.data.sources.fields import picture_size, read_text, text
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -43,7 +42,7 @@ class _Splits:
                 line.split()[0]: split
                 for split in ("train", "val", "test")
                 if (folder / f"{split}.txt").is_file()
-                for line in read_text(folder / f"{split}.txt").splitlines()
+                for line in read_text(folder / f"{split}.txt", "labels").splitlines()
                 if line.strip()
             }
         return self._of_folder[folder].get(path.stem)
@@ -55,7 +54,7 @@ def _picture(file: ReadFile, starts_at_one: bool, splits: _Splits, notes: Notes)
     size = None
     # Some tools write zeros where they did not look.
     if (root.findtext("size/width") or "0") != "0":
-        size = integer(_texts(root, "size"), "height", where, 1), integer(_texts(root, "size"), "width", where, 1)
+        size = picture_size(_texts(root, "size"), where)
     picture = LabelledPicture(name, size, splits.of(file.path) or split_of(file.relative.parent))
     for k, thing in enumerate(root.iterfind("object")):
         place = f"{where}: object[{k}]"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wps_sam.data.imports.files import files_below, read_text
+from wps_sam.data.imports.files import files_below
 from wps_sam.data.imports.labels import Export, Format, Label, LabelledPicture, Notes, ReadFile, number, split_of
-from wps_sam.data.sources.fields import shown
+from wps_sam.data.sources.fields import parse_yaml, read_text, shown
 from wps_sam.picture_files import SUFFIXES
-
-import yaml
 
 _SPLIT_KEYS = ("train", "val", "valid", "test")
 # Beside the labels, and none themselves.
@@ -23,8 +22,8 @@ _FARTHEST = 2.0
 def _recognises(file: ReadFile) -> bool:
     if _is_yaml(file.path):
         try:
-            content = yaml.safe_load(file.content)
-        except yaml.YAMLError:
+            content = parse_yaml(file.content, "")
+        except ValueError:
             return False
         return isinstance(content, dict) and "names" in content and bool(set(_SPLIT_KEYS) & content.keys())
     return any(_is_label(path) for path in _label_files(file.path.parent))
@@ -39,7 +38,7 @@ def _label_files(folder: Path) -> list[Path]:
 
 
 def _is_label(path: Path) -> bool:
-    return all(len(line.split()) >= 5 for line in read_text(path).splitlines() if line.strip())
+    return all(len(line.split()) >= 5 for line in read_text(path, "labels").splitlines() if line.strip())
 
 
 def _read(files: Sequence[ReadFile], notes: Notes) -> Export:
@@ -49,20 +48,20 @@ def _read(files: Sequence[ReadFile], notes: Notes) -> Export:
         raise ValueError(f"labels: expected one YOLO data set, got {', '.join(str(file.path) for file in settings)}")
     path = settings[0].path
     if not _is_yaml(path):
-        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(path, "labels").splitlines() if line.strip()]
         labels = {found: found.relative_to(path.parent) for found in _label_files(path.parent)}
         pictures = [
             _picture(str(at.with_suffix("")), split_of(at.parent), file, names, None, notes)
             for file, at in labels.items()
         ]
         return Export(pictures, tuple(names))
-    content = yaml.safe_load(settings[0].content)
+    content = parse_yaml(settings[0].content, f"labels {path}")
     names = _names(content["names"], f"labels {path}: names")
     pictures = []
     for key in _SPLIT_KEYS:
         entries = content.get(key) or []
         for entry in entries if isinstance(entries, list) else [entries]:
-            for name, labels_file in _pictures_of(str(entry), content, path, key):
+            for name, labels_file in _pictures_of(str(entry), content, path, key, notes):
                 pictures.append(_picture(name, split_of(key), labels_file, names, content.get("kpt_shape"), notes))
     return Export(pictures, tuple(names))
 
@@ -75,12 +74,16 @@ def _names(names: Any, where: str) -> list[str]:
     return [str(name) for name in names]
 
 
-def _pictures_of(entry: str, content: Mapping[str, Any], path: Path, key: str) -> Iterator[tuple[str, Path]]:
+def _pictures_of(
+    entry: str, content: Mapping[str, Any], path: Path, key: str, notes: Notes
+) -> Iterator[tuple[str, Path]]:
     """Name of each picture of a split, and where its labels would be: the same path with labels instead of images."""
-    place = _place(entry, content, path, key)
+    place = _place(entry, content, path, key, notes)
     if place.is_file():
-        for line in filter(None, map(str.strip, read_text(place).splitlines())):
+        for line in filter(None, map(str.strip, read_text(place, "labels").splitlines())):
             picture = Path(line)
+            if not picture.name:
+                raise ValueError(f"labels {place}: expected names of pictures, got {line!r}")
             yield line, (place.parent / _labels_of(picture)).with_suffix(".txt")
         return
     labels = _labels_of(place)
@@ -99,7 +102,7 @@ def _labels_of(images: Path) -> Path:
     return Path(*parts)
 
 
-def _place(entry: str, content: Mapping[str, Any], path: Path, key: str) -> Path:
+def _place(entry: str, content: Mapping[str, Any], path: Path, key: str, notes: Notes) -> Path:
     """The folder or list that a split names: below ``path`` of the yaml, or else below the yaml itself.
 
     Roboflow writes ../train/images for what lies beside the yaml, and ``path`` may be of another machine.
@@ -108,8 +111,17 @@ def _place(entry: str, content: Mapping[str, Any], path: Path, key: str) -> Path
     while inner.startswith("../"):
         inner = inner[3:]
     tried = [path.parent / str(content.get("path") or "") / entry, path.parent / entry, path.parent / inner]
+    here = path.parent.resolve()
     for place in tried:
-        if place.exists() or _labels_of(place).is_dir():
+        try:
+            real = place.resolve()
+        except (OSError, RuntimeError, ValueError):  # No path that a file could have, or links in a circle.
+            continue
+        # What the export lies in is none of its splits, and may be a whole disk.
+        around = here != real and here.is_relative_to(real)
+        if not around and (os.path.exists(place) or os.path.isdir(_labels_of(place))):
+            if not real.is_relative_to(here):
+                notes.change(f"splits were read outside of the folder of {path.name}")
             return place
     raise ValueError(f"labels {path}: {key}: expected a folder of images or a list, but there is no {tried[-1]}")
 
@@ -119,7 +131,7 @@ def _picture(
 ) -> LabelledPicture:
     picture = LabelledPicture(name, split=split, in_shares=True)
     # A picture without a file has nothing on it.
-    lines = read_text(labels_file).splitlines() if labels_file.is_file() else []
+    lines = read_text(labels_file, "labels").splitlines() if os.path.isfile(labels_file) else []
     for k, line in enumerate(lines, start=1):
         if line.strip():
             label = _label(line.split(), f"labels {labels_file}: line {k}", names, kpt_shape, picture.name, notes)

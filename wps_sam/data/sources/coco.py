@@ -34,6 +34,7 @@ from wps_sam.data.sources.coco_json import (
 from wps_sam.data.sources.orientation import ExifRule, settle_orientation
 from wps_sam.data.weak_labels import usable_box
 from wps_sam.masks import clip_far_polygons, mask_to_box, rle_runs, segmentation_to_mask, valid_polygons
+from wps_sam.paths import outside
 from wps_sam.vocabulary import PartVocabulary
 
 import yaml
@@ -261,6 +262,7 @@ def _load(
             report.boxes.add(annotation.bbox, record["height"], record["width"], annotation.segmentation)
         _add_annotation(annotation, record, class_ids, options, report)
     report.log(list(records.values()), vocabulary)
+    report.log_outside([record["file_name"] for record in records.values()], image_root)
     for record in records.values():
         tags = record.pop("tags")
         if tags:
@@ -313,6 +315,15 @@ class _Report:
                 f"{crowds.total()} annotations are crowds (iscrowd 1), regions of no single part, which training "
                 f"leaves out{lost}. Some tools, CVAT among them, export every brush mask so: if these are parts, write "
                 "crowds: parts into the data set's description",
+            )
+
+    def log_outside(self, files: Sequence[str], folder: str) -> None:
+        found = outside(files, folder)
+        if found:
+            self._say(
+                logging.WARNING,
+                f"{len(found)} pictures lie outside of {folder}, where '..', a whole path or a link leads, among them "
+                f"{os.path.realpath(found[0])}: use them only if you trust whoever made the data set",
             )
 
     def _say(self, level: int, message: str) -> None:

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from wps_sam.data.sources.fields import flag, identity, integer, numbers, read_json, shown, text
-
-from PIL import Image
+from wps_sam.data.sources.fields import flag, identity, integer, numbers, picture_size, read_json, shown, text
 
 logger = logging.getLogger(__name__)
 
@@ -132,19 +130,13 @@ def _require_lists(content: Any, json_file: str) -> None:
 
 
 def _image(entry: Any, where: str) -> CocoImage:
-    image = CocoImage(
+    return CocoImage(
         where,
         identity(entry, "id", where),
         text(entry, "file_name", where),
-        integer(entry, "height", where, minimum=1),
-        integer(entry, "width", where, minimum=1),
+        *picture_size(entry, where),
         _tags(entry.get("tags"), where),
     )
-    # Pillow opens no picture of twice as many pixels, and a mask of this size would fill the memory.
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**30)
-    if image.height * image.width > limit:
-        raise ValueError(f"{where}: height and width: {image.height} x {image.width} are more than {limit} pixels")
-    return image
 
 
 def _tags(names: Any, where: str) -> list[str]:

@@ -35,12 +35,12 @@ from wps_sam.data.sources.coco import (
     load_coco_vocabulary,
     register_part_dataset,
 )
+from wps_sam.data.sources.fields import parse_yaml, read_text, shown
 from wps_sam.data.sources.orientation import EXIF_RULES
 from wps_sam.data.sources.ov_parts import OVSet, numbers_in_training, ov_metadata, seen_flags
 from wps_sam.paths import find_file
 from wps_sam.vocabulary import PartVocabulary, object_of_part
 
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 logger = logging.getLogger(__name__)
@@ -109,13 +109,8 @@ def read_description(path: str) -> Description:
     See :func:`register_descriptions` for the errors.
     """
     file = Path(find_file(path))
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"data set description {path}: the file does not exist") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"data set description {path}: no valid YAML: {error}") from error
     where = f"data set description {path}"
+    content = parse_yaml(read_text(file, "data set description"), where)
     _check_keys(content, _REQUIRED, _OPTIONAL, where)
     name = _text(content, "name", where)
     require_dataset_name(name, f"{where}: name")
@@ -175,7 +170,10 @@ def _register(description: Description, path: str) -> list[str]:
     where = f"data set description {path}"
     if _REGISTERED.get(description.name) == description:
         return _dataset_names(description)
-    for name in _dataset_names(description):
+    names = _dataset_names(description)
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{where}: splits: two of them make a data set {name!r}; choose other names")
         if name in DatasetCatalog.list():
             raise ValueError(f"{where}: name: {name!r} is already registered with other content; choose another name")
     try:
@@ -371,12 +369,12 @@ def _one_object_each(name: str, objects: str) -> list[dict[str, Any]]:
 
 def _check_keys(entry: Any, required: tuple[str, ...], optional: tuple[str, ...], where: str) -> None:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: expected the keys {required}, got {entry!r:.80}")
+        raise ValueError(f"{where}: expected the keys {required}, got {shown(entry)}")
     unknown = [key for key in entry if key not in required + optional]
     missing = [key for key in required if key not in entry]
     if unknown or missing:
         raise ValueError(
-            f"{where}: unknown keys {unknown}, missing keys {missing}; "
+            f"{where}: unknown keys {shown(unknown)}, missing keys {missing}; "
             f"expected {required}" + (f" and perhaps {optional}" if optional else "")
         )
 
@@ -385,19 +383,19 @@ def _choice(content: Mapping[str, Any], key: str, choices: tuple[Any, ...], wher
     """One of ``choices``; the first where the key is left out."""
     chosen = content.get(key, choices[0])
     if not isinstance(chosen, str) or chosen not in choices:
-        raise ValueError(f"{where}: {key}: expected one of {choices}, got {chosen!r:.80}")
+        raise ValueError(f"{where}: {key}: expected one of {choices}, got {shown(chosen)}")
     return chosen
 
 
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(entry[key], str) or not entry[key]:
-        raise ValueError(f"{where}: {key}: expected a text, got {entry[key]!r:.80}")
+        raise ValueError(f"{where}: {key}: expected a text, got {shown(entry[key])}")
     return entry[key]
 
 
 def _find_root(root: str, folder: Path, where: str) -> Path:
     """The folder ``root``: relative to the description, then to $DETECTRON2_DATASETS."""
-    given = Path(_expand(root, where)).expanduser()
+    given = os.path.expanduser(_expand(root, where))
     tried = [folder / given, Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser().resolve() / given]
     for candidate in tried:
         if candidate.is_dir():
@@ -426,7 +424,7 @@ def _names(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     names = content[key]
     names_only = isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)
     if not names_only or len(set(names)) != len(names):
-        raise ValueError(f"{where}: {key}: expected a list of different names, got {names!r:.120}")
+        raise ValueError(f"{where}: {key}: expected a list of different names, got {shown(names)}")
     return tuple(names)
 
 
@@ -441,6 +439,6 @@ def _pairs(content: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...
     names = [name for pair in pairs for name in pair] if well_formed else []
     if not well_formed or len(set(names)) != len(names):
         raise ValueError(
-            f"{where}: flip_pairs: expected pairs of names such as [[left ear, right ear]], got {pairs!r:.120}"
+            f"{where}: flip_pairs: expected pairs of names such as [[left ear, right ear]], got {shown(pairs)}"
         )
     return tuple((left, right) for left, right in pairs)

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from wps_sam.picture_files import max_pixels
+
+import yaml
 
 # Ids are kept in 64 bits by numpy and by COCO's own tools.
 _MAX_INTEGER = 2**63 - 1
 # No picture is so wide, and sums of such numbers stay finite.
 _MAX_PIXELS = 1e9
 _DIGITS = re.compile(r"\s*([+-]?\d{1,19})(\.0*)?\s*", re.ASCII)
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = 20
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _FLAGS = {"0": False, "false": False, "": False, "1": True, "true": True}
 
 
@@ -26,14 +35,49 @@ def read_json(path: str | Path, what: str) -> Any:
         ValueError: begins with ``what`` and the file, which is missing, cut off, or no json.
     """
     try:
-        content = Path(path).read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ValueError(f"{what} {path}: the file does not exist") from error
-    try:
-        return json.loads(content)
+        return json.loads(_read_bytes(path, what))
     except (ValueError, RecursionError) as error:
         # ValueError is also what the decoder raises on bytes that are no text, and on numbers of 4,301 digits.
         raise ValueError(f"{what} {path}: no valid json, perhaps cut off: {error}") from error
+
+
+def read_yaml(path: str | Path, what: str) -> Any:
+    """The content of a YAML in UTF-8, of plain values: objects of Python are refused.
+
+    Raises:
+        ValueError: begins with ``what`` and the file, which is missing or no such YAML.
+    """
+    return parse_yaml(read_text(path, what), f"{what} {path}")
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """:func:`read_yaml` of what has been read already."""
+    try:
+        return yaml.safe_load(text)
+    # Dates that are none, and the like, the parser does not turn into its own error.
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{where}: no valid YAML: {error}") from error
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """A text in UTF-8, with a byte-order mark or without.
+
+    Raises:
+        ValueError: begins with ``what`` and the file, which is missing or no such text.
+    """
+    try:
+        return _read_bytes(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} {path}: expected text in UTF-8: {error}") from error
+
+
+def _read_bytes(path: str | Path, what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ValueError(f"{what} {path}: the file does not exist") from error
+    except OSError as error:
+        raise ValueError(f"{what} {path}: cannot be read: {error}") from error
 
 
 def text(entry: Any, key: str, where: str) -> str:
@@ -52,6 +96,16 @@ def integer(entry: Any, key: str, where: str, minimum: int | None = None) -> int
         expected = "an integer" if minimum is None else f"an integer of at least {minimum}"
         raise ValueError(f"{where}.{key}: expected {expected}, got {shown(value)}")
     return number
+
+
+def picture_size(entry: Any, where: str, height_key: str = "height", width_key: str = "width") -> tuple[int, int]:
+    """(height, width) in pixels of a picture that can be opened: a larger mask would fill the memory."""
+    height, width = (integer(entry, key, where, minimum=1) for key in (height_key, width_key))
+    if height * width > max_pixels():
+        raise ValueError(
+            f"{where}: {height_key} and {width_key}: {height} x {width} are more than {max_pixels()} pixels"
+        )
+    return height, width
 
 
 def identity(entry: Any, key: str, where: str) -> int | str:
@@ -93,10 +147,15 @@ def numbers(entry: Mapping[str, Any], key: str, meaning: tuple[str, ...], where:
     if value is None:
         return None
     if isinstance(value, list) and len(value) == len(meaning):
-        # NaN is not below the limit either.
-        if all(isinstance(v, int | float) and abs(v) < _MAX_PIXELS for v in value):
+        if all(map(is_pixels, value)):
             return [float(v) for v in value]
     raise ValueError(f"{where}.{key}: expected [{', '.join(meaning)}] in pixels, got {shown(value)}")
+
+
+def is_pixels(value: Any) -> bool:
+    """Whether a value is a coordinate or a length that a picture may have."""
+    # NaN is not below the limit either.
+    return isinstance(value, int | float) and abs(value) < _MAX_PIXELS
 
 
 def mapping_of(content: Any, where: str, value: Callable[[Any], bool], expected: str) -> dict[str, Any]:
@@ -114,8 +173,8 @@ def mapping_of(content: Any, where: str, value: Callable[[Any], bool], expected:
 
 
 def shown(value: Any) -> str:
-    """A value in a message, cut short: it may be a whole file."""
+    """A value in a message, cut short: it may be a whole file, and of a YAML with references more than memory holds."""
     try:
-        return f"{value!r:.80}"
+        return f"{_SHORT.repr(value):.80}"
     except ValueError:  # An integer of more digits than Python writes.
         return "a number too large to be written"

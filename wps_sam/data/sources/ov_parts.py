@@ -21,7 +21,7 @@ from typing import Any, Literal
 from wps_sam.checkpointer import write_atomically
 from wps_sam.data.sources.coco import base_name, is_litter, load_coco_parts, load_vocabulary, read_vocabulary
 from wps_sam.data.sources.fields import mapping_of, read_json, text
-from wps_sam.masks import annotation_mask, mask_to_rle, read_label_png, record_size
+from wps_sam.masks import annotation_mask, mask_to_rle, read_label_png
 from wps_sam.vocabulary import PartVocabulary, object_of_part
 
 import cv2
@@ -364,12 +364,7 @@ def _count_instance_labels(records: Iterable[Record], vocabulary: PartVocabulary
     """As :func:`count_labels`, for the mask of each object instance, by its annotation id."""
     counts = {}
     for record in records:
-        part_map = read_label_png(record["sem_seg_file_name"])
-        if part_map.shape != record_size(record):
-            raise ValueError(
-                f"label map {record['sem_seg_file_name']}: height and width are {part_map.shape}, "
-                f"but the annotation of {record['file_name']} says {record_size(record)}"
-            )
+        part_map = read_label_png(record["sem_seg_file_name"], record)
         for instance in record["obj_annotations"]:
             counts[str(instance["id"])] = _labels_in(
                 part_map[annotation_mask(record, instance)],

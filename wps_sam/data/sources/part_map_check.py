@@ -34,13 +34,8 @@ def check_part_map_ids(records: Sequence[Mapping[str, Any]], metadata: Any, max_
     present: Counter[int] = Counter()
     covered: list[Counter[int]] = [Counter() for _ in range(num_classes)]
     for record in _spread(usable, max_images):
-        stored = read_label_png(record["sem_seg_file_name"])
-        height, width = record["height"], record["width"]
-        if stored.shape != (height, width):
-            raise ValueError(
-                f"label map {record['sem_seg_file_name']}: height and width are {stored.shape}, "
-                f"but the annotation says {(height, width)}"
-            )
+        stored = read_label_png(record["sem_seg_file_name"], record)
+        height, width = stored.shape
         masks: dict[int, np.ndarray] = {}
         for annotation in record["annotations"]:
             if "segmentation" in annotation:

@@ -26,9 +26,10 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from wps_sam.data.sources.coco import load_vocabulary, read_vocabulary
+from wps_sam.data.sources.coco import base_name, load_vocabulary, read_vocabulary
+from wps_sam.data.sources.fields import read_text
 from wps_sam.data.sources.mat_file import MatReader
-from wps_sam.masks import mask_to_box, mask_to_rle
+from wps_sam.masks import mask_to_box, mask_to_rle, stored_size
 from wps_sam.outputs import write_output
 from wps_sam.vocabulary import PartVocabulary
 
@@ -354,10 +355,12 @@ def _prepare_split(
 
 
 def _annotated_names(list_file: Path, annotations: Path) -> list[str]:
-    try:
-        names = [line.split()[0] for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise ValueError(f"list of pictures {list_file}: the file does not exist") from error
+    lines = read_text(list_file, "list of pictures").splitlines()
+    names = [line.split()[0] for line in lines if line.strip()]
+    for name in names:
+        # It becomes the name of a file that is written.
+        if base_name(name) != name:
+            raise ValueError(f"list of pictures {list_file}: expected names such as 2008_000002, got {name!r}")
     found = [name for name in names if (annotations / f"{name}.mat").is_file()]
     if not found:
         raise ValueError(
@@ -379,11 +382,7 @@ def _prepare_image(
     """Writes the part maps of one picture; returns its entry, its annotations by variant, its count of empty parts."""
     mat_file, picture = annotations / f"{name}.mat", voc / "JPEGImages" / f"{name}.jpg"
     objects = read_annotation(mat_file)
-    try:
-        with Image.open(picture) as image:
-            width, height = image.size
-    except OSError as error:
-        raise ValueError(f"image {picture}: cannot be read: {error}") from error
+    height, width, _ = stored_size(str(picture))
     if objects and objects[0].mask.shape != (height, width):
         raise ValueError(
             f"image {picture}: height and width are {(height, width)}, "

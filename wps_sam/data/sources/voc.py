@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wps_sam.data.sources.fields import read_text
 from wps_sam.vocabulary import PartVocabulary
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -28,7 +29,8 @@ def load_voc2012(root: str, split: str) -> list[dict[str, Any]]:
     listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not listed.is_file():
         raise ValueError(f"{listed}: the list of the split does not exist; see datasets/README.md")
-    names = [Path(line.split()[0]).stem for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_text(listed, "list of pictures").splitlines()
+    names = [Path(line.split()[0]).stem for line in lines if line.strip()]
     records = []
     for name in names:
         image, labels = folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClassAug" / f"{name}.png"
