@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 TRAINING = ("class_names", "exif", "made_by")
 
 
-
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
     """Calls ``write`` with a binary file that becomes ``path`` at once, or not at all.
 
