@@ -49,9 +49,11 @@ SIZES: dict[str, dict[str, Any]] = {
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
         },
-        "projection_dim": 48,
+        "projection_dim": 32,
     },
 }
+# As the published ones: features of pictures are as wide as words, to which some methods add them.
+SIZES["tiny_wide"] = {**SIZES["tiny"], "projection_dim": SIZES["tiny"]["text_config"]["hidden_size"]}
 # Texts of a batch.
 _TEXTS_AT_A_TIME = 256
 # The sentences of CLIP's classifier for ImageNet (arXiv 2103.00020, section 3.1.4), in the order of its authors.

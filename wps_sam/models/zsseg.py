@@ -40,7 +40,7 @@ from .zsseg_names import from_official
 ARCHS = {
     "resnet50": ("published", 384, "vit_b_16"),
     "resnet101c": ("published", 384, "vit_b_16"),
-    "tiny": ("tiny", 64, "tiny"),
+    "tiny": ("tiny", 64, "tiny_wide"),
 }
 # Learned words start from a normal distribution of it.
 PROMPT_DEVIATION = 0.02
