@@ -589,7 +589,7 @@ def test_prepare_says_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=message):
         prepare(written.voc, written.mats, written.output, ["58"])
     picture.unlink()
-    with pytest.raises(ValueError, match=rf"image .*{layout.STREET}\.jpg: cannot be decoded"):
+    with pytest.raises(ValueError, match=rf"image .*{layout.STREET}\.jpg: the file does not exist"):
         prepare(written.voc, written.mats, written.output, ["58"])
     with pytest.raises(ValueError, match="nowhere: expected .mat files such as 2008_000002.mat for the 2 pictures"):
         prepare(written.voc, tmp_path / "nowhere", written.output, ["58"])
