@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", type=Path, metavar="SOURCE", help="file or folder of labels")
     add("--images", type=Path, metavar="DIR", help="folder of the pictures; default: the source, or its folder")
     add("--name", required=True, help="of the new data set, without _train")
-    add("--output", required=True, type=Path, metavar="DIR")
+    add("--output", required=True, type=Path, metavar="DIR", help="the folder to write to")
     add("--format", help="default: found out")
     add("--classes", nargs="+", default=[], metavar="NAME", help="to keep, in the order of their ids; default: all")
     add("--val-share", type=float, default=0.0, metavar="SHARE", help="of the pictures that become val")
