@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from detectron2.modeling import build_model
 from PIL import Image
 from safetensors.torch import save_file
 
+# A shell's background jobs, and so all that they start, ignore Ctrl-C: tests ask for it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # The test machine may have few cores, and many small operators only lose time by sharing them out.
 torch.set_num_threads(1)
 

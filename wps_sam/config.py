@@ -16,7 +16,7 @@ from detectron2.config import get_cfg
 from . import data, models  # noqa: F401  (registers the data sets and meta-architectures that configurations name)
 from .encoders import check_semantic_name, encoder_class
 from .evaluation import check_protocols
-from .paths import find_config, find_file
+from .paths import check_overrides, find_config, find_file
 from .prompters import PROMPTER_REGISTRY, Prompter
 from .user_errors import did_you_mean
 
@@ -374,10 +374,7 @@ def read_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CN:
     with _told_of(f"config {config_file}", cfg):
         # Detectron2 would make any object of Python that the file names.
         cfg.merge_from_file(file, allow_unsafe=False)
-    if len(opts) % 2:
-        raise ValueError(
-            f"config overrides: expected KEY VALUE pairs, but {opts[-1]!r} stands alone at the end of {opts}"
-        )
+    check_overrides(opts)
     with _told_of("config overrides", cfg):
         cfg.merge_from_list(list(opts))
     for key in PATHS:

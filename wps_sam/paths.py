@@ -86,6 +86,23 @@ def output_dir_of(config_file: str | Path, opts: Sequence[Any] = ()) -> Path | N
     return None
 
 
+def check_overrides(opts: Sequence[Any]) -> None:
+    """What can be told of overrides of a configuration, key, value, key, value ..., before Detectron2 is imported.
+
+    Raises:
+        ValueError: a key has no value, or DATASETS.DESCRIPTIONS is no list.
+    """
+    if len(opts) % 2:
+        raise ValueError(
+            f"config overrides: expected KEY VALUE pairs, but {opts[-1]!r} stands alone at the end of {opts}"
+        )
+    described = dict(zip(opts[::2], opts[1::2])).get("DATASETS.DESCRIPTIONS")
+    if isinstance(described, str) and not described.strip().startswith(("[", "(")):
+        raise ValueError(
+            f"config overrides: DATASETS.DESCRIPTIONS: expected a list, '[\"{described}\"]', got {described}"
+        )
+
+
 def check_not_finished(output: Path) -> None:
     """Requires that no training that would be written over has been finished in the folder.
 

@@ -109,28 +109,37 @@ def find_pictures(
     found: list[tuple[Path, Path]] = []
     skipped: Counter[str] = Counter()
     for given in inputs:
-        if not given.is_dir():
-            found.append((given, Path(given.name)))
-            continue
-        # Archives packed on a Mac carry "._name.jpg" beside name.jpg, which is no picture.
-        inside = sorted(p for p in given.rglob("*") if p.is_file() and not p.name.startswith("._"))
-        found_here = [p for p in inside if p.suffix.lower() in SUFFIXES]
-        pictures = [p for p in found_here if not is_result(p)]
-        if len(pictures) < len(found_here):
-            skipped["that these tools made"] += len(found_here) - len(pictures)
-        others = [(p.suffix.lower(), hint) for p in inside if (hint := what_is_missing(p))]
-        skipped.update(f"of the kind {suffix}: {hint}" for suffix, hint in others)
-        if not pictures:
-            more = (
-                f"; {len(others)} of kinds that can't be opened here ({others[0][0]}: {others[0][1]})" if others else ""
-            )
-            raise ValueError(f"{given}: no picture in this folder{more}; expected {', '.join(sorted(SUFFIXES))}")
-        found += [(p, p.relative_to(given)) for p in pictures]
+        pictures, others = pictures_of(given, is_result)
+        found += pictures
+        skipped += others
+    return placed(found), skipped
+
+
+def pictures_of(given: Path, is_result: Callable[[Path], bool]) -> tuple[list[tuple[Path, Path]], Counter[str]]:
+    """Of one file or folder: (picture, its path below the folder), and what is skipped, as in :func:`find_pictures`."""
+    if not given.is_dir():
+        return [(given, Path(given.name))], Counter()
+    # Archives packed on a Mac carry "._name.jpg" beside name.jpg, which is no picture.
+    inside = sorted(p for p in given.rglob("*") if p.is_file() and not p.name.startswith("._"))
+    found_here = [p for p in inside if p.suffix.lower() in SUFFIXES]
+    pictures = [p for p in found_here if not is_result(p)]
+    others = [(p.suffix.lower(), hint) for p in inside if (hint := what_is_missing(p))]
+    skipped = Counter(f"of the kind {suffix}: {hint}" for suffix, hint in others)
+    if len(pictures) < len(found_here):
+        skipped = Counter({"that these tools made": len(found_here) - len(pictures)}) + skipped
+    if not pictures:
+        more = f"; {len(others)} of kinds that can't be opened here ({others[0][0]}: {others[0][1]})" if others else ""
+        raise ValueError(f"{given}: no picture in this folder{more}; expected {', '.join(sorted(SUFFIXES))}")
+    return [(p, p.relative_to(given)) for p in pictures], skipped
+
+
+def placed(found: Iterable[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Each file once, with a place that no other has, see :func:`distinct`."""
     once: dict[str, tuple[Path, Path]] = {}
     for picture, place in found:
         once.setdefault(os.path.abspath(picture), (picture, place))
     places = distinct([place for _, place in once.values()])
-    return [(picture, place) for (picture, _), place in zip(once.values(), places)], skipped
+    return [(picture, place) for (picture, _), place in zip(once.values(), places)]
 
 
 def distinct(places: Iterable[Path]) -> list[Path]:

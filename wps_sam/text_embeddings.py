@@ -179,7 +179,7 @@ class _TextEncoder:
             from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer
         except ImportError as error:
             raise ImportError(
-                "MODEL.TEXT.ENCODER needs Hugging Face's transformers: pip install 'wps_sam[text]'"
+                "MODEL.TEXT.ENCODER needs Hugging Face's transformers: pip install '.[text]' in the clone"
             ) from error
 
         self.source = source

@@ -31,7 +31,7 @@ def test_a_missing_gradio_is_told_with_the_command(
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "wps_sam.app.page", raising=False)
     assert main(["app"]) == 2
-    assert capsys.readouterr().err == 'error: wps-sam app needs the package gradio: pip install "wps_sam[app]"\n'
+    assert capsys.readouterr().err == 'error: wps-sam app needs the package gradio: pip install ".[app]" in the clone\n'
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from wps_sam.cli import COMMANDS, benchmark, cache, image_level, main, parse, ru
 from wps_sam.data.feature_store import DTYPES
 from wps_sam.image_level.run import KINDS
 from wps_sam.image_level.words import TASKS
+from wps_sam.paths import check_overrides
 
 import pytest
 
@@ -127,6 +128,8 @@ def test_every_subcommand_tells_a_misspelt_option(name: str, capsys: pytest.Capt
         (["train", "--config-file", "nowhere.yaml"], "config nowhere.yaml: the file does not exist"),
         (["pretrain", "--output-dir", "o", "--config-file", "nowhere.yaml"], "nowhere.yaml: the file does not exist"),
         (["convert", "--from", "wps-sam", "a", "b"], "--from wps-sam needs --sam-output"),
+        (["predict", "a.jpg", "--confidence", "40"], "--confidence: expected a number from 0 to 1, got 40"),
+        (["predict", "a.jpg", "--weights", "nowhere.pth"], "--weights: nowhere.pth: the file does not exist"),
         (["predict", "nowhere.jpg"], "nowhere.jpg: no such picture, video or folder"),
         (
             ["prompts", "--dataset", "synthetc", "--arch", "vit_tiny"],
@@ -154,6 +157,15 @@ def test_a_finished_run_is_refused_before_anything_heavy_is_loaded(tmp_path: Pat
     assert done.stderr.startswith(
         "error: run: OUTPUT_DIR holds a finished run, which would be written over: choose another"
     )
+
+
+def test_overrides_are_looked_at_before_anything_heavy_is_loaded() -> None:
+    with pytest.raises(ValueError, match=r"""DESCRIPTIONS: expected a list, '\["my\.yaml"\]', got my\.yaml"""):
+        check_overrides(["DATASETS.DESCRIPTIONS", "my.yaml"])
+    with pytest.raises(ValueError, match="expected KEY VALUE pairs, but 'SEED' stands alone"):
+        check_overrides(["SEED"])
+    for fine in ('["my.yaml"]', "('my.yaml',)", ["my.yaml"]):
+        check_overrides(["SEED", "1", "DATASETS.DESCRIPTIONS", fine])
 
 
 def test_debug_shows_the_trace() -> None:

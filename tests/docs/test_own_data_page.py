@@ -64,16 +64,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_page_can_be_followed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done: list[str] = []
     for language, text in blocks():
-        if language == "python" and "PartPredictor" not in text:
-            (folder / "boxes_to_coco.py").write_text(text)
-        elif language == "python":
+        if language == "python":
             exec(text, {})
         elif language == "sh":
             for command in commands(text):
-                if command[0] == "python":
-                    assert command[1:] == ["boxes_to_coco.py"]
-                    exec((folder / command[1]).read_text(), {})
-                    continue
                 assert command[0] == "wps-sam"
                 code = main(command[1:])
                 told = capsys.readouterr()

@@ -650,6 +650,13 @@ def test_a_finished_run_is_not_written_over(toy_cfg, tmp_path):
     check_output_dir(cfg, args)
 
 
+def test_own_data_without_a_data_set_is_told_what_to_give(tmp_path):
+    args = parse("train", ["--config-file", "configs/own_data.yaml", "OUTPUT_DIR", str(tmp_path / "output")])
+    with pytest.raises(ValueError, match=r"own_data\.yaml names no data set: give DATASETS\.DESCRIPTIONS '\["):
+        engine.setup(args)
+    assert not (tmp_path / "output").exists()
+
+
 def test_a_configuration_of_the_project_is_found_from_any_folder_by_detectron2_too(tiny_cfg, tmp_path, monkeypatch):
     """It opens the file by the name that it is given."""
     seen = []

@@ -22,7 +22,7 @@ def test_fields_are_those_that_cvat_reads(tmp_path: Path, monkeypatch: pytest.Mo
         Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / name)
     # As docs/annotate.md says: from inside the folder whose pictures CVAT has.
     monkeypatch.chdir(tmp_path)
-    sources, _ = find_sources(["."])
+    sources, *_ = find_sources(["."])
     with Results(tmp_path / "out", ("json",), HalvesPredictor.class_names) as results:
         assert predict_all(HalvesPredictor(), sources, results) == 0
     coco = json.loads((tmp_path / "out" / COCO_FILE).read_text())

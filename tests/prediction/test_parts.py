@@ -160,5 +160,5 @@ def test_to_supervision() -> None:
 
 def test_without_supervision_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(ImportError, match=r'pip install "wps_sam\[supervision\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[supervision\]" in the clone'):
         prediction().to_supervision()

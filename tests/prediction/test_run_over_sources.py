@@ -29,7 +29,7 @@ from test_sources import write_video
 
 def predict(inputs: Sequence[Path | str], output: Path, kinds: Sequence[str] = KINDS, **how: Any) -> tuple[int, Any]:
     predictor = HalvesPredictor()
-    found, _ = find_sources([str(name) for name in inputs], is_result=is_output)
+    found, *_ = find_sources([str(name) for name in inputs], is_result=is_output)
     with Results(output, kinds, predictor.class_names) as results:
         failed = predict_all(predictor, found, results, **how)
     return failed, predictor
@@ -117,10 +117,18 @@ def test_one_coco_file_of_all(photos: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "none" / COCO_FILE).read_text())["annotations"] == []
 
 
-def test_a_video(tmp_path: Path) -> None:
+def test_names_are_said_once_each() -> None:
+    assert run._counted(["skin", "dress", "skin"]) == "skin x2, dress" and run._counted([]) == "no part found"
+
+
+def test_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     failed, predictor = predict([write_video(tmp_path / "clip.mp4")], out, every=2, batch_size=3)
     assert failed == 0 and predictor.shown == [3, 1]
+    said = capsys.readouterr()
+    assert said.out.endswith("clip.mp4: 4 frames; left half in 4, right half in 4\n")
+    # No bar where nobody watches.
+    assert said.err == ""
     lines = [json.loads(line) for line in (out / "clip.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == [0, 2, 4, 6]
     assert all(line["file_name"].endswith("clip.mp4") and len(line["parts"]) == 2 for line in lines)

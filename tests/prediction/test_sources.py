@@ -27,16 +27,21 @@ def test_patterns_give_pictures_and_videos(tmp_path: Path) -> None:
         Image.new("L", (4, 4)).save(tmp_path / name)
     write_video(tmp_path / "clip.mp4")
     (tmp_path / "notes.txt").write_text("no picture")
-    found, _ = find_sources([str(tmp_path / "*")])
+    found, *_ = find_sources([str(tmp_path / "*")])
     assert [Path(source.name).name for source in found] == ["a.jpg", "b.jpg", "clip.mp4"]
     assert [source.moves for source in found] == [False, False, True]
-    found, _ = find_sources([str(tmp_path / "**" / "*.png"), str(tmp_path / "a.jpg"), "camera:2"])
+    found, *_ = find_sources([str(tmp_path / "**" / "*.png"), str(tmp_path / "a.jpg"), "camera:2"])
     assert [source.place for source in found] == [Path("c"), Path("a"), Path("camera_2")]
     assert found[2].name == "camera:2" and found[2].is_camera and found[2].moves
-    found, _ = find_sources([str(tmp_path / "*.jpg")], is_result=lambda path: path.name == "a.jpg")
+    found, *_ = find_sources([str(tmp_path / "*.jpg")], is_result=lambda path: path.name == "a.jpg")
     assert [Path(source.name).name for source in found] == ["b.jpg"]
-    with pytest.raises(ValueError, match=r"\*.txt: fits no picture and no video among 1 files"):
-        find_sources([str(tmp_path / "*.txt")])
+    # What is wrong with one input does not hide the others.
+    (tmp_path / "empty").mkdir()
+    given = [tmp_path / "*.txt", tmp_path / "nope.jpg", tmp_path / "a.jpg", tmp_path / "empty"]
+    found, _, problems = find_sources(list(map(str, given)))
+    assert [Path(source.name).name for source in found] == ["a.jpg"]
+    told = ["*.txt: fits no picture and no video among 1 files", "nope.jpg: no such picture", "empty: no picture in"]
+    assert len(problems) == 3 and all(what in problem for what, problem in zip(told, problems))
 
 
 def test_a_picture_that_is_given_twice_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +50,7 @@ def test_a_picture_that_is_given_twice_is_found_once(tmp_path: Path, monkeypatch
         Path(name).parent.mkdir(exist_ok=True)
         Image.new("L", (4, 4)).save(name)
     given = ["photos/b.jpg", "photos", "./photos/a.jpg", str(tmp_path / "photos" / "b.jpg"), "other/a.jpg"]
-    found, _ = find_sources([*given, "camera:0", "camera:0"])
+    found, *_ = find_sources([*given, "camera:0", "camera:0"])
     # In the order in which they first came; another file of the same name is another picture.
     assert [source.name for source in found] == ["photos/b.jpg", "photos/a.jpg", "other/a.jpg", "camera:0"]
     assert [str(source.place) for source in found] == ["b", "a", "a.jpg", "camera_0"]
@@ -53,7 +58,7 @@ def test_a_picture_that_is_given_twice_is_found_once(tmp_path: Path, monkeypatch
 
 def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "photo [1].jpg")
-    found, _ = find_sources([str(tmp_path / "photo [1].jpg")])
+    found, *_ = find_sources([str(tmp_path / "photo [1].jpg")])
     assert [source.place for source in found] == [Path("photo [1]")]
 
 

@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 from wps_sam.data import register_descriptions
+from wps_sam.data.sources.descriptions import read_description
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -40,6 +41,24 @@ def test_what_it_writes_is_read_by_our_loader(tmp_path: Path, capsys: pytest.Cap
     finally:
         for name in names:
             DatasetCatalog.remove(name)
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_a_folder_that_holds_its_pictures_can_be_moved(tmp_path: Path, below: bool) -> None:
+    made = tmp_path / "made"
+    photos = (made if below else tmp_path) / "photos"
+    picture(photos / "a.jpg")
+    source = write(tmp_path / "boxes.csv", "file,part,x,y,width,height\na.jpg,wheel,1,2,8,6\n")
+    assert run([str(source), "--images", str(photos), "--name", "moved", "--output", str(made)]) == 0
+    made.rename(tmp_path / "elsewhere")
+    description = str(tmp_path / "elsewhere" / "description.yaml")
+    if not below:
+        with pytest.raises(ValueError, match=r"splits\.train: .*made/train\.json"):
+            read_description(description)
+        return
+    (train,) = read_description(description).splits
+    assert Path(train.json_file).samefile(tmp_path / "elsewhere" / "train.json")
+    assert Path(train.images).samefile(tmp_path / "elsewhere" / "photos")
 
 
 def test_pictures_lie_beside_the_labels_and_what_is_wrong_is_said(

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 from ..predictor import PartPredictor
 from ..prompt_evaluation import Click
 from ..user_errors import USER_ERRORS, one_line
@@ -16,11 +18,6 @@ from . import scene as scenes
 from .drawing import STYLE, draw, label
 from .files import Limits, check_upload, write_downloads
 from .scene import Scene
-
-try:
-    import gradio as gr
-except ImportError as error:
-    raise ImportError('wps-sam app needs the package gradio: pip install "wps_sam[app]"') from error
 
 # What the model is asked for: less sure parts can't be had by the slider.
 LOWEST_CONFIDENCE = 0.1

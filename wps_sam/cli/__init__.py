@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import NamedTuple, NoReturn
 
 from .. import __version__, stops
-from ..paths import find_config
+from ..paths import check_overrides, find_config
 from ..user_errors import USER_ERRORS, did_you_mean, one_line
 
 
@@ -110,9 +110,10 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
     # Where a log can't be written, on a full disk, each line of it would be a stack trace.
     logging.raiseExceptions = args.debug
     try:
+        # What is most often mistyped is told before anything is imported that takes seconds.
         if getattr(args, "config_file", None):
-            # What is most often mistyped is told before anything is imported that takes seconds.
             find_config(args.config_file)
+        check_overrides(getattr(args, "opts", None) or ())
         with stops.handled(stops.raise_stopped):
             return _module(name).run(args)
     except KeyboardInterrupt as stop:

@@ -5,20 +5,22 @@
 
 Open the address that is printed. Photos and answers stay on this machine, and the page loads nothing from the network.
 Only this machine is answered; --host 0.0.0.0 answers every machine that can reach this one, and asks nobody for a
-password. Needs gradio: pip install "wps_sam[app]".
+password. Needs gradio: pip install ".[app]" in the clone.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+
+from . import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--config-file", metavar="FILE")
-    add("--weights", metavar="FILE")
+    arguments.add_model(parser)
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 127.0.0.1: for this machine alone")
-    add("--port", type=int, default=7860)
+    add("--port", type=int, default=7860, help="of the page (default: 7860)")
     add("--confidence", type=float, default=0.4, help="of the parts that are shown at first (0.1 to 1)")
     add("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
     add("--max-megabytes", type=float, default=20, metavar="MB", help="the largest file that is taken")
@@ -27,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError('wps-sam app needs the package gradio: pip install ".[app]" in the clone')
     from ..app.files import Limits
     from ..app.page import LOWEST_CONFIDENCE, serve
     from ..predictor import PartPredictor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +12,33 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config-file", required=True, metavar="FILE", help="a configuration; configs/... is found from any folder")
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of its keys, such as SOLVER.MAX_ITER 300")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """A trained model: its configuration and weights, without which the one that comes with the package is used."""
+    add = parser.add_argument
+    add("--config-file", metavar="FILE", help="the configuration it was trained with; default: the shipped model's")
+    add("--weights", type=weights_file, metavar="FILE", help="default: the last checkpoint of the configuration's run")
+
+
+def weights_file(text: str) -> str:
+    """A file of weights, or an address."""
+    if "://" not in text and not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text}: the file does not exist")
+    return text
+
+
+def add_confidence(parser: argparse.ArgumentParser) -> None:
+    help_text = "leave out parts with a lower score (0 to 1); default: the rule of the configuration"
+    parser.add_argument("--confidence", type=share, metavar="SHARE", help=help_text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return number
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

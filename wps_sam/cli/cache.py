@@ -26,7 +26,7 @@ FORMATS = ("fp16", "fp32", "int8")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
-    parser.add_argument("--output", metavar="DIR", help="default: MODEL.SAM.CACHE_DIR")
+    parser.add_argument("--output", metavar="DIR", help="where the caches go; default: MODEL.SAM.CACHE_DIR")
     parser.add_argument("--dtype", choices=FORMATS, help="default: fp16; int8: half of it, see datasets/README.md")
     parser.add_argument("--convert", metavar="DIR", help="caches of format 1, whose dtype is kept")
     parser.add_argument("--batch-size", type=int, default=1, help="pictures at once; a GPU likes 8")
@@ -54,8 +54,10 @@ def work(args: argparse.Namespace) -> None:
     from ..engine import check_device
     from ..engine.features import cache_features, convert_features
     from ..engine.fill_in import fill_in_classes
+    from ..engine.setup import check_data_is_named
 
     cfg = read_config(args.config_file, args.opts)
+    check_data_is_named(cfg, args.config_file)
     check_device(cfg.MODEL.DEVICE)
     setup_logger(distributed_rank=comm.get_rank(), name="wps_sam")
     register_descriptions(cfg.DATASETS.DESCRIPTIONS)

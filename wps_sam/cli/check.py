@@ -17,7 +17,7 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("description", metavar="YAML", help="description of the data sets, all of whose splits are looked through")
-    add("--output", required=True, type=Path, metavar="HTML")
+    add("--output", required=True, type=Path, metavar="HTML", help="the page to write")
     kinds = ("box", "point", "mask", "as_annotated")
     add("--label-type", choices=kinds, default="as_annotated", help="as WEAK_LABELS.TYPE")
     rules = ("box_center", "random_pixel", "deepest_pixel")

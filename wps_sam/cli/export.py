@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from . import arguments
+
 # Those of wps_sam.export.files, which takes seconds to import.
 FORMATS = ("onnx", "torch")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -21,9 +23,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--config-file", metavar="FILE")
-    add("--weights", metavar="FILE")
-    add("--output", type=Path, required=True, metavar="FILE")
+    arguments.add_model(parser)
+    add("--output", type=Path, required=True, metavar="FILE", help="the file to write")
     add("--format", choices=FORMATS, default="onnx", help="default: onnx; torch: a program of torch.export")
     add("--precision", choices=PRECISIONS, default="fp32", help="of weights and arithmetic (default: fp32)")
     add("--proposals", type=int, metavar="K", help="parts at most (default: MODEL.INFERENCE.MAX_PARTS)")

@@ -1,12 +1,14 @@
 """Makes a data set out of the labels of another tool.
 
+    wps-sam import boxes.csv --images photos --name my_parts --output output/my_parts
     wps-sam import annotations.xml --images photos --name my_parts --output output/my_parts
     wps-sam import labelled --name my_parts --output output/my_parts --val-share 0.2 --classes wheel window
 
 Formats: coco (keypoints become points), labelme, cvat (XML "for images"), label_studio (its JSON), yolo (boxes and
-segments), via, voc (Pascal VOC's XML) and tags_csv. Writes a json of each split and description.yaml, which
-DATASETS.DESCRIPTIONS takes: the data sets are called NAME_train and NAME_val. Splits are those that the labels name;
-else all is train, of which --val-share draws a part for val. What could not be used is counted and named.
+segments), via, voc (Pascal VOC's XML), boxes_csv (file,part,x,y,width,height in pixels) and tags_csv (file,tag,tag).
+Writes a json of each split and description.yaml, which DATASETS.DESCRIPTIONS takes: the data sets are called NAME_train
+and NAME_val. Splits are those that the labels name; else all is train, of which --val-share draws a part for val. What
+could not be used is counted and named.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("source", type=Path, metavar="SOURCE", help="file or folder of labels")
     add("--images", type=Path, metavar="DIR", help="folder of the pictures; default: the source, or its folder")
     add("--name", required=True, help="of the new data set, without _train")
-    add("--output", required=True, type=Path, metavar="DIR")
+    add("--output", required=True, type=Path, metavar="DIR", help="the folder to write to")
     add("--format", help="default: found out")
     add("--classes", nargs="+", default=[], metavar="NAME", help="to keep, in the order of their ids; default: all")
     add("--val-share", type=float, default=0.0, metavar="SHARE", help="of the pictures that become val")

@@ -18,20 +18,21 @@ import argparse
 import sys
 from pathlib import Path
 
+from . import arguments
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--root", nargs="+", type=Path, default=[], metavar="FOLDER", help="where pictures are looked for")
     add("--label-studio", metavar="URL", help="from which pictures may be loaded")
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 127.0.0.1: for this machine alone")
-    add("--port", type=int, default=9090)
+    add("--port", type=int, default=9090, help="where Label Studio asks (default: 9090)")
     add("--precompute", type=Path, metavar="TASKS", help="tasks in Label Studio's JSON; nothing is served then")
     add("--output", type=Path, default=Path("with_predictions.json"), metavar="FILE", help="of --precompute")
     add("--labels", type=Path, metavar="XML", help="the project's labelling configuration, of --precompute")
     add("--print-labels", action="store_true", help="print a labelling configuration, and end")
-    add("--config-file", metavar="FILE")
-    add("--weights", metavar="FILE")
-    add("--confidence", type=float, help="leave out parts with a lower score (0 to 1)")
+    arguments.add_model(parser)
+    arguments.add_confidence(parser)
     add("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
 

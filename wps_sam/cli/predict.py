@@ -7,8 +7,8 @@
     wps-sam predict photo.jpg --save labels cutouts --opts MODEL.DEVICE cuda
 
 Without --model, --config-file and --weights the model that comes with the package is used. By default each picture is
-written beside its part map, with a JSON of each and one of all in COCO's form; what else --save knows, and how the
-files are called, wps_sam/prediction/results.py says. Exits with code 1 when something could not be read; the others are
+written to output/demo beside its part map, with a JSON of each and one of all in COCO's form; what else --save knows,
+and what is in the files, docs/predict.md says. Exits with code 1 when something could not be read; the others are
 still done. Nothing is overwritten but results of these tools.
 """
 
@@ -18,6 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from . import arguments
+
 # The kinds of results, see wps_sam/prediction/results.py.
 KINDS = ("overlay", "json", "labels", "cutouts")
 
@@ -25,18 +27,17 @@ KINDS = ("overlay", "json", "labels", "cutouts")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help='file, folder, "pattern" or camera:NUMBER')
-    add("--output", type=Path, default=Path("output/demo"), metavar="DIR")
+    add("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo")
     add("--save", nargs="+", choices=KINDS, default=["overlay", "json"], help="what to write")
-    add("--config-file", metavar="FILE")
-    add("--weights", metavar="FILE")
+    arguments.add_model(parser)
     add("--model", metavar="NAME", help="the folder of a run or a saved model, or its name on the hub, if in the cache")
     add("--download", action="store_true", help="ask the hub for --model, too")
-    add("--confidence", type=float, help="leave out parts with a lower score (0 to 1)")
+    arguments.add_confidence(parser)
     add("--parts", nargs="+", metavar="NAME", help="of what the model knows, only these")
     add("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
     add("--batch-size", type=_positive, default=4, help="pictures shown to the model at once")
     add("--every", type=_positive, default=1, metavar="N", help="of videos, every N-th frame")
-    add("--tiles", nargs=2, type=_positive, default=(1, 1), metavar=("ROWS", "COLUMNS"))
+    add("--tiles", nargs=2, type=_positive, default=(1, 1), metavar=("ROWS", "COLUMNS"), help="also look at tiles")
     add("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config overrides")
 
 
@@ -50,17 +51,19 @@ def run(args: argparse.Namespace) -> int:
     from ..prediction.results import Results
     from ..prediction.run import predict_all
     from ..prediction.sources import find_sources
-    from ..predictor import PartPredictor
 
-    sources, skipped = find_sources(args.inputs, is_result=is_output)
-    for source in sources:
-        if not source.is_camera and not Path(source.name).exists():
-            raise ValueError(f"{source.name}: no such picture, video or folder")
-    targets = [path for source in sources for path in Results.targets(args.output, args.save, source)]
-    check_outputs(targets, inputs=[source.name for source in sources])
-    for what, count in skipped.items():
+    found = find_sources(args.inputs, is_result=is_output)
+    if not found.sources:
+        raise ValueError("; ".join(found.problems))
+    targets = [path for source in found.sources for path in Results.targets(args.output, args.save, source)]
+    check_outputs(targets, inputs=[source.name for source in found.sources])
+    for problem in found.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    for what, count in found.skipped.items():
         print(f"skipped {count} pictures {what}", file=sys.stderr)
     settings = {"confidence": args.confidence, "names": args.names, "tiles": tuple(args.tiles), "opts": args.opts}
+    from ..predictor import PartPredictor
+
     if args.model:
         predictor = PartPredictor.from_pretrained(args.model, download=args.download, **settings)
     else:
@@ -68,10 +71,12 @@ def run(args: argparse.Namespace) -> int:
     classes_of(args.parts or (), predictor.class_names)
     with Results(args.output, args.save, predictor.class_names) as results:
         failed = predict_all(
-            predictor, sources, results, batch_size=args.batch_size, every=args.every, names=args.parts
+            predictor, found.sources, results, batch_size=args.batch_size, every=args.every, names=args.parts
         )
+    print(f"-> {args.output}")
+    failed += len(found.problems)
     if failed:
-        print(f"error: {failed} of {len(sources)} could not be read", file=sys.stderr)
+        print(f"error: {failed} of {len(found.sources) + len(found.problems)} could not be read", file=sys.stderr)
     return 1 if failed else 0
 
 

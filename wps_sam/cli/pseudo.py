@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--dataset", required=True, help="a registered data set, such as one of DATASETS.DESCRIPTIONS")
     add("--name", required=True, help="of the new data set, without _train")
-    add("--output", required=True, type=Path, metavar="DIR")
+    add("--output", required=True, type=Path, metavar="DIR", help="the folder to write to")
 
 
 def run(args: argparse.Namespace) -> int:

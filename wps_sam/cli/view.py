@@ -14,8 +14,8 @@ from . import arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_config(parser)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: OUTPUT_DIR/data")
-    parser.add_argument("--num-images", type=int, default=20)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where the drawings go; default: OUTPUT_DIR/data")
+    parser.add_argument("--num-images", type=int, default=20, metavar="N", help="how many are drawn (default: 20)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,10 +29,12 @@ def run(args: argparse.Namespace) -> int:
     from ..data import register_descriptions
     from ..engine import Trainer, check_classes
     from ..engine.fill_in import fill_in_classes
+    from ..engine.setup import check_data_is_named
     from ..outputs import write_output
     from ..visualization import draw_model_input
 
     cfg = read_config(args.config_file, args.opts)
+    check_data_is_named(cfg, args.config_file)
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: there is nothing to draw")
     cfg.DATALOADER.NUM_WORKERS = 0

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_descriptions(parser)
     add("--dataset", required=True, help="a registered data set")
     add("--name", required=True, help="of the new data set, without _train")
-    add("--output", required=True, type=Path, metavar="DIR")
+    add("--output", required=True, type=Path, metavar="DIR", help="the folder to write to")
     for kind in ("box", "point", "tag"):
         add(f"--{kind}", type=float, default=0.0, metavar="SHARE", help=f"of the pictures that have {kind} labels")
     add("--jitter", type=float, default=0.0, metavar="SHARE", help="of a box's size, by which its sides may be wrong")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def write_coco_dataset(
 ) -> Path:
     """Writes ``folder``/{split}.json and description.yaml, and returns the path of the latter.
 
+    Where the pictures lie in ``folder``, or below it, all paths are relative, so that it can be moved with them.
+
     Args:
         folder: to write to; it is made.
         name: of the data set, without a split.
@@ -40,11 +43,16 @@ def write_coco_dataset(
     """
     require_dataset_name(name, "name")
     files = {f"{split}.json": json.dumps(content) for split, content in splits.items()}
+    pictures, labels = Path(os.path.abspath(root)), Path(os.path.abspath(folder))
+    if pictures.is_relative_to(labels):
+        at, beside = str(pictures.relative_to(labels)), os.path.relpath(labels, pictures)
+    else:
+        at, beside = str(pictures), str(labels)
     about = {
         "name": name,
         "layout": "coco",
-        "root": str(Path(root).absolute()),
-        "splits": {s: {"images": ".", "annotations": str((folder / f"{s}.json").absolute())} for s in splits},
+        "root": at,
+        "splits": {s: {"images": ".", "annotations": os.path.join(beside, f"{s}.json")} for s in splits},
         "classes": list(classes),
         **keys,
     }

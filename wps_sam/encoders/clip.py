@@ -365,5 +365,5 @@ def import_transformers(what: str) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(f"{what} needs Hugging Face's transformers: pip install 'wps_sam[text]'") from error
+        raise ImportError(f"{what} needs Hugging Face's transformers: pip install '.[text]' in the clone") from error
     return transformers

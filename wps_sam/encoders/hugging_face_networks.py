@@ -303,5 +303,5 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ValueError("this MODEL.SAM.ARCH needs transformers: pip install 'wps_sam[text]'") from error
+        raise ValueError("this MODEL.SAM.ARCH needs transformers: pip install '.[text]' in the clone") from error
     return transformers

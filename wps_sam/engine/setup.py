@@ -46,6 +46,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = read_config(args.config_file, args.opts)
     check_device(cfg.MODEL.DEVICE)
+    check_data_is_named(cfg, args.config_file)
     check_run(cfg, args)
     if comm.is_main_process():
         check_output_dir(cfg, args)
@@ -97,6 +98,19 @@ def warnings_alone_on_the_console(name: str) -> Iterator[None]:
     finally:
         for console in consoles:
             console.setLevel(logging.NOTSET)
+
+
+def check_data_is_named(cfg: CfgNode, config_file: str) -> None:
+    """Requires any data set at all, which configurations for data of one's own leave to the command line.
+
+    Raises:
+        ValueError: names the keys to give.
+    """
+    if not (cfg.DATASETS.DESCRIPTIONS or cfg.DATASETS.TRAIN or cfg.DATASETS.TEST):
+        raise ValueError(
+            f"{config_file} names no data set: give DATASETS.DESCRIPTIONS '[\"my_parts.yaml\"]', "
+            "DATASETS.TRAIN '(\"my_parts_train\",)' and DATASETS.TEST '(\"my_parts_val\",)'"
+        )
 
 
 def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:

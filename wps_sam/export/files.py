@@ -147,5 +147,5 @@ def _import_onnx() -> Any:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError("the format onnx needs more packages: pip install 'wps_sam[export]'") from error
+        raise ImportError("the format onnx needs more packages: pip install '.[export]' in the clone") from error
     return onnx

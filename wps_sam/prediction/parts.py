@@ -221,7 +221,7 @@ class PartPrediction:
             from supervision import Detections
         except ImportError as error:
             raise ImportError(
-                'to_supervision needs the package supervision: pip install "wps_sam[supervision]"'
+                'to_supervision needs the package supervision: pip install ".[supervision]" in the clone'
             ) from error
         return Detections(
             xyxy=self.boxes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
@@ -53,7 +54,8 @@ def predict_all(
     """
     failed = 0
     pictures = [source for source in sources if not source.moves]
-    with tqdm(total=len(pictures), unit="picture", disable=not pictures) as progress:
+    # In a file or a pipe a bar would only get between the lines.
+    with tqdm(total=len(pictures), unit="picture", disable=None if pictures else True) as progress:
         for batch in _batches(pictures, batch_size):
             for source, found in zip(batch, _each(predictor, [source.name for source in batch])):
                 progress.update()
@@ -63,7 +65,7 @@ def predict_all(
                     continue
                 found = found.filter(names=names)
                 results.write(source, found)
-                tqdm.write(f"{source.name}: {', '.join(found.names) or 'no part found'}")
+                tqdm.write(f"{source.name}: {_counted(found.names)}")
     for source in sources:
         if source.moves:
             try:
@@ -86,20 +88,32 @@ def _predict_video(
     total = None if video.count is None else -(-video.count // every)
     with (
         results.video(source, video.rate / every) as take,
-        tqdm(total=total, unit="frame", desc=source.name) as progress,
+        tqdm(total=total, unit="frame", desc=source.name, disable=None) as progress,
     ):
+        done, frames_with = 0, Counter[str]()
         try:
             # Of a camera every frame is shown as soon as it is there.
             for batch in _batches(video.frames(every), 1 if source.is_camera else batch_size):
                 found = predictor.predict_batch([frame for _, frame in batch], batch_size=len(batch))
                 for (number, _), parts in zip(batch, found):
-                    take(number, replace(parts, file_name=source.name).filter(names=names))
+                    parts = replace(parts, file_name=source.name).filter(names=names)
+                    take(number, parts)
                     progress.update()
+                    done += 1
+                    frames_with.update(set(parts.names))
         except KeyboardInterrupt:
             if not source.is_camera:
                 raise
-    if video.count is not None and progress.n < 0.9 * (total or 0):
-        logger.warning("%s: could be decoded up to frame %d of %d only", source.name, progress.n * every, video.count)
+    shares = ", ".join(f"{name} in {count}" for name, count in frames_with.most_common())
+    tqdm.write(f"{source.name}: {done} frames; {shares or 'no part found'}")
+    if video.count is not None and done < 0.9 * (total or 0):
+        logger.warning("%s: could be decoded up to frame %d of %d only", source.name, done * every, video.count)
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Each name once, with how often it is there: "skin x2, dress"."""
+    counts = Counter(names)
+    return ", ".join(f"{name} x{count}" if count > 1 else name for name, count in counts.items()) or "no part found"
 
 
 def _each(predictor: Predictor, pictures: list[str]) -> list[PartPrediction | ValueError]:

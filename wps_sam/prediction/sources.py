@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from ..picture_files import SUFFIXES, find_pictures
+from ..picture_files import SUFFIXES, pictures_of, placed
 
 VIDEOS = frozenset(".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .3gp".split())
 _CAMERA = re.compile(r"camera:(\d+)")
@@ -63,27 +64,44 @@ class Video:
             number += 1
 
 
-def find_sources(
-    inputs: Sequence[str], is_result: Callable[[Path], bool] = lambda path: False
-) -> tuple[list[Source], Counter[str]]:
+class FoundSources(NamedTuple):
+    """Pictures, videos and cameras; how many pictures were skipped, by why; and what is wrong with the other inputs."""
+
+    sources: list[Source]
+    skipped: Counter[str]
+    problems: list[str]
+
+
+def find_sources(inputs: Sequence[str], is_result: Callable[[Path], bool] = lambda path: False) -> FoundSources:
     """Pictures, videos and cameras among what a user names; folders are searched for pictures.
+
+    What is not there, a folder without a picture, and a pattern that fits none are among the problems.
 
     Args:
         inputs: files, folders, patterns with * ? and [], ** for any folders, and "camera:0".
         is_result: which files of folders and patterns are results of an earlier run, to be skipped.
-
-    Returns:
-        The sources, and what was skipped, see :func:`wps_sam.picture_files.find_pictures`.
-
-    Raises:
-        ValueError: names a folder without a picture, or a pattern that fits no picture and no video.
     """
-    given: list[Path] = []
+    found: list[tuple[Path, Path]] = []
+    skipped: Counter[str] = Counter()
+    problems: list[str] = []
     for name in inputs:
-        given += _matches(name, is_result) if glob.has_magic(name) and not os.path.lexists(name) else [Path(name)]
-    found, skipped = find_pictures(given, is_result)
+        is_pattern = glob.has_magic(name) and not os.path.lexists(name)
+        try:
+            for path in _matches(name, is_result) if is_pattern else [_existing(name)]:
+                pictures, others = pictures_of(path, is_result)
+                found += pictures
+                skipped += others
+        except ValueError as error:
+            problems.append(str(error))
     # A camera's results are a file name, too, where a colon may not be.
-    return [Source(str(path), Path(str(place).replace(":", "_"))) for path, place in found], skipped
+    sources = [Source(str(path), Path(str(place).replace(":", "_"))) for path, place in placed(found)]
+    return FoundSources(sources, skipped, problems)
+
+
+def _existing(name: str) -> Path:
+    if not (_CAMERA.fullmatch(name) or Path(name).exists()):
+        raise ValueError(f"{name}: no such picture, video or folder")
+    return Path(name)
 
 
 def _matches(pattern: str, is_result: Callable[[Path], bool]) -> list[Path]:

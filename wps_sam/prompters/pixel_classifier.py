@@ -48,7 +48,7 @@ class PixelClassifier(Prompter):
             import segmentation_models_pytorch as smp
         except ImportError as error:
             raise ImportError(
-                "PixelClassifier needs segmentation_models_pytorch: pip install 'wps_sam[rivals]'"
+                "PixelClassifier needs segmentation_models_pytorch: pip install '.[rivals]' in the clone"
             ) from error
         self.encode_prompts = encode_prompts
         self.num_classes = num_classes

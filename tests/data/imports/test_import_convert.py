@@ -176,6 +176,12 @@ def test_names_of_one_class_are_one(folder: Path) -> None:
     assert made.classes == ["window", "door"]
     assert [x["category_id"] for x in made.splits["train"]["annotations"]] == [0]
     assert "1 labels of the class 'wheel' (a.jpg)" in said(made)
+    # A list of classes may go for several exports; a misspelt one is refused.
+    assert "1 of the chosen classes is not in the labels: 'door'." in said(made)
+    message = r"classes: the labels have no class 'whele' \(did you mean wheel\?\); they have wheel, spare, window"
+    with pytest.raises(ValueError, match=message):
+        convert(export, PictureFolder(folder), Notes(), classes=["window", "whele"])
+    assert convert(export, PictureFolder(folder), Notes(), classes=["wheel", "whele"]).classes == ["wheel", "whele"]
     with pytest.raises(ValueError, match="classes: expected different names of parts"):
         convert(export, PictureFolder(folder), Notes(), classes=["wheel", "WHEEL"])
     with pytest.raises(ValueError, match="expected at least one class, found none"):

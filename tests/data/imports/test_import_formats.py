@@ -639,6 +639,42 @@ def test_a_csv_that_is_none_of_tags_is_refused(tmp_path: Path, notes: Notes) -> 
         read(write(tmp_path / "tags.csv", "file,wheel,window\na.jpg,1\n"), notes)
 
 
+# -- boxes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "file,part,x,y,width,height\na.jpg,wheel,1,2,8,6.5\na.jpg,window,0,0,4,3\nb.jpg,,,,,\n",
+        "X;Y;Width;Height;Part;File\r\n1;2;8;6.5;wheel;a.jpg\r\n0;0;4;3;window;a.jpg\r\n;;;;;b.jpg\r\n",
+    ],
+)
+def test_boxes_of_a_csv(tmp_path: Path, notes: Notes, content: str) -> None:
+    source = write(tmp_path / "boxes.csv", content)
+    assert detect_format(source) == "boxes_csv"
+    a, b = read(source, notes).pictures
+    assert [(label.name, label.box) for label in a.labels] == [("wheel", (1, 2, 9, 8.5)), ("window", (0, 0, 4, 3))]
+    assert (a.name, a.tags, a.in_shares) == ("a.jpg", [], False) and (b.name, b.labels, b.tags) == ("b.jpg", [], [])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,part,x,y,width,height\na.jpg,wheel,1,2,8\n", r"boxes\.csv: row 2: expected 6 cells, file, .*, got 5"),
+        ("file,part,x,y,width,height\na.jpg,wheel,1,2,8,?\n", r"row 2: height: expected a number, got '\?'"),
+        # None of them is taken for tags.
+        (
+            "file,part,x0,y0,x1,y1\na.jpg,wheel,1,2,8,6\n",
+            "unknown headings x0, y0, x1, y1; .* of boxes the heading file,part,x,y,width,height",
+        ),
+        ("a.jpg,wheel,1,2,8,6.5\nb.jpg,wheel,1,-2,8,6\n", "four numbers a line, which are no tags; expected file,tag"),
+    ],
+)
+def test_a_csv_that_is_none_of_boxes_is_refused(tmp_path: Path, notes: Notes, content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(write(tmp_path / "boxes.csv", content), notes)
+
+
 # -- which format -----------------------------------------------------------------------------------------
 
 
@@ -662,4 +698,4 @@ def test_no_format_and_several_are_told(tmp_path: Path, notes: Notes) -> None:
 
 def test_every_format_is_found_by_its_own_name() -> None:
     assert list(FORMATS) == [form.name for form in FORMATS.values()]
-    assert len(set(FORMATS)) == 8
+    assert len(set(FORMATS)) == 9

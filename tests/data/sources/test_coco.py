@@ -188,6 +188,15 @@ def test_an_annotation_may_be_a_point_alone(seg, caplog, bbox):
     assert "1 annotations without a usable mask, kept for their box or point (annotation ids 0)" in caplog.text
 
 
+def test_boxes_alone_are_no_reason_for_a_warning(seg, caplog):
+    content = json.loads(seg.json_file.read_text())
+    content["annotations"] = [{**a, "segmentation": []} for a in content["annotations"]]
+    seg.json_file.write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING):
+        assert all("segmentation" not in a for a in load(seg)[0]["annotations"])
+    assert "without a usable mask" not in caplog.text
+
+
 def test_a_missing_box_is_that_of_the_mask(seg):
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[7:9, 20:25] = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wps_sam.data.imports import coco, cvat, label_studio, labelme, tags_csv, via, voc, yolo
+from wps_sam.data.imports import boxes_csv, coco, cvat, label_studio, labelme, tags_csv, via, voc, yolo
 from wps_sam.data.imports.convert import Imported, convert
 from wps_sam.data.imports.files import files_below, open_file
 from wps_sam.data.imports.labels import Export, Format, Notes, ReadFile
@@ -16,7 +16,8 @@ from wps_sam.data.imports.pictures import PictureFolder
 __all__ = ["FORMATS", "Export", "Imported", "Notes", "PictureFolder", "convert", "detect_format", "read_labels"]
 
 FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT for module in (coco, labelme, cvat, label_studio, yolo, via, voc, tags_csv)
+    module.FORMAT.name: module.FORMAT
+    for module in (coco, labelme, cvat, label_studio, yolo, via, voc, boxes_csv, tags_csv)
 }
 # Files of each kind that are looked into to find out the format.
 _NUM_LOOKED_INTO = 10

@@ -14,6 +14,7 @@ from wps_sam.data.imports.pictures import PictureFolder, sizes
 from wps_sam.data.sources.coco import tight_box, usable_segmentation
 from wps_sam.data.sources.coco_json import fold, is_background
 from wps_sam.masks import Segmentation
+from wps_sam.user_errors import did_you_mean
 
 # A side that an export does not name.
 _TRAIN, _VAL = "train", "val"
@@ -86,9 +87,10 @@ def convert(
         val_share: of the pictures, 0..1, drawn by ``seed`` for val; only of exports that name no splits but train.
 
     Raises:
-        ValueError: no picture, or no class, is left; two classes have one name; the export has its own val.
+        ValueError: no picture, or no class, is left; two classes have one name; a chosen class is spelt otherwise in
+            the export; the export has its own val.
     """
-    names = _Names(export, classes)
+    names = _Names(export, classes, notes)
     imported = Imported(names.order, {}, notes)
     merged = _merged(export, pictures, notes)
     if not merged:
@@ -122,7 +124,7 @@ class _Names:
     The order is that of ``chosen``, or the tool's, and then the alphabet's.
     """
 
-    def __init__(self, export: Export, chosen: Sequence[str]) -> None:
+    def __init__(self, export: Export, chosen: Sequence[str], notes: Notes) -> None:
         used = {name for p in export.pictures for name in (*p.tags, *(label.name for label in p.labels))}
         ordered = list(chosen) or [*export.classes, *sorted(used.difference(export.classes))]
         self._ids: dict[str, int] = {}
@@ -134,6 +136,14 @@ class _Names:
                 self.order.append(" ".join(name.split()))
         if chosen and len(self.order) < len(chosen):
             raise ValueError(f"classes: expected different names of parts, got {list(chosen)}")
+        known = {fold(name): name for name in (*export.classes, *sorted(used))}
+        for name in chosen:
+            if fold(name) not in known:
+                # Of a list that goes for several exports, some classes may be missing in this one; but not misspelt.
+                meant = did_you_mean(name, [own for folded, own in known.items() if folded not in self._ids])
+                if meant:
+                    raise ValueError(f"classes: the labels have no class {name!r}{meant}; they have {_few(known)}")
+                notes.change(f"of the chosen classes is not in the labels: {name!r}")
         if not self.order:
             raise ValueError("labels: expected at least one class, found none")
 
@@ -145,6 +155,11 @@ class _Names:
         elif self.order[class_id] != " ".join(name.split()):
             notes.change(f"labels {name!r} were taken as {self.order[class_id]!r}")
         return class_id
+
+
+def _few(names: Mapping[str, str]) -> str:
+    shown = list(names.values())[:_NUM_CLASSES_SAID]
+    return ", ".join(shown) + ", ..." * (len(names) > len(shown))
 
 
 @dataclass

@@ -252,6 +252,8 @@ def _load(
     if not records:
         raise ValueError(f"{json_file}: images: expected at least one image, got none")
     report.count["entries of macOS litter"] += len(litter)
+    # Where no annotation has one, nobody meant to draw masks.
+    report.masks_are_meant = any(annotation.segmentation for annotation in coco.annotations)
     for annotation in coco.annotations:
         if annotation.image_id in litter:
             continue
@@ -281,6 +283,7 @@ class _Report:
         self.count: Counter[str] = Counter()
         self.examples: dict[str, list[int | str]] = {}
         self.boxes = BoxForms()
+        self.masks_are_meant = True
 
     def add(self, what: str, annotation_id: int | str) -> None:
         self.count[what] += 1
@@ -404,7 +407,7 @@ def _add_annotation(
         return
     if mask is not None:
         loaded["segmentation"] = mask
-    else:
+    elif report.masks_are_meant:
         report.add("annotations without a usable mask, kept for their box or point", annotation.id)
     if boxed and not has_box:
         report.add("boxes of no size or outside the image, kept for their mask or point", annotation.id)
