@@ -429,6 +429,11 @@ def _yolo_labels() -> Inputs:
     return text_inputs("0 0.5 0.5 0.2 0.2\n1 0.1 0.2 0.7 0.3 0.4 0.9\n", words=_WORDS)
 
 
+def _boxes_csv() -> Inputs:
+    table = "file,part,x,y,width,height\na.jpg,wheel,3,4.5,10,9\nb.jpg,,,,,\n"
+    return text_inputs(table, words=r"[^,\n]+|[,\n]")
+
+
 def _tags_csv() -> Inputs:
     lists = ["a.jpg,wheel,window\nb.jpg,window\n", "file;wheel;window\na.jpg;1;0\nb.jpg;0;1\n"]
     return text_inputs(*lists, words=r"[^,;\n]+|[,;\n]")
@@ -484,6 +489,7 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "import_yolo": _export("data.yaml", "yolo", lambda: text_inputs(_YOLO, words=_WORDS)),
     "import_yolo_labels": _export("labels/train/b.txt", "yolo", _yolo_labels),
     "import_yolo_list": _export("list.txt", "yolo", lambda: text_inputs("images/train/a.jpg\n./b.jpg\n", words=_WORDS)),
+    "import_boxes_csv": _export("boxes.csv", "boxes_csv", _boxes_csv),
     "import_tags_csv": _export("tags.csv", "tags_csv", _tags_csv),
     "pth": _weights("weights.pth"),
     "safetensors": _weights("weights.safetensors"),

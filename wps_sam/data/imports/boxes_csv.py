@@ -15,7 +15,11 @@ def _recognises(file: ReadFile) -> bool:
 def _read(files: Sequence[ReadFile], notes: Notes) -> Export:
     pictures: list[LabelledPicture] = []
     for file in files:
-        heading, *rows = rows_of(file)
+        heading, *rows = rows_of(file) or [[]]
+        if not has_box_columns(heading):
+            raise ValueError(
+                f"labels {file.path}: expected the heading {','.join(BOX_COLUMNS)}, got {','.join(heading)!r}"
+            )
         columns = [cell.lower() for cell in heading]
         by_name: dict[str, LabelledPicture] = {}
         for row, cells in enumerate(rows, start=2):

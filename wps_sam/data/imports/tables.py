@@ -13,7 +13,7 @@ BOX_COLUMNS = ("file", "part", "x", "y", "width", "height")
 
 
 def rows_of(file: ReadFile) -> list[list[str]]:
-    """The cells of every line that is not empty, without the blanks around them; ValueError if there are none to find."""
+    """The cells of every line that is not empty, stripped; ValueError if it is no CSV."""
     # Spreadsheets of some countries write semicolons.
     first = file.content.partition("\n")[0]
     separator = max(",;\t", key=first.count)
