@@ -139,6 +139,25 @@ def test_compare_shows_the_ground_truth(tiny_model: Any, tiny_parts: Any) -> Non
         find.compare(record, MetadataCatalog.get("other_parts_for_compare"))
 
 
+def test_compare_shows_true_boxes_where_there_are_no_masks(
+    tiny_model: Any, tiny_parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(predictor, "side_by_side", lambda *_, **given: drawn.update(given))
+    find = PartPredictor(tiny_model.config_file, tiny_model.safetensors)
+    name = tiny_parts.split("val")
+    record, metadata = DatasetCatalog.get(name)[0], MetadataCatalog.get(name)
+    boxed = [{key: a[key] for key in a if key != "segmentation"} for a in record["annotations"]]
+    find.compare({**record, "annotations": boxed, "sem_seg_file_name": None}, metadata)
+    classes, boxes = drawn["true_boxes"]
+    assert classes == [a["category_id"] for a in boxed] and classes
+    x, y, width, height = boxed[0]["bbox"]
+    assert boxes[0].tolist() == [x, y, x + width, y + height]
+    # Of what has a mask no box is drawn.
+    find.compare(record, metadata)
+    assert drawn["true_boxes"][0] == [] and drawn["true_boxes"][1].shape == (0, 4)
+
+
 # ---------------------------------------------------------------- what goes in
 
 

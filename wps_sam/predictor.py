@@ -23,6 +23,7 @@ from .config import is_open_vocabulary, read_config
 from .data import mapper, part_mask_mapper
 from .data.sources.descriptions import register_descriptions
 from .encoders import PromptableEncoder
+from .evaluation.ground_truth import boxes_without_masks
 from .masks import PixelGrid, read_object_map, read_part_map, read_picture, restrict_to_object
 from .prediction import PartPrediction
 from .prediction.overlap import parts_to_show
@@ -219,7 +220,8 @@ class PartPredictor:
     def compare(self, record: Mapping[str, Any], metadata: Any) -> np.ndarray:
         """Picture, ground truth and prediction of one data-set record side by side: uint8 [H', W', 3], RGB.
 
-        A model that takes its classes by name is asked for the data set's from here on. Of a record about one object
+        Of true parts without a mask the boxes are drawn. A model that takes its classes by name is asked for the data
+        set's from here on. Of a record about one object
         the parts of that object are shown, as in the protocol ov_oracle.
 
         Args:
@@ -239,7 +241,8 @@ class PartPredictor:
         else:
             predicted = self(image).part_map
         # Ignored pixels and background are both left bare; neither is a class.
-        return side_by_side(image, ground_truth, predicted, self.class_names)
+        true_boxes = boxes_without_masks(record)
+        return side_by_side(image, ground_truth, predicted, self.class_names, true_boxes=true_boxes)
 
     def _take_classes_of(self, metadata: Any) -> None:
         names = tuple(metadata.thing_classes)
