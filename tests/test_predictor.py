@@ -158,6 +158,11 @@ def test_compare_shows_true_boxes_where_there_are_no_masks(
     assert drawn["true_boxes"][0] == [] and drawn["true_boxes"][1].shape == (0, 4)
 
 
+def test_its_repr_names_its_parts_and_weights(find_parts: PartPredictor, tiny_parts: Any) -> None:
+    said = repr(find_parts)
+    assert said.startswith(f"PartPredictor(3 parts: {', '.join(tiny_parts.classes)}; ") and said.endswith(" on cpu)")
+
+
 # ---------------------------------------------------------------- what goes in
 
 
@@ -221,7 +226,8 @@ def test_extreme_sizes(find_parts: PartPredictor, height: int, width: int) -> No
         (np.zeros((4, 4, 5), np.uint8), r"picture 0: expected a path, .* got a uint8 array \[4, 4, 5\]"),
         (Image.new("RGB", (0, 5)), "expected pixels, got 0 x 5"),
         (Image.new("F", (5, 5)), "floating point"),
-        (None, "got NoneType"),
+        (None, "got NoneType$"),
+        (["a.jpg", "b.jpg"], "got list; predict_batch takes several pictures"),
         ("nowhere.jpg", "nowhere.jpg: the file does not exist"),
     ],
 )

@@ -27,7 +27,7 @@ from .evaluation.ground_truth import boxes_without_masks
 from .masks import PixelGrid, read_object_map, read_part_map, read_picture, restrict_to_object
 from .prediction import PartPrediction
 from .prediction.overlap import parts_to_show
-from .prediction.parts import enlarge_map
+from .prediction.parts import NAMES_SHOWN, enlarge_map
 from .prediction.pictures import WORKING_PIXELS, ImageLike, is_one_picture, to_rgb, working_size
 from .prediction.tiles import merge_tiles, tile_rectangles
 from .pretrained import find_pretrained, write_pretrained
@@ -100,7 +100,7 @@ class PartPredictor:
             raise ValueError(f"weights {path}: the file does not exist")
         if confidence is not None and not 0 <= confidence <= 1:
             raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
-        if len(tiles) != 2 or min(tiles) < 1:
+        if not isinstance(tiles, Sequence) or len(tiles) != 2 or min(tiles) < 1:
             raise ValueError(f"tiles: expected rows and columns of 1 or more, got {tiles!r}")
         self.weights = path
         self.confidence = confidence
@@ -169,6 +169,10 @@ class PartPredictor:
         """
         training = {"class_names": list(self._trained_names), "exif": self.exif, "made_by": self._made_by}
         write_pretrained(folder, self.cfg, self.model.state_dict(), training, Path(self.weights), license)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.class_names[:NAMES_SHOWN]) + ", ..." * (len(self.class_names) > NAMES_SHOWN)
+        return f"PartPredictor({len(self.class_names)} parts: {shown}; {self.weights} on {self.cfg.MODEL.DEVICE})"
 
     def __call__(self, image: ImageLike) -> PartPrediction:
         """The parts of one picture: a file's path, a PIL image, an array [H, W, 3] or a tensor [3, H, W], RGB.
