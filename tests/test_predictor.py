@@ -139,6 +139,30 @@ def test_compare_shows_the_ground_truth(tiny_model: Any, tiny_parts: Any) -> Non
         find.compare(record, MetadataCatalog.get("other_parts_for_compare"))
 
 
+def test_compare_shows_true_boxes_where_there_are_no_masks(
+    tiny_model: Any, tiny_parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(predictor, "side_by_side", lambda *_, **given: drawn.update(given))
+    find = PartPredictor(tiny_model.config_file, tiny_model.safetensors)
+    name = tiny_parts.split("val")
+    record, metadata = DatasetCatalog.get(name)[0], MetadataCatalog.get(name)
+    boxed = [{key: a[key] for key in a if key != "segmentation"} for a in record["annotations"]]
+    find.compare({**record, "annotations": boxed, "sem_seg_file_name": None}, metadata)
+    classes, boxes = drawn["true_boxes"]
+    assert classes == [a["category_id"] for a in boxed] and classes
+    x, y, width, height = boxed[0]["bbox"]
+    assert boxes[0].tolist() == [x, y, x + width, y + height]
+    # Of what has a mask no box is drawn.
+    find.compare(record, metadata)
+    assert drawn["true_boxes"][0] == [] and drawn["true_boxes"][1].shape == (0, 4)
+
+
+def test_its_repr_names_its_parts_and_weights(find_parts: PartPredictor, tiny_parts: Any) -> None:
+    said = repr(find_parts)
+    assert said.startswith(f"PartPredictor(3 parts: {', '.join(tiny_parts.classes)}; ") and said.endswith(" on cpu)")
+
+
 # ---------------------------------------------------------------- what goes in
 
 
@@ -202,7 +226,8 @@ def test_extreme_sizes(find_parts: PartPredictor, height: int, width: int) -> No
         (np.zeros((4, 4, 5), np.uint8), r"picture 0: expected a path, .* got a uint8 array \[4, 4, 5\]"),
         (Image.new("RGB", (0, 5)), "expected pixels, got 0 x 5"),
         (Image.new("F", (5, 5)), "floating point"),
-        (None, "got NoneType"),
+        (None, "got NoneType$"),
+        (["a.jpg", "b.jpg"], "got list; predict_batch takes several pictures"),
         ("nowhere.jpg", "nowhere.jpg: the file does not exist"),
     ],
 )

@@ -111,8 +111,12 @@ def test_the_model_card(run: Path, tmp_path: Path) -> None:
         "| Animal Head | \N{EN DASH} |",
     ):
         assert line in body
+    # Where there are boxes alone, the parts have these.
+    scores = {"coco_ap": {"box_AP": 41.5, "box_AP-Animal Head": 37.25}}
+    (run / "evaluation.json").write_text(json.dumps({"tiny_parts_val": scores}))
     predictor.save_pretrained(tmp_path / "unsaid")
     card = (tmp_path / "unsaid" / "README.md").read_text()
+    assert "| part | box_AP (coco_ap) |\n|---|---|\n| Animal Head | 37.25 |" in card
     assert "license:" not in card and "| licence | not stated" in card
 
 

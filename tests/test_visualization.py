@@ -303,6 +303,24 @@ def test_side_by_side_has_titles_and_says_what_was_missed(texts: list) -> None:
     assert picture.shape[1] > 3 * 400  # in a row
 
 
+def test_true_parts_without_a_mask_are_drawn_as_boxes_and_are_not_extra(texts: list) -> None:
+    image, nothing, prediction = photo(48, 32), np.full((48, 32), 4), np.full((48, 32), 4)
+    prediction[:16] = 0
+    boxed = ([0, 1], np.array([[0, 0, 32, 16], [4, 20, 28, 40]]))
+    drawn = side_by_side(image, nothing, prediction, NAMES, true_boxes=boxed)
+    said = [text for text, _ in texts]
+    assert " extra" not in said and said[-1] == " missed" and said[-2] == NAMES[1]
+    assert said.count(NAMES[0]) == 3  # over its box, over its mask, and in the legend
+    bare = side_by_side(image, nothing, prediction, NAMES)
+    assert texts[-1][0] == " extra"
+    # The middle third holds the unfaded photo with boxes, instead of a faded one without.
+    colors = part_colors(NAMES)
+    middles = [one[:, one.shape[1] // 3 : 2 * one.shape[1] // 3] for one in (drawn, bare)]
+    assert [bool((middle == colors[1]).all(-1).any()) for middle in middles] == [True, False]
+    with pytest.raises(ValueError, match=r"true_boxes: expected \[1, 4\] for 1 classes"):
+        side_by_side(image, nothing, prediction, NAMES, true_boxes=([0], np.zeros((2, 4))))
+
+
 def test_wide_pictures_stand_below_each_other_and_without_ground_truth_there_are_two(texts: list) -> None:
     picture = side_by_side(photo(20, 400), None, np.zeros((20, 400), int), NAMES, titles=("in", "", "out"))
     assert picture.shape[0] > 2 * 40 and picture.shape[1] < 2 * 800

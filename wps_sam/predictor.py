@@ -23,10 +23,11 @@ from .config import is_open_vocabulary, read_config
 from .data import mapper, part_mask_mapper
 from .data.sources.descriptions import register_descriptions
 from .encoders import PromptableEncoder
+from .evaluation.ground_truth import boxes_without_masks
 from .masks import PixelGrid, read_object_map, read_part_map, read_picture, restrict_to_object
 from .prediction import PartPrediction
 from .prediction.overlap import parts_to_show
-from .prediction.parts import enlarge_map
+from .prediction.parts import NAMES_SHOWN, enlarge_map
 from .prediction.pictures import WORKING_PIXELS, ImageLike, is_one_picture, to_rgb, working_size
 from .prediction.tiles import merge_tiles, tile_rectangles
 from .pretrained import find_pretrained, write_pretrained
@@ -99,7 +100,7 @@ class PartPredictor:
             raise ValueError(f"weights {path}: the file does not exist")
         if confidence is not None and not 0 <= confidence <= 1:
             raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
-        if len(tiles) != 2 or min(tiles) < 1:
+        if not isinstance(tiles, Sequence) or len(tiles) != 2 or min(tiles) < 1:
             raise ValueError(f"tiles: expected rows and columns of 1 or more, got {tiles!r}")
         self.weights = path
         self.confidence = confidence
@@ -169,6 +170,10 @@ class PartPredictor:
         training = {"class_names": list(self._trained_names), "exif": self.exif, "made_by": self._made_by}
         write_pretrained(folder, self.cfg, self.model.state_dict(), training, Path(self.weights), license)
 
+    def __repr__(self) -> str:
+        shown = ", ".join(self.class_names[:NAMES_SHOWN]) + ", ..." * (len(self.class_names) > NAMES_SHOWN)
+        return f"PartPredictor({len(self.class_names)} parts: {shown}; {self.weights} on {self.cfg.MODEL.DEVICE})"
+
     def __call__(self, image: ImageLike) -> PartPrediction:
         """The parts of one picture: a file's path, a PIL image, an array [H, W, 3] or a tensor [3, H, W], RGB.
 
@@ -219,7 +224,8 @@ class PartPredictor:
     def compare(self, record: Mapping[str, Any], metadata: Any) -> np.ndarray:
         """Picture, ground truth and prediction of one data-set record side by side: uint8 [H', W', 3], RGB.
 
-        A model that takes its classes by name is asked for the data set's from here on. Of a record about one object
+        Of true parts without a mask the boxes are drawn. A model that takes its classes by name is asked for the data
+        set's from here on. Of a record about one object
         the parts of that object are shown, as in the protocol ov_oracle.
 
         Args:
@@ -239,7 +245,8 @@ class PartPredictor:
         else:
             predicted = self(image).part_map
         # Ignored pixels and background are both left bare; neither is a class.
-        return side_by_side(image, ground_truth, predicted, self.class_names)
+        true_boxes = boxes_without_masks(record)
+        return side_by_side(image, ground_truth, predicted, self.class_names, true_boxes=true_boxes)
 
     def _take_classes_of(self, metadata: Any) -> None:
         names = tuple(metadata.thing_classes)

@@ -245,10 +245,13 @@ def _card(
         lines += [f"## Evaluation on {name}\n", "In percent.\n", "| protocol | metric | |\n|---|---|---|"]
         for protocol, values in scores.items():
             lines += [f"| {protocol} | {m} | {_number(v)} |" for m, v in values.items() if "-" not in m]
-        of_parts = {m[4:]: v for m, v in scores.get("d2_semseg", {}).items() if m.startswith("IoU-")}
-        if of_parts:
-            lines.append("\n| part | IoU (d2_semseg) |\n|---|---|")
-            lines += [f"| {part} | {_number(value)} |" for part, value in of_parts.items()]
+        # Where there are boxes alone, there is no IoU.
+        for protocol, metric in (("d2_semseg", "IoU"), ("coco_ap", "box_AP")):
+            found = scores.get(protocol, {}).items()
+            if of_parts := {m.removeprefix(f"{metric}-"): v for m, v in found if m.startswith(f"{metric}-")}:
+                lines.append(f"\n| part | {metric} ({protocol}) |\n|---|---|")
+                lines += [f"| {part} | {_number(value)} |" for part, value in of_parts.items()]
+                break
         lines.append("")
     return "\n".join(lines)
 

@@ -34,6 +34,29 @@ def test_a_missing_gradio_is_told_with_the_command(
     assert capsys.readouterr().err == 'error: wps-sam app needs the package gradio: pip install ".[app]" in the clone\n'
 
 
+def test_a_photo_that_cannot_be_read_is_told_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gr = pytest.importorskip("gradio")
+    from wps_sam.app.files import Limits
+    from wps_sam.app.page import build_page
+    from wps_sam.masks import read_rgb
+
+    class Reads:
+        encoder, class_names = None, ("hair",)
+
+        def __call__(self, path: str) -> None:
+            read_rgb(path)
+
+    told: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: told.append(message))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(WOMAN.read_bytes()[:9000])
+    page = build_page(Reads(), Limits(20, 50), 0.4, tmp_path)
+    (upload,) = (one.fn for one in page.fns.values() if one.name == "upload")
+    # Nothing on the page is changed or marked, and where it keeps the file is nobody's business.
+    assert upload(str(broken), 0.4) == gr.skip()
+    assert len(told) == 1 and told[0].startswith("image broken.jpg: cannot be decoded") and str(tmp_path) not in told[0]
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     pytest.importorskip("gradio")
@@ -143,6 +166,12 @@ def test_what_is_too_large_is_told_on_the_page(address: str, browser: Any, tmp_p
     (tmp_path / "heavy.jpg").write_bytes(WOMAN.read_bytes() + bytes(200_000))
     page.set_input_files("#photo input[type=file]", str(tmp_path / "heavy.jpg"))
     page.get_by_text(re.compile("exceed|larger than|too large", re.IGNORECASE)).first.wait_for()
+    page.reload()
+    # One message, which does not say where the page keeps files.
+    (tmp_path / "broken.jpg").write_bytes(WOMAN.read_bytes()[:9000])
+    page.set_input_files("#photo input[type=file]", str(tmp_path / "broken.jpg"))
+    page.get_by_text(re.compile(r"^image broken\.jpg: ")).wait_for()
+    assert page.get_by_text("wps_sam_app_").count() == page.get_by_text("Error", exact=True).count() == 0
     page.close()
 
 

@@ -87,4 +87,5 @@ def test_the_page_can_be_followed(folder: Path, capsys: pytest.CaptureFixture[st
     assert len(list((made / "my_parts" / "predictions").rglob("*.png"))) == 4
     scores = json.loads((made / "my_parts" / "evaluation.json").read_text())["my_parts_val"]
     # What the page says of boxes alone.
-    assert list(scores) == ["coco_ap"] and "box_AP" in scores["coco_ap"]
+    assert list(scores) == ["coco_ap"] and all(name.startswith("box_AP") for name in scores["coco_ap"])
+    assert "Box AP by part" in (made / "my_parts" / "report.html").read_text()

@@ -135,6 +135,8 @@ def test_broken_annotations_are_cleaned(scene: Scene, tmp_path: Path, caplog: py
     assert scores["AP"] == pytest.approx(100.0)  # over classes 0 and 2
     # Class 0: 1. Class 1: one of two boxes found, 51 of 101 recall points.
     assert scores["box_AP"] == pytest.approx(100 * (1 + 51 / 101) / 2)
+    by_class = [scores[f"box_AP-{name}"] for name in ("Animal Head", "Animal Body", "Car Wheel")]
+    assert by_class == pytest.approx([100, 100 * 51 / 101, math.nan], nan_ok=True)
     written = json.loads((tmp_path / "coco_ap_ground_truth_mask.json").read_text())
     assert [a["category_id"] for a in written["annotations"]] == [0, 2]
     assert [a["id"] for a in written["annotations"]] == [1, 2]

@@ -88,6 +88,8 @@ def test_filter() -> None:
         parts.filter(names=["hair", "Trouser"])
     with pytest.raises(ValueError, match="part 'wheel': .* it knows hair, skin, top, trousers"):
         parts.filter(names=["wheel"])
+    with pytest.raises(ValueError, match="confidence: expected a number from 0 to 1, got 40"):
+        parts.filter(confidence=40)
 
 
 def test_repr() -> None:

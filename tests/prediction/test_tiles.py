@@ -113,5 +113,7 @@ def test_the_predictor_asks_for_every_tile(tiny_model: Any, monkeypatch: pytest.
     parts = find(np.random.default_rng(0).integers(0, 256, (140, 140, 3), dtype=np.uint8))
     assert [(x["height"], x["width"]) for x in asked] == [(70, 70)] + [(40, 40)] * 4
     assert parts.part_map.shape == (140, 140) and parts.coarse_map.shape == (70, 70)
+    with pytest.raises(ValueError, match=r"tiles: expected rows and columns of 1 or more, got 2"):
+        PartPredictor(tiny_model.config_file, tiny_model.safetensors, tiles=2)
     with pytest.raises(ValueError, match=r"tiles: expected rows and columns of 1 or more, got \(0, 2\)"):
         PartPredictor(tiny_model.config_file, tiny_model.safetensors, tiles=(0, 2))

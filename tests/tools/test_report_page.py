@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import runpy
+import sys
 from pathlib import Path
 
 from wps_sam.data import register_descriptions
 from wps_sam.evaluation.evaluator import encode_labels
 from wps_sam.evaluation.ground_truth import GroundTruth
 from wps_sam.report import RunFolder
-from wps_sam.report.judged import judge, predicted_map, read_predictions
+from wps_sam.report.judged import judge, judge_boxes, predicted_map, read_instances, read_predictions
 from wps_sam.report.page import _best_middle_worst
 
 import numpy as np
@@ -91,9 +92,45 @@ def test_no_picture_is_shown_twice(write_run, truth):
     folder = write_run()
     path = folder / "inference" / "tiny_parts_val" / "sem_seg_predictions.json"
     for count in range(6):
-        groups = _best_middle_worst(judge(truth, read_predictions(path)), count)
+        groups = _best_middle_worst(judge(truth, read_predictions(path)).pictures, count)
         shown = [record["image_id"] for _, chosen in groups for record, _ in chosen]
         assert len(set(shown)) == len(shown) == min(3 * count, 4)
+
+
+def test_of_boxes_alone_there_is_box_ap_and_pictures_with_boxes(write_run, truth, monkeypatch):
+    folder = write_run()
+    predicted = folder / "inference" / "tiny_parts_val" / "sem_seg_predictions.json"
+    found = []
+    for k, record in enumerate(truth.records, start=1):
+        # In the first picture the upper half of each box is found, in the others all of it: by hand 0.5, and 1.
+        for a in record["annotations"]:
+            x, y, width, height = a["bbox"]
+            box = [x, y, width, height / 2 if k == 1 else height]
+            about = {"image_id": k, "category_id": a["category_id"], "bbox": box, "score": 0.9}
+            found.append({**about, "segmentation": a.pop("segmentation")})
+        record.pop("sem_seg_file_name", None)
+    monkeypatch.setattr(sys.modules["wps_sam.report.page"], "GroundTruth", lambda name: truth)
+    results = predicted.parent / "coco_ap_box" / "coco_instances_results.json"
+    results.parent.mkdir()
+    predicted.unlink()
+    results.write_text(json.dumps(found))
+    scores = {"coco_ap": {"box_AP": 41.5, "box_AP-Animal Head": 37.25}}
+    (folder / "evaluation.json").write_text(json.dumps({"tiny_parts_val": scores}))
+
+    scored = judge_boxes(truth, read_instances(results, truth))
+    assert [score for _, score in scored] == pytest.approx([0.5, 1, 1, 1]) and scored[0][0] is truth.records[0]
+    assert judge_boxes(truth, {})[0][1] == 0
+    assert run([str(folder), "--pictures", "1"]) == 0
+    html = (folder / "report.html").read_text()
+    for expected in ("41.5", "Box AP by part", "37.2", "only boxes are known", "mean IoU of its boxes 50.0"):
+        assert expected in html, expected
+    assert html.count("data:image/jpeg") == 3 and "What is taken" not in html
+    results.write_text(json.dumps([{key: e[key] for key in e if key != "segmentation"} for e in found]))
+    assert run([str(folder), "--pictures", "1"]) == 0
+    assert "evaluate once more" in (folder / "report.html").read_text()
+    results.write_text(json.dumps([{**found[0], "image_id": 5}]))
+    with pytest.raises(ValueError, match="image_id: expected 1 to 4, got 5"):
+        read_instances(results, truth)
 
 
 def test_what_is_no_run_is_told(write_run, tmp_path, capsys):

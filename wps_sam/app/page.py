@@ -78,14 +78,16 @@ def build_page(predictor: PartPredictor, limits: Limits, confidence: float, fold
     encoder = predictor.encoder
 
     def told(act: Callable[..., Any]) -> Callable[..., Any]:
-        """A user's mistakes are said on the page."""
+        """A user's mistakes are said on the page, which stays as it is."""
 
         @functools.wraps(act)
         def wrapped(*args: Any) -> Any:
             try:
                 return act(*args)
             except USER_ERRORS as error:
-                raise gr.Error(one_line(error), duration=8, print_exception=False) from error
+                # A gr.Error would mark every field of the page with "Error".
+                gr.Warning(one_line(error), duration=8, title="Not done")
+                return gr.skip()
 
         return wrapped
 
@@ -100,7 +102,11 @@ def build_page(predictor: PartPredictor, limits: Limits, confidence: float, fold
     @told
     def upload(path: str, confidence: float) -> list[Any]:
         check_upload(Path(path), limits)
-        found = predictor(path)
+        try:
+            found = predictor(path)
+        except ValueError as error:
+            # Where the page keeps it is nobody's business.
+            raise ValueError(str(error).replace(path, Path(path).name)) from error
         scene = scenes.opened(found, scenes.asker(encoder, found), confidence)
         # Another photo may be dropped at once; what was made of the last one is gone.
         return [*view(scene), CHOOSE, None, gr.update(value=None, visible=False)]

@@ -13,6 +13,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from PIL import Image
 
+from ..evaluation.ground_truth import boxes_without_masks
 from ..masks import read_part_map, read_picture
 from ..visualization import side_by_side
 
@@ -54,6 +55,7 @@ class WatchedPictures(DatasetEvaluator):
         for image_id in (key for key in self._records if key in self._maps):
             record, found = self._records[image_id], self._maps[image_id]
             truth = read_part_map(record, self._metadata)
-            drawn = Image.fromarray(side_by_side(read_picture(record), truth, found, self._metadata.thing_classes))
+            names, boxes = self._metadata.thing_classes, boxes_without_masks(record)
+            drawn = Image.fromarray(side_by_side(read_picture(record), truth, found, names, true_boxes=boxes))
             drawn.thumbnail((LARGEST, LARGEST))
             yield f"{self._metadata.name}/{Path(record['file_name']).stem}", np.asarray(drawn)

@@ -169,6 +169,18 @@ def has_mask(annotation: Record, rule: Literal["strict", "wps_sam"] = "strict") 
     return isinstance(segmentation, Mapping) or bool(valid_polygons(segmentation, rule))
 
 
+def boxes_without_masks(record: Record) -> tuple[list[int], np.ndarray]:
+    """The parts of a picture of which a box is known and no mask; none where a label PNG knows the pixels.
+
+    Returns:
+        Their M classes, and float64 [M, 4], x0, y0, x1, y1 in pixels, corners continuous.
+    """
+    known = [] if record.get("sem_seg_file_name") else record.get("annotations", ())
+    found = [(a["category_id"], annotation_box(a)) for a in known if not has_mask(a)]
+    with_box = [(category, box) for category, box in found if box is not None]
+    return [c for c, _ in with_box], np.array([box for _, box in with_box], np.float64).reshape(-1, 4)
+
+
 def annotation_box(annotation: Record) -> tuple[float, float, float, float] | None:
     """An annotation's box as (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None without one or without area."""
     if "bbox" not in annotation:

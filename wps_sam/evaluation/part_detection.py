@@ -38,7 +38,7 @@ _Instance = tuple[int, dict[str, Any]]
         note="parts as detected instances",
         fits=with_background,
         needs_masks=False,
-        columns=(PartColumn("mask AP", "AP", order=2),),
+        columns=(PartColumn("mask AP", "AP", order=2), PartColumn("box AP", "box_AP", order=2)),
         group_means=("AP",),
     )
 )
@@ -46,13 +46,14 @@ class CocoAPEvaluator(PartEvaluator):
     """``coco_ap``: COCO mask AP, AP50, AP75 (and box_AP, box_AP50, box_AP75) of part instances.
 
     AP is the mean over classes with ground truth of the area under the precision-recall curve, IoU 0.50 to 0.95
-    in steps of 0.05, 101 recall points, at most 100 parts an image; AP-<name> is mask AP of one class. One
-    annotation is one instance; crowd annotations neither reward nor punish. Without predictions AP is 0, without
-    ground truth NaN. Where some classes are unseen in training (VLPart's "novel"), AP-base and AP-unbase are the mean
-    mask APs of the others and of these. Computed by Detectron2's COCOEvaluator.
+    in steps of 0.05, 101 recall points, at most 100 parts an image; AP-<name> and box_AP-<name> are those of one
+    class. One annotation is one instance; crowd annotations neither reward nor punish. Without predictions AP is 0,
+    without ground truth NaN. Where some classes are unseen in training (VLPart's "novel"), AP-base and AP-unbase are
+    the mean mask APs of the others and of these. Computed by Detectron2's COCOEvaluator.
 
     What COCO's code would misread is cleaned first: an annotation without usable mask takes no part in mask
-    AP, one without box or box area none in box AP, and both are counted in the log. ``output_dir`` gets the cleaned
+    AP, one without box or box area none in box AP, and both are counted in the log. Of a data set without masks there
+    is box AP alone, and its results hold the predicted masks, too, for drawings. ``output_dir`` gets the cleaned
     truth (coco_ap_ground_truth_{mask,box}.json) and the results; image ids in them are places in the data set, from 1,
     because COCO's code sorts ids and cannot sort names among numbers.
 
@@ -100,25 +101,29 @@ class CocoAPEvaluator(PartEvaluator):
         )
         masks = Instances(found.image_size, pred_masks=found.pred_masks, **boxes.get_fields())
         inputs = [{"image_id": position + 1}]
-        self._evaluators["mask"].process(inputs, [{"instances": masks}])
-        self._evaluators["box"].process(inputs, [{"instances": boxes}])
+        if "mask" in self._evaluators:
+            self._evaluators["mask"].process(inputs, [{"instances": masks}])
+        self._evaluators["box"].process(inputs, [{"instances": boxes if "mask" in self._evaluators else masks}])
 
     def compute(self) -> Results:
         results = {kind: evaluator.evaluate() for kind, evaluator in self._evaluators.items()}
         if self._distributed and not comm.is_main_process():
             return OrderedDict()
         scores: dict[str, float] = {}
-        for kind, task, prefix in (("mask", "segm", ""), ("box", "bbox", "box_")):
-            truth, found = self._true_classes[kind], (results[kind] or {}).get(task, {})
+        by_class: dict[str, float] = {}
+        names = self.ground_truth.class_names
+        for kind, result in results.items():
+            task, prefix = ("segm", "") if kind == "mask" else ("bbox", "box_")
+            truth, found = self._true_classes[kind], (result or {}).get(task, {})
             for name in ("AP", "AP50", "AP75"):
                 scores[prefix + name] = _ap(found.get(name, math.nan), bool(truth))
-        found = (results["mask"] or {}).get("segm", {})
-        names = self.ground_truth.class_names
-        for category, name in enumerate(names):
-            # With a single class Detectron2 gives no AP per class: it is the AP.
-            value = found.get(f"AP-{name}", found.get("AP", math.nan) if len(names) == 1 else math.nan)
-            scores[f"AP-{name}"] = _ap(value, self._true_classes["mask"][category] > 0)
-        if unseen := self.ground_truth.unseen:
+            for category, name in enumerate(names):
+                # With a single class Detectron2 gives no AP per class: it is the AP.
+                value = found.get(f"AP-{name}", found.get("AP", math.nan) if len(names) == 1 else math.nan)
+                by_class[f"{prefix}AP-{name}"] = _ap(value, truth[category] > 0)
+        scores |= by_class
+        unseen = self.ground_truth.unseen
+        if unseen and "mask" in results:
             seen = sorted(set(range(len(names))) - set(unseen))
             for group, members in (("base", seen), ("unbase", unseen)):
                 # A class that the data set lacks has no AP, and must not make the mean of the others one.
@@ -133,7 +138,7 @@ def _ap(value: float, has_truth: bool) -> float:
 
 
 def _coco_jsons(ground_truth: GroundTruth) -> dict[str, dict[str, Any]]:
-    """COCO's format with only what its code reads rightly, for mask AP ("mask") and for box AP ("box").
+    """COCO's format with only what its code reads rightly, for box AP ("box") and, of masks, mask AP ("mask").
 
     Category ids stay 0..C-1, image ids count from 1. Both take the area, which decides nothing but size
     classes, from the mask where there is one, as COCO does.
@@ -164,6 +169,8 @@ def _coco_jsons(ground_truth: GroundTruth) -> dict[str, dict[str, Any]]:
             else:
                 entry.setdefault("area", entry["bbox"][2] * entry["bbox"][3])
                 annotations["box"].append(entry | {"id": len(annotations["box"]) + 1})
+    if not ground_truth.has_masks:
+        del annotations["mask"], without["mask"]
     for kind, count in without.items():
         logger.warning(
             "%s: %d annotations have no usable %s and take no part in %s AP",

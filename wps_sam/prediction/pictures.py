@@ -53,7 +53,8 @@ def to_rgb(image: ImageLike, place: str, exif: PixelGrid = "upright") -> tuple[n
         return _array_to_rgb(image, place), ""
     if _is_tensor(image):
         return _array_to_rgb(_tensor_to_array(image, place), place), ""
-    raise ValueError(f"{place}: expected {FORMS}, got {type(image).__name__}")
+    hint = "; predict_batch takes several pictures" if isinstance(image, list | tuple) else ""
+    raise ValueError(f"{place}: expected {FORMS}, got {type(image).__name__}{hint}")
 
 
 def is_one_picture(images: ImageLike | Iterable[ImageLike]) -> TypeGuard[ImageLike]:

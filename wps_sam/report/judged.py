@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wps_sam.evaluation.ground_truth import GroundTruth
+from wps_sam.evaluation.ground_truth import GroundTruth, boxes_without_masks
 from wps_sam.evaluation.metrics import confusion_matrix, pooled_iou
 from wps_sam.masks import record_size, segmentation_to_mask
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 # Share of the picture's pixels that a part has, up to which it counts as small, middling, large.
 SIZES = (("small, under 1% of the picture", 0.01), ("middling, 1 to 5%", 0.05), ("large, over 5%", 1.0))
@@ -58,15 +59,33 @@ def read_predictions(path: str | Path) -> dict[str, list[Mapping[str, Any]]]:
         ValueError: it is missing, or no JSON.
     """
     by_file: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: is missing; evaluate the run by d2_semseg first") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: no valid JSON: {error}") from error
-    for entry in entries:
+    for entry in _entries(path, "d2_semseg"):
         by_file[entry["file_name"]].append(entry)
     return dict(by_file)
+
+
+def read_instances(path: str | Path, truth: GroundTruth) -> dict[str, list[Mapping[str, Any]]]:
+    """coco_instances_results.json of coco_ap by the picture's file name; the surest part of each picture last.
+
+    Raises:
+        ValueError: it is missing, no JSON, or of another data set.
+    """
+    by_file: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in sorted(_entries(path, "coco_ap"), key=lambda entry: entry["score"]):
+        # There, a picture is its place in the data set.
+        if not 1 <= entry["image_id"] <= len(truth.records):
+            raise ValueError(f"{path}: image_id: expected 1 to {len(truth.records)}, got {entry['image_id']}")
+        by_file[truth.records[entry["image_id"] - 1]["file_name"]].append(entry)
+    return dict(by_file)
+
+
+def _entries(path: str | Path, protocol: str) -> list[Mapping[str, Any]]:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: is missing; evaluate the run by {protocol} first") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: no valid JSON: {error}") from error
 
 
 def predicted_map(record: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], num_classes: int) -> np.ndarray:
@@ -100,3 +119,28 @@ def judge(truth: GroundTruth, predictions: Mapping[str, Sequence[Mapping[str, An
     pictures.sort(key=lambda pair: pair[1])
     by_size = [(name, len(v), float(np.mean(v)) if v else float("nan")) for (name, _), v in zip(SIZES, ious)]
     return Judged(truth.class_names, total, pictures, by_size)
+
+
+def judge_boxes(
+    truth: GroundTruth, predictions: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[tuple[Mapping[str, Any], float]]:
+    """The pictures of a data set of which boxes alone are known, as ``Judged.pictures``.
+
+    The score is the mean over the true boxes of the IoU with the nearest box that was found under their name.
+
+    Args:
+        truth: pictures without boxes are left out.
+        predictions: of :func:`read_instances`.
+    """
+    pictures = []
+    for record in truth.records:
+        classes, boxes = boxes_without_masks(record)
+        found = predictions.get(record["file_name"], ())
+        best = []
+        for category, (x0, y0, x1, y1) in zip(classes, boxes.tolist()):
+            named = [entry["bbox"] for entry in found if entry["category_id"] == category]
+            iou = coco_mask.iou(named, [[x0, y0, x1 - x0, y1 - y0]], [0]) if named else np.zeros(1)
+            best.append(float(np.max(iou)))
+        if best:
+            pictures.append((record, float(np.mean(best))))
+    return sorted(pictures, key=lambda pair: pair[1])

@@ -6,9 +6,10 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from wps_sam.evaluation.ground_truth import GroundTruth
+from wps_sam.evaluation.ground_truth import GroundTruth, boxes_without_masks
 from wps_sam.evaluation.protocols import REPORT_ROWS
 from wps_sam.html_page import html_page, image_data, image_element
 from wps_sam.masks import read_picture
@@ -19,7 +20,7 @@ from detectron2.data import DatasetCatalog
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .judged import Judged, judge, predicted_map, read_predictions
+from .judged import Judged, judge, judge_boxes, predicted_map, read_instances, read_predictions
 from .run_folder import RunFolder, Scores
 
 # Sides of the pictures on the page, in pixels at most.
@@ -39,7 +40,17 @@ HEADLINE = (
     ("error_breakdown", "pixels_wrong_name", "pixels of parts with a wrong name"),
     ("error_breakdown", "pixels_not_found", "pixels of parts that are called background"),
     ("coco_ap", "AP", "average precision of parts as instances"),
+    ("coco_ap", "box_AP", "the same of their boxes (box_AP)"),
 )
+# Protocol, metric, and the heading of the table of parts: the first that there is.
+BY_PART = (("d2_semseg", "IoU", "IoU by part, d2_semseg"), ("coco_ap", "box_AP", "Box AP by part, coco_ap"))
+_BOXES_ALONE = (
+    "Of the true parts only boxes are known, so box_AP is the one score: how well the boxes around the masks fit, and "
+    "their names. With masks for some dozen of these pictures there are scores of masks; training needs none."
+)
+# Of a data set of which boxes alone are known.
+BOX_RESULTS = Path("coco_ap_box") / "coco_instances_results.json"
+_Scored = list[tuple[Mapping[str, Any], float]]
 _STYLE = "body { max-width: 1100px } img { display: block; margin: .6em 0 }"
 
 
@@ -55,11 +66,13 @@ def page(runs: Sequence[RunFolder], pictures: int = 3) -> str:
         having = [run for run in runs if name in run.scores]
         parts.append(f"<h2>{escape(name)}</h2>" + _headline(having, name) + _by_part(having, name))
         for run in having:
-            path = run.folder / "inference" / name / "sem_seg_predictions.json"
+            folder = run.folder / "inference" / name
             if name not in DatasetCatalog.list():
                 parts.append(f'<p class="note">{escape(name)} is not registered here: no pictures, no confusion.</p>')
-            elif path.is_file():
+            elif (folder / "sem_seg_predictions.json").is_file():
                 parts.append(_of_predictions(run, name, pictures, several=len(having) > 1))
+            elif (folder / BOX_RESULTS).is_file():
+                parts.append(_of_boxes(run, name, pictures, several=len(having) > 1))
         parts.append(_protocols(having, name))
     parts.append("<h2>Configuration</h2>" + "".join(_configuration(run, len(runs) > 1) for run in runs))
     return html_page(" and ".join(titles), "".join(parts), _STYLE)
@@ -132,16 +145,16 @@ def _protocols(runs: Sequence[RunFolder], data_set: str) -> str:
 
 
 def _by_part(runs: Sequence[RunFolder], data_set: str) -> str:
-    def of(scores: Scores) -> Mapping[str, float | None]:
-        found = scores.get("d2_semseg", {})
-        return {name[4:]: value for name, value in found.items() if name.startswith("IoU-")}
+    def of(scores: Scores, protocol: str, metric: str) -> Mapping[str, float | None]:
+        found = scores.get(protocol, {}).items()
+        return {name.removeprefix(f"{metric}-"): v for name, v in found if name.startswith(f"{metric}-")}
 
-    by_run = [of(run.scores[data_set]) for run in runs]
-    names = list(dict.fromkeys(name for values in by_run for name in values))
-    if not names:
-        return ""
-    body = [[escape(name), *(_number(values.get(name)) for values in by_run)] for name in names]
-    return "<h3>IoU by part, d2_semseg</h3>" + _table(["part", *(escape(r.folder.name) for r in runs)], body)
+    for protocol, metric, heading in BY_PART:
+        by_run = [of(run.scores[data_set], protocol, metric) for run in runs]
+        if names := list(dict.fromkeys(name for values in by_run for name in values)):
+            body = [[escape(name), *(_number(values.get(name)) for values in by_run)] for name in names]
+            return f"<h3>{heading}</h3>" + _table(["part", *(escape(r.folder.name) for r in runs)], body)
+    return ""
 
 
 def _of_predictions(run: RunFolder, data_set: str, pictures: int, several: bool) -> str:
@@ -154,19 +167,43 @@ def _of_predictions(run: RunFolder, data_set: str, pictures: int, several: bool)
     html = f"<h3>What is taken for what{of_run}</h3>" + _confusion(judged)
     html += _table(["true part", "is called", "share of its pixels, %"], mistaken)
     html += f"<h3>By size{of_run}</h3>" + _table(["a part in a picture", "how many", "mean IoU, %"], sizes)
-    for title, chosen in _best_middle_worst(judged, pictures):
+    return html + _drawn(truth, predictions, _best_middle_worst(judged.pictures, pictures), "parts", of_run)
+
+
+def _of_boxes(run: RunFolder, data_set: str, pictures: int, several: bool) -> str:
+    truth = GroundTruth(data_set)
+    if truth.has_masks:
+        return ""
+    predictions = read_instances(run.folder / "inference" / data_set / BOX_RESULTS, truth)
+    html = f'<p class="note">{_BOXES_ALONE}</p>'
+    if not all("segmentation" in entry for entries in predictions.values() for entry in entries):
+        return html + '<p class="note">An older evaluation, which kept no masks to draw: evaluate once more.</p>'
+    chosen = _best_middle_worst(judge_boxes(truth, predictions), pictures)
+    return html + _drawn(truth, predictions, chosen, "boxes", f", {escape(run.folder.name)}" if several else "")
+
+
+def _drawn(
+    truth: GroundTruth,
+    predictions: Mapping[str, Sequence[Mapping[str, Any]]],
+    groups: Sequence[tuple[str, _Scored]],
+    of_what: str,
+    of_run: str,
+) -> str:
+    """Picture, truth and prediction side by side, with the mean IoU of its "parts" or "boxes" below."""
+    html = ""
+    for title, chosen in groups:
         html += f"<h3>{title}{of_run}</h3>"
         for record, score in chosen:
             found = predicted_map(record, predictions.get(record["file_name"], ()), truth.num_classes)
-            drawn = side_by_side(read_picture(record), truth.part_map(record), found, truth.class_names)
-            caption = f"{escape(str(record['image_id']))}: mean IoU of its parts {_number(100 * score)}"
+            maps, boxes = (truth.part_map(record), found), boxes_without_masks(record)
+            drawn = side_by_side(read_picture(record), *maps, truth.class_names, true_boxes=boxes)
+            caption = f"{escape(str(record['image_id']))}: mean IoU of its {of_what} {_number(100 * score)}"
             html += f"<figure>{_picture(drawn, caption)}<figcaption>{caption}</figcaption></figure>"
     return html
 
 
-def _best_middle_worst(judged: Judged, count: int) -> list[tuple[str, list[tuple[Mapping[str, Any], float]]]]:
-    """Of few pictures each is shown once, the worst first."""
-    ordered = judged.pictures
+def _best_middle_worst(ordered: _Scored, count: int) -> list[tuple[str, _Scored]]:
+    """Of (record, score), the worst first; of few pictures each is shown once, the worst first."""
     worst, rest = ordered[:count], ordered[count:]
     best, rest = (rest[-count:], rest[:-count]) if count else ([], rest)
     start = max(0, (len(rest) - count) // 2)

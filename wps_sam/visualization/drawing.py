@@ -176,17 +176,20 @@ def side_by_side(
     prediction: np.ndarray,
     names: Sequence[str],
     *,
+    true_boxes: tuple[Sequence[int], np.ndarray] | None = None,
     titles: Sequence[str] = ("picture", "ground truth", "prediction"),
     alpha: float = ALPHA,
 ) -> np.ndarray:
     """Picture, ground truth and prediction beside each other, with titles and one legend.
 
-    The legend holds the classes present in either map, and says which the prediction missed or added.
+    The legend holds the classes present in either, and says which the prediction missed or added.
 
     Args:
         image: uint8 [H, W, 3] RGB.
         ground_truth, prediction: integer [H, W]; 0..C-1 are parts, all else is left bare. Without
             ground truth (None) there are two panels.
+        true_boxes: classes and boxes, as in :func:`draw_weak_labels`, of true parts whose pixels nobody knows: these
+            are drawn over the ground truth.
         names: the C class names.
         titles: three, for picture, ground truth and prediction.
         alpha: opacity of the parts, 0 to 1.
@@ -201,10 +204,18 @@ def side_by_side(
         raise ValueError(f"titles: expected three (picture, ground truth, prediction), got {list(titles)}")
     plain = Overlay(image, names, fade=False)
     panels, present = [(titles[0], plain.picture())], []
-    for title, part_map in zip(titles[1:], (ground_truth, prediction)):
+    for title, part_map, boxed in zip(titles[1:], (ground_truth, prediction), (true_boxes, None)):
         if part_map is not None:
-            overlay = Overlay(image, names, fade=True)
-            present.append(overlay.part_map(part_map, alpha))
+            classes, boxes = boxed or ((), np.zeros((0, 4)))
+            # Only paint needs a faded photo under it.
+            is_painted = bool(np.isin(part_map, range(len(names))).any())
+            overlay = Overlay(image, names, fade=is_painted or not len(classes))
+            found = overlay.part_map(part_map, alpha)
+            classes = overlay.check_classes(classes)
+            rows = overlay.check_rows("true_boxes", boxes, len(classes), 4)
+            if rows is not None:
+                _paint_boxes(overlay, rows, classes, [names[c] for c in classes])
+            present.append(sorted({*found, *classes}))
             panels.append((title, overlay.picture()))
     shown = sorted(set().union(*present))
     entries = [LegendEntry(names[c], plain.color(c), _remark(c, present)) for c in shown]

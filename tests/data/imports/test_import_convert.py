@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,25 @@ def test_val_is_drawn_by_the_seed_or_is_the_exports_own(tmp_path: Path) -> None:
             converted(tmp_path, *entries, val_share=share)
     with pytest.raises(ValueError, match="leaves none to train on"):
         converted(tmp_path, entries[0], val_share=0.5)
+
+
+def test_val_has_every_class_that_can_be_on_both_sides(tmp_path: Path) -> None:
+    """Ten pictures of wheels, of which two also show a door and one a lamp: a plain draw of two has no door for most
+    seeds (8 * 7 of 10 * 9), or both."""
+    entries = [boxed(picture(tmp_path / f"{k}.jpg").name, (1, 2, 3, 4)) for k in range(10)]
+    for k, name in ((3, "door"), (6, "door"), (8, "lamp")):
+        entries[k].labels.append(Label(name, box=(5, 5, 9, 9)))
+    for seed in range(12):
+        made = converted(tmp_path, *entries, val_share=0.2, seed=seed)
+        doors = {s: sum(a["category_id"] == 0 for a in c["annotations"]) for s, c in made.splits.items()}
+        assert doors == {"train": 1, "val": 1} and len(made.splits["val"]["images"]) == 2
+        (lamps,) = (s for s, c in made.splits.items() if any(a["category_id"] == 1 for a in c["annotations"]))
+        assert f"No label in {'val' if lamps == 'train' else 'train'} of: lamp." in said(made)
+    # Of those that are not kept nothing is asked, and where every class is on both sides the draw is as it was.
+    wheels = converted(tmp_path, *entries, classes=["wheel"], val_share=0.2)
+    drawn = random.Random(0).sample([f"{k}.jpg" for k in range(10)], 2)
+    assert {image["file_name"] for image in wheels.splits["val"]["images"]} == set(drawn)
+    assert "No label" not in said(wheels)
 
 
 def test_splits_are_words_of_paths() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,16 @@ class Imported:
         lines = [f"{name}: {_counted(by_class[name])}" for name in self.classes]
         more = f"; and {len(lines) - _NUM_CLASSES_SAID} more classes" if len(lines) > _NUM_CLASSES_SAID else ""
         said.append(f"By class: {'; '.join(lines[:_NUM_CLASSES_SAID])}{more}.")
+        for split in self.splits if len(self.splits) > 1 else ():
+            if lacking := self._classes_without_labels(split):
+                said.append(f"No label in {split} of: {', '.join(lacking)}.")
         return " ".join([*said, *self.notes.sentences()])
+
+    def _classes_without_labels(self, split: str) -> list[str]:
+        content = self.splits[split]
+        there = {self.classes[a["category_id"]] for a in content["annotations"]}
+        there.update(tag for image in content["images"] for tag in image.get("tags", ()))
+        return [name for name in self.classes if name not in there]
 
 
 def _counted(kinds: Mapping[str, int]) -> str:
@@ -84,7 +93,8 @@ def convert(
 
     Args:
         classes: to keep, in the order of their ids; () keeps all, in the order of the tool, and else of the alphabet.
-        val_share: of the pictures, 0..1, drawn by ``seed`` for val; only of exports that name no splits but train.
+        val_share: of the pictures, 0..1, drawn by ``seed`` for val so that every class of two pictures or more has some
+            on both sides, as far as that can be; only of exports that name no splits but train.
 
     Raises:
         ValueError: no picture, or no class, is left; two classes have one name; a chosen class is spelt otherwise in
@@ -98,7 +108,7 @@ def convert(
             f"images {pictures.root}: of {len(export.pictures)} labelled pictures none could be used. "
             + " ".join(notes.sentences())
         )
-    splits = _drawn(merged, val_share, seed)
+    splits = _drawn(merged, val_share, seed, names)
     for path, parts in merged.items():
         content = imported.splits.setdefault(
             splits[path],
@@ -146,6 +156,11 @@ class _Names:
                 notes.change(f"of the chosen classes is not in the labels: {name!r}")
         if not self.order:
             raise ValueError("labels: expected at least one class, found none")
+
+    def of(self, entries: Iterable[LabelledPicture]) -> set[int]:
+        """The classes that the labels and tags of one picture speak of."""
+        used = {fold(name) for entry in entries for name in (*entry.tags, *(label.name for label in entry.labels))}
+        return {self._ids[name] for name in used & self._ids.keys()}
 
     def find(self, name: str, notes: Notes, where: str) -> int | None:
         """The class's id; None, and a note, where it is left out."""
@@ -211,7 +226,7 @@ def _name_of(entry: LabelledPicture) -> str:
     return entry.name.replace("\\", "/")
 
 
-def _drawn(merged: Mapping[Path, _Settled], val_share: float, seed: int) -> dict[Path, str]:
+def _drawn(merged: Mapping[Path, _Settled], val_share: float, seed: int, names: _Names) -> dict[Path, str]:
     """The split of each picture: the export's own, or drawn."""
     if not 0 <= val_share < 1:
         raise ValueError(f"val share: expected 0 or more and less than 1, got {val_share}")
@@ -224,7 +239,40 @@ def _drawn(merged: Mapping[Path, _Settled], val_share: float, seed: int) -> dict
     drawn = random.Random(seed).sample(sorted(own), max(1, round(val_share * len(own))))
     if len(drawn) == len(own):
         raise ValueError(f"val share: {val_share} of {len(own)} pictures leaves none to train on")
-    return {**own, **dict.fromkeys(drawn, _VAL)}
+    return {**own, **dict.fromkeys(_with_all_classes(drawn, merged, names), _VAL)}
+
+
+def _with_all_classes(drawn: Sequence[Path], merged: Mapping[Path, _Settled], names: _Names) -> list[Path]:
+    """As many pictures as ``drawn``, some exchanged for others while that leaves fewer classes on one side alone."""
+    classes = {path: names.of(settled.entries) for path, settled in merged.items()}
+    total = Counter(c for found in classes.values() for c in found)
+    val, left = list(drawn), [path for path in sorted(merged) if path not in set(drawn)]
+    count = Counter(c for path in val for c in classes[path])
+
+    def on_one_side(class_id: int, more: int = 0) -> bool:
+        return total[class_id] > 1 and not 0 < count[class_id] + more < total[class_id]
+
+    while lacking := {c for c in total if on_one_side(c)}:
+        with_lacking = {path for path in merged if classes[path] & lacking}
+        exchanges = [
+            (i, k)
+            for i, outgoing in enumerate(val)
+            for k, incoming in enumerate(left)
+            if outgoing in with_lacking or incoming in with_lacking
+        ]
+
+        def gain(exchange: tuple[int, int]) -> int:
+            gone, come = classes[val[exchange[0]]], classes[left[exchange[1]]]
+            return sum(on_one_side(c) - on_one_side(c, (c in come) - (c in gone)) for c in gone ^ come)
+
+        best = max(exchanges, key=gain, default=None)
+        if best is None or gain(best) <= 0:
+            break
+        i, k = best
+        count.subtract(classes[val[i]])
+        count.update(classes[left[k]])
+        val[i], left[k] = left[k], val[i]
+    return val
 
 
 def _add_picture(content: dict[str, Any], file_name: str, parts: _Settled, names: _Names, imported: Imported) -> None:
