@@ -331,3 +331,15 @@ def test_a_configuration_works_from_any_folder(tmp_path: Path, monkeypatch: pyte
 def _no_root(root: str, folder: Path, where: str) -> Path:
     assert folder == ROOT / "datasets"
     raise ValueError(f"{where}: root: the folder does not exist")
+
+
+def test_the_configuration_of_a_finished_run_asks_for_what_it_has_learned(tmp_path: Path) -> None:
+    """Not for the weights that it began with, unless these are asked for, or its recipe is used for another run."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"MODEL:\n  WEIGHTS: begun.pth\nOUTPUT_DIR: {tmp_path}\n")
+    assert read_config(file).MODEL.WEIGHTS == "begun.pth"
+    for name in ("log.txt", "model_final.pth"):
+        (tmp_path / name).touch()
+    assert read_config(file).MODEL.WEIGHTS == ""
+    assert read_config(file, ["MODEL.WEIGHTS", "other.pth"]).MODEL.WEIGHTS == "other.pth"
+    assert read_config(file, ["OUTPUT_DIR", str(tmp_path / "new")]).MODEL.WEIGHTS == "begun.pth"

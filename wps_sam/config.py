@@ -16,7 +16,7 @@ from detectron2.config import get_cfg
 from . import data, models  # noqa: F401  (registers the data sets and meta-architectures that configurations name)
 from .encoders import check_semantic_name, encoder_class
 from .evaluation import check_protocols
-from .paths import check_overrides, find_config, find_file
+from .paths import check_overrides, find_config, find_file, is_finished
 from .prompters import PROMPTER_REGISTRY, Prompter
 from .user_errors import did_you_mean
 
@@ -363,7 +363,8 @@ def add_wps_sam_config(cfg: CN) -> None:
 def read_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CN:
     """Defaults, then ``config_file`` (with its _BASE_), then ``opts`` (key, value, key, value ...), checked.
 
-    Files are looked for in the current folder, then in the project's: the configuration itself, and those of PATHS.
+    Files are looked for in the current folder, then in the project's: the configuration itself, and those of PATHS. That of
+    a finished run, in its own OUTPUT_DIR, asks for what the run has learned, not for the MODEL.WEIGHTS that it began with.
 
     Raises:
         ValueError: the file is missing, a key is unknown, a value is of another kind, or see :func:`check_config`.
@@ -377,6 +378,9 @@ def read_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CN:
     check_overrides(opts)
     with _told_of("config overrides", cfg):
         cfg.merge_from_list(list(opts))
+    folder = Path(file).resolve().parent
+    if folder == Path(cfg.OUTPUT_DIR).resolve() and is_finished(folder) and "MODEL.WEIGHTS" not in opts[::2]:
+        cfg.MODEL.WEIGHTS = ""
     for key in PATHS:
         section, _, name = key.rpartition(".")
         _value_of(cfg, section)[name] = find_file(_value_of(cfg, key))

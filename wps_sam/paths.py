@@ -103,13 +103,18 @@ def check_overrides(opts: Sequence[Any]) -> None:
         )
 
 
+def is_finished(output: Path) -> bool:
+    """Whether a training has been finished in the folder."""
+    return (output / "log.txt").is_file() and (output / "model_final.pth").is_file()
+
+
 def check_not_finished(output: Path) -> None:
     """Requires that no training that would be written over has been finished in the folder.
 
     Raises:
         ValueError: names it.
     """
-    if (output / "log.txt").is_file() and (output / "model_final.pth").is_file():
+    if is_finished(output):
         raise ValueError(
             f"{output}: OUTPUT_DIR holds a finished run, which would be written over: choose another, such as "
             f"OUTPUT_DIR {output}_2, or look at it again with --eval-only"
