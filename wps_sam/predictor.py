@@ -99,7 +99,7 @@ class PartPredictor:
             raise ValueError(f"weights {path}: the file does not exist")
         if confidence is not None and not 0 <= confidence <= 1:
             raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
-        if len(tiles) != 2 or min(tiles) < 1:
+        if not isinstance(tiles, Sequence) or len(tiles) != 2 or min(tiles) < 1:
             raise ValueError(f"tiles: expected rows and columns of 1 or more, got {tiles!r}")
         self.weights = path
         self.confidence = confidence
@@ -169,6 +169,9 @@ class PartPredictor:
         training = {"class_names": list(self._trained_names), "exif": self.exif, "made_by": self._made_by}
         write_pretrained(folder, self.cfg, self.model.state_dict(), training, Path(self.weights), license)
 
+    def __repr__(self) -> str:
+        return f"PartPredictor({self.weights!r}; {len(self.class_names)} classes: {', '.join(self.class_names)})"
+
     def __call__(self, image: ImageLike) -> PartPrediction:
         """The parts of one picture: a file's path, a PIL image, an array [H, W, 3] or a tensor [3, H, W], RGB.
 
@@ -178,6 +181,8 @@ class PartPredictor:
         Raises:
             ValueError: the picture is missing, damaged, empty, or in none of these forms.
         """
+        if isinstance(image, list | tuple):
+            raise ValueError(f"expected one picture, got a {type(image).__name__}; predict_batch takes several")
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Iterable[ImageLike], batch_size: int = 4) -> list[PartPrediction]:

@@ -152,8 +152,10 @@ class PartPrediction:
         """The parts of these names whose score reaches ``confidence``; no names: of all.
 
         Raises:
-            ValueError: the model knows no part of that name.
+            ValueError: the model knows no part of that name, or ``confidence`` is not 0 to 1.
         """
+        if not 0 <= confidence <= 1:
+            raise ValueError(f"confidence: expected a number from 0 to 1, got {confidence!r}")
         kept = self.scores >= confidence
         if names is not None:
             kept &= np.isin(self.classes, classes_of(names, self.class_names))
