@@ -309,6 +309,7 @@ def test_weights_and_config_that_do_not_fit(tiny_model: Any, tmp_path: Path) -> 
         ({"weights": broken}, "broken.safetensors: not a readable checkpoint"),
         ({"device": "abacus"}, "device 'abacus': torch cannot use it"),
         ({"confidence": 1.5}, "confidence: expected a number from 0 to 1, got 1.5"),
+        ({"tiles": 2}, "tiles: expected rows and columns of 1 or more, got 2"),
         ({"weights": None, "opts": ("OUTPUT_DIR", str(tmp_path))}, "holds no checkpoint"),
         ({"opts": ("MODEL.DETR_PROMPTER.FFN_DIM", 32)}, "does not fit the model"),
     ]:

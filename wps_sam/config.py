@@ -363,8 +363,8 @@ def add_wps_sam_config(cfg: CN) -> None:
 def read_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CN:
     """Defaults, then ``config_file`` (with its _BASE_), then ``opts`` (key, value, key, value ...), checked.
 
-    Files are looked for in the current folder, then in the project's: the configuration itself, and those of PATHS. That of
-    a finished run, in its own OUTPUT_DIR, asks for what the run has learned, not for the MODEL.WEIGHTS that it began with.
+    Files are looked for in the current folder, then in the project's: the configuration itself, and those of PATHS.
+    That of a finished run, in its own OUTPUT_DIR, asks for what was learned, not for the MODEL.WEIGHTS it began with.
 
     Raises:
         ValueError: the file is missing, a key is unknown, a value is of another kind, or see :func:`check_config`.

@@ -119,6 +119,12 @@ def test_odd_classes(written: Written) -> None:
     assert found(odd, "of one side") == (1, ("left mirror",))
 
 
+def test_who_has_no_tags_is_told_nothing_of_tags(written: Written) -> None:
+    written.add(5, 0, point=[3, 4])
+    assert written.check()[0].pictures[0] == 6
+    assert not [what for what in written.oddities() if "in every picture" in what]
+
+
 def test_sides_that_are_exchanged_are_not_odd(written: Written) -> None:
     assert not [what for what in written.oddities() if "exchange them" in what]
 

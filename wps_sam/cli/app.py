@@ -33,15 +33,12 @@ def run(args: argparse.Namespace) -> int:
         raise ImportError('wps-sam app needs the package gradio: pip install ".[app]" in the clone')
     from ..app.files import Limits
     from ..app.page import LOWEST_CONFIDENCE, serve
-    from ..predictor import PartPredictor
 
     if not LOWEST_CONFIDENCE <= args.confidence <= 1:
         raise ValueError(f"--confidence: expected {LOWEST_CONFIDENCE} to 1, got {args.confidence}")
     for name in ("max_megabytes", "max_megapixels"):
         if not getattr(args, name) > 0:
             raise ValueError(f"--{name.replace('_', '-')}: expected more than 0, got {getattr(args, name)}")
-    predictor = PartPredictor(
-        args.config_file, args.weights, confidence=LOWEST_CONFIDENCE, names=args.names, opts=args.opts
-    )
+    predictor = arguments.load_model(args, confidence=LOWEST_CONFIDENCE, names=args.names, opts=args.opts)
     serve(predictor, args.host, args.port, Limits(args.max_megabytes, args.max_megapixels), args.confidence)
     return 0

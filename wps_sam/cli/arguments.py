@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..predictor import PartPredictor
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +23,21 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config-file", metavar="FILE", help="the configuration it was trained with; default: the shipped model's")
     add("--weights", type=weights_file, metavar="FILE", help="default: the last checkpoint of the configuration's run")
+    add("--model", metavar="NAME", help="the folder of a run or a saved model, or its name on the hub, if in the cache")
+    add("--download", action="store_true", help="ask the hub for --model, too")
+
+
+def load_model(args: argparse.Namespace, device: str | None = None, **settings: Any) -> PartPredictor:
+    """The predictor of :func:`add_model`'s arguments, with these settings of it."""
+    if args.model and (args.config_file or args.weights):
+        raise ValueError("--model stands for --config-file and --weights: give either")
+    if args.download and not args.model:
+        raise ValueError("--download belongs to --model")
+    from ..predictor import PartPredictor
+
+    if args.model:
+        return PartPredictor.from_pretrained(args.model, device, download=args.download, **settings)
+    return PartPredictor(args.config_file, args.weights, device, **settings)
 
 
 def weights_file(text: str) -> str:

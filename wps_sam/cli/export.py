@@ -39,9 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from ..data import register_descriptions
     from ..export.compare import compare
     from ..export.files import export_model
-    from ..predictor import PartPredictor
 
-    predictor = PartPredictor(args.config_file, args.weights, "cpu", names=args.names, opts=args.opts)
+    predictor = arguments.load_model(args, "cpu", names=args.names, opts=args.opts)
     about = export_model(predictor, args.output, format=args.format, precision=args.precision, proposals=args.proposals)
     size = args.output.stat().st_size / 1e6
     print(f"{args.output}: {len(about['class_names'])} classes, {about['proposals']} parts at most, {size:.1f} MB")

@@ -48,16 +48,13 @@ def run(args: argparse.Namespace) -> int:
     from ..label_studio.pictures import Pictures
     from ..label_studio.server import make_server
     from ..outputs import check_outputs, write_output
-    from ..predictor import PartPredictor
 
     pictures = Pictures(args.root, args.label_studio, os.environ.get("LABEL_STUDIO_API_KEY"))
     tasks = None
     if args.precompute:
         tasks = read_json(args.precompute, "tasks")
         check_outputs([args.output], inputs=[args.precompute])
-    predictor = PartPredictor(
-        args.config_file, args.weights, confidence=args.confidence, names=args.names, opts=args.opts
-    )
+    predictor = arguments.load_model(args, confidence=args.confidence, names=args.names, opts=args.opts)
     if args.print_labels:
         print(write_labelling(predictor.class_names), end="")
         return 0

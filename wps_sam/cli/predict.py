@@ -30,8 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo")
     add("--save", nargs="+", choices=KINDS, default=["overlay", "json"], help="what to write")
     arguments.add_model(parser)
-    add("--model", metavar="NAME", help="the folder of a run or a saved model, or its name on the hub, if in the cache")
-    add("--download", action="store_true", help="ask the hub for --model, too")
     arguments.add_confidence(parser)
     add("--parts", nargs="+", metavar="NAME", help="of what the model knows, only these")
     add("--names", nargs="+", help="parts to look for, if the model takes its classes by name")
@@ -42,10 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.model and (args.config_file or args.weights):
-        raise ValueError("--model stands for --config-file and --weights: give either")
-    if args.download and not args.model:
-        raise ValueError("--download belongs to --model")
     from ..outputs import check_outputs, is_output
     from ..prediction.parts import classes_of
     from ..prediction.results import Results
@@ -62,12 +56,7 @@ def run(args: argparse.Namespace) -> int:
     for what, count in found.skipped.items():
         print(f"skipped {count} pictures {what}", file=sys.stderr)
     settings = {"confidence": args.confidence, "names": args.names, "tiles": tuple(args.tiles), "opts": args.opts}
-    from ..predictor import PartPredictor
-
-    if args.model:
-        predictor = PartPredictor.from_pretrained(args.model, download=args.download, **settings)
-    else:
-        predictor = PartPredictor(args.config_file, args.weights, **settings)
+    predictor = arguments.load_model(args, **settings)
     classes_of(args.parts or (), predictor.class_names)
     with Results(args.output, args.save, predictor.class_names) as results:
         failed = predict_all(

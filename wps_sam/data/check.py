@@ -191,7 +191,8 @@ def _odd_classes(found: Findings, flip_map: Sequence[int] | None) -> Iterator[Od
         if names:
             yield Oddity(len(names), what, tuple(names))
     always = [found.classes[c] for c in np.flatnonzero(found.pictures == len(found.records))]
-    if always and len(found.records) > 1:
+    # Boxes and points teach them all the same.
+    if always and len(found.records) > 1 and found.labels[:, LabelKind.TAG].any():
         yield Oddity(len(always), "classes are in every picture: tags can't teach them", tuple(always))
     yield from _odd_sides(found.classes, flip_map)
 

@@ -100,7 +100,7 @@ def _predict_video(
                     take(number, parts)
                     progress.update()
                     done += 1
-                    frames_with.update(set(parts.names))
+                    frames_with.update(dict.fromkeys(parts.names, 1))
         except KeyboardInterrupt:
             if not source.is_camera:
                 raise

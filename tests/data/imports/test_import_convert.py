@@ -68,8 +68,8 @@ def test_places_are_in_our_form(folder: Path) -> None:
         {"category_id": 1, "segmentation": [[0, 0, 20, 0, 0, 3]], "bbox": [0, 0, 20, 3]},
     ]
     assert [x["image_id"] for x in content["annotations"]] == [1, 1, 1, 1, 2, 2]
-    assert "2 pictures (train 2), 0 of them without labels. Labels: 2 masks, 3 boxes, 1 points, 2 tags." in said(made)
-    assert "By class: door: 1 tags; wheel: 1 masks, 3 boxes, 1 points; window: 1 masks, 1 tags." in said(made)
+    assert "2 pictures (train 2), 0 of them without labels. Labels: 2 masks, 3 boxes, 1 point, 2 tags." in said(made)
+    assert "By class: door: 1 tag; wheel: 1 mask, 3 boxes, 1 point; window: 1 mask, 1 tag." in said(made)
     assert said(made).endswith("Left out: 1 pictures of the folder that no label speaks of (1.jpg).")
 
 

@@ -435,6 +435,13 @@ def test_yolo_without_yaml(tmp_path: Path, notes: Notes, names_file: str) -> Non
     assert (Path(found.name).name, found.split, found.labels[0].name) == ("a", "train", "window")
 
 
+def test_yolo_ids_of_no_class_are_left_out(yolo: Path, notes: Notes) -> None:
+    write(yolo / "labels/train/a.txt", "2 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.25 0.2\n")
+    assert [label.name for label in read(yolo, notes).pictures[0].labels] == ["window"]
+    (said,) = notes.sentences()
+    assert re.search(r"1 labels of a class 2, where there are 0 to 1 \(labels .*a\.txt: line 1\)", said)
+
+
 def test_yolo_poses_are_boxes(yolo: Path, notes: Notes) -> None:
     with (yolo / "data.yaml").open("a") as file:
         file.write("kpt_shape: [1, 3]\n")
@@ -447,7 +454,6 @@ def test_yolo_poses_are_boxes(yolo: Path, notes: Notes) -> None:
     ("line", "message"),
     [
         ("0 120 80 40 30", r"a\.txt: line 1: expected shares of the picture, 0 to 1, got 120\.0"),
-        ("2 0.5 0.5 0.1 0.1", r"line 1: expected a class 0\.\.1, got 2"),
         ("0 0.5 0.5 0.1 0.1 0.9", "line 1: expected a class and x centre"),
         ("0 0.5 0.5 0.1", "line 1: expected a class and x centre"),
         ("wheel 0.5 0.5 0.1 0.1", "line 1: expected a number, got 'wheel'"),

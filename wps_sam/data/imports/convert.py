@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,7 +73,9 @@ class Imported:
 
 def _counted(kinds: Mapping[str, int]) -> str:
     names = {"mask": "masks", "box": "boxes", "point": "points", "tag": "tags"}
-    found = [f"{kinds[kind]} {plural}" for kind, plural in names.items() if kinds.get(kind)]
+    found = [
+        f"{kinds[kind]} {plural if kinds[kind] > 1 else kind}" for kind, plural in names.items() if kinds.get(kind)
+    ]
     return ", ".join(found) or "none"
 
 
@@ -193,7 +196,7 @@ def _merged(export: Export, pictures: PictureFolder, notes: Notes) -> dict[Path,
     merged: dict[Path, _Settled] = {}
     for entry in export.pictures:
         found = pictures.find(entry.name)
-        where, lost = entry.name, len(entry.labels) + len(entry.tags)
+        where, lost = posixpath.normpath(_name_of(entry)), len(entry.labels) + len(entry.tags)
         if len(found) != 1:
             what = "pictures whose names several files have" if found else f"pictures that are not in {pictures.root}"
             notes.leave_out(what, where, lost)

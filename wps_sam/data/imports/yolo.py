@@ -135,14 +135,18 @@ def _picture(
     for k, line in enumerate(lines, start=1):
         if line.strip():
             label = _label(line.split(), f"labels {labels_file}: line {k}", names, kpt_shape, picture.name, notes)
-            picture.labels.append(label)
+            if label:
+                picture.labels.append(label)
     return picture
 
 
-def _label(words: Sequence[str], where: str, names: Sequence[str], kpt_shape: Any, picture: str, notes: Notes) -> Label:
+def _label(
+    words: Sequence[str], where: str, names: Sequence[str], kpt_shape: Any, picture: str, notes: Notes
+) -> Label | None:
     values = [number(word, where) for word in words]
     if values[0] not in range(len(names)):
-        raise ValueError(f"{where}: expected a class 0..{len(names) - 1}, got {words[0]}")
+        notes.leave_out(f"labels of a class {words[0]}, where there are 0 to {len(names) - 1}", where)
+        return None
     name, places = names[int(values[0])], values[1:]
     if kpt_shape:
         notes.leave_out("poses, kept as boxes without their keypoints", picture)
