@@ -210,5 +210,5 @@ def test_subcommands_take_and_make_such_folders(
     assert run_command("predict", [str(photo), "--model", str(saved), *out]) == 0
     assert (tmp_path / "parts" / f"{photo.stem}.json").is_file()
     capsys.readouterr()
-    assert run_command("predict", [str(photo), "--model", str(saved), "--weights", "w.pth", *out]) == 2
+    assert run_command("predict", [str(photo), "--model", str(saved), "--weights", str(photo), *out]) == 2
     assert "--model stands for --config-file and --weights" in capsys.readouterr().err
