@@ -20,7 +20,7 @@ quickstart: draw
 data: datasets/synthetic_parts/.made
 
 datasets/synthetic_parts/.made: $(INSTALLED) tools/make_synthetic.py $(wildcard wps_sam/data/synthetic/*.py)
-	$(BIN)/python tools/make_synthetic.py --num-train 600
+	$(BIN)/python tools/make_synthetic.py --num-train 700
 	touch $@
 
 # What SAM sees in the pictures never changes in training: it looks at each once (0.9 GB), not at every step. Two
