@@ -152,7 +152,7 @@ def rle_runs(rle: Mapping[str, Any], height: int, width: int) -> list[int]:
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise ValueError(f"segmentation.size: expected [{height}, {width}], the picture's, got {size!r:.80}")
     if isinstance(counts, str | bytes):
-        runs = _runs(counts.encode() if isinstance(counts, str) else counts)
+        runs = _runs(counts.encode(errors="surrogatepass") if isinstance(counts, str) else counts)
     elif isinstance(counts, list | tuple) and all(isinstance(run, int) for run in counts):
         runs = list(counts)
     else:
