@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "data_page": BASE | {"data", "html_page", "visualization"},
     "config": BASE | {"encoders", "prompters", "evaluation", "data", "models"},
     "engine": BELOW_ENGINE | {"stops"},
-    "prediction": BASE | {"outputs", "picture_files", "visualization"},
+    "prediction": BASE | {"outputs", "picture_files", "stops", "visualization"},
     "pretrained": BELOW_ENGINE | {"__version__"},
     "predictor": BELOW_ENGINE | {"prediction", "pretrained"},
     "app": BASE | {"encoders", "prediction", "predictor", "prompt_evaluation", "picture_files", "visualization"},

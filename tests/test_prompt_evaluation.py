@@ -68,7 +68,13 @@ class StubEncoder(SAMEncoder):
         self.seen.append(images)
         return {"image_embedding": images.new_zeros(len(images), 1, 2, 2)}
 
-    def encode_prompts(self, *, boxes: torch.Tensor | None = None, points: torch.Tensor | None = None) -> torch.Tensor:
+    def encode_prompts(
+        self,
+        *,
+        boxes: torch.Tensor | None = None,
+        points: torch.Tensor | None = None,
+        inside: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         count = len(points if boxes is None else boxes)
         boxes = torch.full((count, 4), -1.0) if boxes is None else boxes
         points = torch.full((count, 2), -1.0) if points is None else points

@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from wps_sam import cli, stops
 
@@ -65,9 +65,9 @@ def test_what_is_ignored_stays_so_and_other_threads_handle_nothing() -> None:
             assert signal.getsignal(signal.SIGTERM) is stops.raise_stopped
     finally:
         signal.signal(signal.SIGINT, before)
-    thread = threading.Thread(target=lambda: stops.handled(stops.raise_stopped).__enter__())
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        # In the thread signal.signal() would raise a ValueError.
+        pool.submit(stops.handled(stops.raise_stopped).__enter__).result()
     assert signal.getsignal(signal.SIGTERM) is not stops.raise_stopped
 
 

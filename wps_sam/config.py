@@ -36,7 +36,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.ZSSEG.ARCH": ("resnet50", "resnet101c", "tiny"),
     "MODEL.ZSSEG.PROMPT_KIND": ("CPTCoOp", "CPTCoCoOp"),
     "MODEL.ZSSEG.PROMPT_CLASSES": ("object", "seen"),
-    "MODEL.ZSSEG.COMPAT": ("additive_attention", "substring_names"),
+    "MODEL.ZSSEG.COMPAT": ("additive_attention",),
     "MODEL.INFERENCE.MERGE": ("semantic", "authors", "part_map"),
     "WEAK_LABELS.TYPE": ("box", "point", "mask", "as_annotated"),
     "WEAK_LABELS.POINT": ("box_center", "random_pixel", "deepest_pixel"),
@@ -128,7 +128,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     # Empty: random weights from a fixed seed, for tests.
     cfg.MODEL.SAM.WEIGHTS = ""
     # bottom_right: SAM's own, after normalisation. center: on all sides and before it, as the authors' code does; of
-    # vit_* alone. SAM 2 and its kin pad nothing: they scale both sides to the square.
+    # vit_* and mobile_sam. SAM 2 and its kin pad nothing: they scale both sides to the square.
     cfg.MODEL.SAM.PADDING = "bottom_right"
     # Matrix products of the frozen image encoder: fp32 (SAM's own) | bf16, nearly twice as fast where the processor
     # knows it, with errors below 0.5% of the embedding's standard deviation. SOLVER.AMP is for the trained part alone.
@@ -252,8 +252,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     # CLIP sees the object's box, so many times larger.
     cfg.MODEL.ZSSEG.REGION_SCALE = 1.2
     # Which quirks of OV-PARTS' own code to repeat. additive_attention: queries look a little more at what is outside of
-    # the object, and not inside alone; its published weights were trained so. substring_names: the parts of an object
-    # are those whose name contains the object's; with the same of TEST.OV_COMPAT.
+    # the object, and not inside alone; its published weights were trained so.
     cfg.MODEL.ZSSEG.COMPAT = []
 
     # Which proposals become parts, and how their masks become one part map.
@@ -350,8 +349,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     # After each evaluation of a training so many pictures of the first of DATASETS.TEST, always the same ones, go to
     # TensorBoard: picture, truth and prediction side by side. 0: none.
     cfg.TEST.PICTURES = 4
-    # ov_oracle: which quirks of OV-PARTS' own code to repeat, to stand beside its published tables:
-    # substring_names, resized_labels.
+    # Which quirks of OV-PARTS' own code to repeat, to stand beside its published tables. substring_names, for ov_oracle
+    # and the models that answer it: the parts of an object are those whose name contains the object's. resized_labels.
     cfg.TEST.OV_COMPAT = []
     # pred_obj: a folder of object maps {image}.png that another model has predicted (object ids; any other value: no
     # object). Empty: the objects of the parts that the model itself predicts.

@@ -350,15 +350,7 @@ def read_predicted_objects(folder: str, record: Mapping[str, Any]) -> np.ndarray
         ValueError: names the PNG, which is missing, damaged or of another size than the picture.
     """
     stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-    file_name = os.path.join(folder, f"{stem}.png")
-    predicted = read_label_png(file_name)
-    size = record_size(record)
-    if predicted.shape != size:
-        raise ValueError(
-            f"label map {file_name}: height and width are {predicted.shape}, but those of {record['file_name']} are "
-            f"{size}"
-        )
-    return predicted
+    return read_label_png(os.path.join(folder, f"{stem}.png"), record)
 
 
 def restrict_to_object(part_map: np.ndarray, object_map: np.ndarray, category_id: int, ignore_label: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -89,34 +89,22 @@ def what_is_missing(file_name: str | Path) -> str | None:
     return f"pip install {package}" if package else "convert it to JPEG or PNG first"
 
 
-def find_pictures(
-    inputs: Sequence[Path], is_result: Callable[[Path], bool] = lambda path: False
+def pictures_of(
+    given: Path, is_result: Callable[[Path], bool] = lambda path: False
 ) -> tuple[list[tuple[Path, Path]], Counter[str]]:
-    """Pictures among files and folders, which are searched to the bottom.
+    """The pictures of a file or of a folder, which is searched to the bottom.
 
     Args:
-        inputs: the files and folders.
-        is_result: of files in folders, which of them are results of an earlier search, to be skipped.
+        given: the file or folder.
+        is_result: of files in a folder, which of them are results of an earlier search, to be skipped.
 
     Returns:
-        (picture, where its results go, relative and without suffix), no two to one place and folders in their shape,
-        and each file once, however often it is given;
-        and the number of pictures in the folders that can't be opened here, by what could be done about them.
+        (picture, its path below the folder); and the number of pictures in the folder that can't be opened here, by
+        what could be done about them.
 
     Raises:
-        ValueError: names a folder without a picture.
+        ValueError: the folder holds no picture.
     """
-    found: list[tuple[Path, Path]] = []
-    skipped: Counter[str] = Counter()
-    for given in inputs:
-        pictures, others = pictures_of(given, is_result)
-        found += pictures
-        skipped += others
-    return placed(found), skipped
-
-
-def pictures_of(given: Path, is_result: Callable[[Path], bool]) -> tuple[list[tuple[Path, Path]], Counter[str]]:
-    """Of one file or folder: (picture, its path below the folder), and what is skipped, as in :func:`find_pictures`."""
     if not given.is_dir():
         return [(given, Path(given.name))], Counter()
     # Archives packed on a Mac carry "._name.jpg" beside name.jpg, which is no picture.

@@ -21,7 +21,9 @@ from . import __version__
 from .checkpointer import to_safetensors
 from .config import PATHS, add_wps_sam_config, method
 from .data.sources.fields import read_yaml
+from .evaluation.protocols import is_overall
 from .outputs import check_outputs, stream_output, write_output
+from .paths import leads_out
 from .prompters import PROMPTER_REGISTRY
 
 WEIGHTS, CONFIG, CARD, EVALUATION = "model.safetensors", "config.yaml", "README.md", "evaluation.json"
@@ -106,8 +108,7 @@ def _paths_in(folder: Path, config: Mapping[str, Any]) -> list[Any]:
     for section, name in _COPIED:
         value = _value(config, "MODEL", section, name)
         # A folder of anybody's names no file outside of it.
-        inside = isinstance(value, str) and value and not Path(value).is_absolute() and ".." not in Path(value).parts
-        if inside and (folder / value).exists():
+        if isinstance(value, str) and value and not leads_out(value) and (folder / value).exists():
             opts += [f"MODEL.{section}.{name}", str((folder / value).resolve())]
     return opts
 
@@ -238,13 +239,14 @@ def _card(
         f"| method | {method(cfg)} |",
         f"| trained on | {sets} |",
         f"| labels of the training | {cfg.WEAK_LABELS.TYPE} |",
+        f"| frozen below it | {_frozen(cfg)} |",
         f"| licence | {licence or 'not stated; the weights of others in this folder keep their own'} |",
         f"| written by | wps_sam {__version__} |\n",
     ]
     for name, scores in (evaluation or {}).items():
         lines += [f"## Evaluation on {name}\n", "In percent.\n", "| protocol | metric | |\n|---|---|---|"]
         for protocol, values in scores.items():
-            lines += [f"| {protocol} | {m} | {_number(v)} |" for m, v in values.items() if "-" not in m]
+            lines += [f"| {protocol} | {m} | {_number(v)} |" for m, v in values.items() if is_overall(protocol, m)]
         # Where there are boxes alone, there is no IoU.
         for protocol, metric in (("d2_semseg", "IoU"), ("coco_ap", "box_AP")):
             found = scores.get(protocol, {}).items()
@@ -254,6 +256,18 @@ def _card(
                 break
         lines.append("")
     return "\n".join(lines)
+
+
+def _frozen(cfg: CfgNode) -> str:
+    """The networks that the training did not change, and what those that ship have seen."""
+    if cfg.MODEL.META_ARCHITECTURE != "WPSSAM":
+        return "see the method"
+    sam, semantic = cfg.MODEL.SAM, cfg.MODEL.SEMANTIC
+    told = [f"SAM {sam.ARCH}, {sam.WEIGHTS or 'random weights'}"]
+    told += [f"semantic network {semantic.NAME}, {semantic.WEIGHTS or 'random weights'}"] if semantic.NAME else []
+    if "shipped" in (sam.WEIGHTS, semantic.WEIGHTS):
+        told.append("shipped: with wps_sam, whose SAM has seen the masks of generated pictures and of ccp_parts_train")
+    return "; ".join(told)
 
 
 def _number(value: float | None) -> str:

@@ -363,7 +363,7 @@ class PromptedPicture:
         """As :meth:`masks`, the logits [n, E, E] as the segmenter gives them."""
         given_boxes = None if boxes is None else self._scaled(boxes.reshape(-1, 2, 2)).flatten(1)
         given_points = None if points is None else self._scaled(points)
-        given_inside = {} if inside is None else {"inside": torch.from_numpy(inside).to(self.device)}
+        given_inside = None if inside is None else torch.from_numpy(inside).to(self.device)
         given = given_points if given_boxes is None else given_boxes
         assert given is not None, "neither boxes nor points"
         for start in range(0, len(given), PROMPTS_AT_ONCE):
@@ -371,7 +371,7 @@ class PromptedPicture:
             prompts = self.encoder.encode_prompts(
                 boxes=None if given_boxes is None else given_boxes[some],
                 points=None if given_points is None else given_points[some],
-                **{name: of_points[some] for name, of_points in given_inside.items()},
+                inside=None if given_inside is None else given_inside[some],
             )
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 predicted = self.encoder.decode(self.features, [prompts], multimask)[0]

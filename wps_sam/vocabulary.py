@@ -107,6 +107,11 @@ class PartVocabulary:
             raise ValueError(f"object {object_id}: expected 0..{len(self.object_names) - 1}")
         return [c for c, of in enumerate(self.part_objects) if of == object_id]
 
+    def parts_named_like(self, object_id: int) -> list[int]:
+        """The classes whose name contains the object's: how OV-PARTS' own code finds an object's parts."""
+        name = self.object_names[object_id]
+        return [c for c, part_name in enumerate(self.names) if name in part_name]
+
     def with_unseen(self, unseen: Iterable[int]) -> PartVocabulary:
         """The same vocabulary with these classes unseen, and with them the objects of which no part is seen."""
         hidden = frozenset(unseen)

@@ -47,10 +47,25 @@ def test_a_data_set_is_known_by_content_wherever_it_lies(tmp_path):
     assert hash_data(here) != same
 
 
-def test_the_code_is_known_by_its_sources():
-    code = provenance.code()
-    assert len(code["sha256"]) == 64 and code["revision"] == provenance._revision()
+def test_the_code_is_known_by_its_sources(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    source, seen = tmp_path / "a.py", set()
+    for text in ("x = 1", "x = 2"):
+        source.write_text(text)
+        seen.add(provenance.code.__wrapped__()["sha256"])
+    source.rename(tmp_path / "b.py")
+    seen.add(provenance.code.__wrapped__()["sha256"])
+    assert len(seen) == 3
     assert made_by({"a": "1"})["versions"]["torch"] == torch.__version__
+
+
+def test_an_edit_that_is_not_committed_is_told():
+    revision = "0123456789abcdef"
+    then, now = (
+        {"code": {"sha256": found, "revision": revision + suffix}, "versions": {}, "data": {}}
+        for found, suffix in (("1", ""), ("2", "-dirty"))
+    )
+    assert differences(then, now) == ["code of the revision 0123456789ab, now 0123456789ab-dirty"]
 
 
 def test_differences_are_named():
@@ -99,7 +114,7 @@ def test_evaluations_and_checkpoints_say_it_and_another_data_set_or_code_is_told
     shutil.copy(second, first)
     monkeypatch.setattr(provenance, "code", lambda: {"sha256": "0", "revision": "0" * 40})
     engine.evaluate_only(cfg)
-    was = said["code"]["revision"][:12] or "unknown"
+    was = provenance._short(said["code"]["revision"])
     assert f"These weights were made otherwise, and scores may differ: code of the revision {was}, now 0000" in log.text
     assert "; data set known_parts_val" in log.text and "known_parts_train" not in log.text.split("otherwise")[1]
 

@@ -227,7 +227,7 @@ def test_the_command_line_runs_all_stages(tmp_path, capsys, monkeypatch):
         ("eval", "--what", "refine", "--tune-with-truth", "--subset", "1", "--crf"),
         ("eval", "--what", "fine"), ("show", "--picture", "1"),
     ):  # fmt: skip
-        assert do(*stage) != 1, capsys.readouterr().err
+        assert do(*stage) != 2, capsys.readouterr().err
     assert (tmp_path / "run" / "show" / "1.png").is_file()
     scored = json.loads((tmp_path / "run" / "eval_refine.json").read_text())["rows"]
     assert list(scored) == ["refine", "refine_crf", "centre", "noise"] and scored["refine_crf"]["at"] in THRESHOLDS

@@ -13,7 +13,7 @@ from wps_sam.data.sources.descriptions import register_descriptions
 from wps_sam.data.weak_labels import part_point
 from wps_sam.encoders.build_sam import build_sam, read_state_dict
 from wps_sam.masks import mask_to_rle, read_picture, segmentation_to_mask
-from wps_sam.picture_files import SUFFIXES, distinct, find_pictures
+from wps_sam.picture_files import SUFFIXES, distinct, pictures_of, placed
 from wps_sam.visualization import draw_instances, fonts
 
 import numpy as np
@@ -318,9 +318,9 @@ def test_folders_are_searched_for_all_kinds_and_the_rest_is_counted(tmp_path):
         picture.save(tmp_path / name, format=kind)
     for name in ("raw.dng", "raw2.DNG", "notes.txt", "._a.jpg"):
         (tmp_path / name).write_bytes(b"")
-    found, skipped = find_pictures([tmp_path])
+    found, skipped = pictures_of(tmp_path)
     # B.jpg and b.jfif would meet where case does not count.
-    assert [(p.name, str(base)) for p, base in found] == [
+    assert [(p.name, str(base)) for p, base in placed(found)] == [
         *(("B.jpg", "B"), ("a.gif", "a"), ("b.jfif", "b.jfif")),
         *(("c.jp2", "c"), ("d.webp", "d"), ("e.PNG", "e")),
     ]
@@ -328,7 +328,7 @@ def test_folders_are_searched_for_all_kinds_and_the_rest_is_counted(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "x.dng").write_bytes(b"")
     with pytest.raises(ValueError, match=r"raw: no picture in this folder; 1 of kinds that can't be opened here"):
-        find_pictures([tmp_path / "raw"])
+        pictures_of(tmp_path / "raw")
 
 
 def test_no_two_results_share_a_place():

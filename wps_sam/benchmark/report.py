@@ -138,7 +138,7 @@ def pair_reports(
         }
         if "peak_growth_mib" in reports[0] and "peak_growth_mib" in reports[1] and reports[1]["peak_growth_mib"] > 0:
             pair["memory_ratio"] = reports[0]["peak_growth_mib"] / reports[1]["peak_growth_mib"]
-        if settings.subject == "training_step" and ours == CACHED and baseline != STOCK:
+        if settings.subject == "training_step" and ours == CACHED and baseline != STOCK and STOCK in measurements:
             stock = measurements[STOCK].median / contest.side(STOCK).items
             pair["schedule"] = schedule(stock, of_unit[0], of_unit[1])
         pairs.append(pair)

@@ -72,8 +72,5 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with make_server(backend, args.host, args.port) as server:
         print(f"{backend.model_version} answers at http://{args.host}:{server.server_port} until Ctrl-C", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            pass
+        server.serve_forever()
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor
@@ -20,7 +21,6 @@ from .promptable import (
     EncoderSpec,
     MaskPredictions,
     PromptableEncoder,
-    ResizeBothSides,
     ResizeLongestSide,
     check_columns,
     one_click_a_prompt,
@@ -106,8 +106,8 @@ class HuggingFaceSAM(PromptableEncoder):
     @classmethod
     def feature_settings(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.MODEL.SAM
-        resize = cls.spec_of(cfg).resize
-        way = "both sides" if isinstance(resize, ResizeBothSides) else "longest side"
+        _check_settings(cfg)
+        way = "both sides" if HUGGING_FACE_ARCHS[node.ARCH].family.scales_both_sides else "longest side"
         return {
             "MODEL.BACKBONE.NAME": cls.__name__,
             "MODEL.SAM.ARCH": node.ARCH,
@@ -219,7 +219,7 @@ def _spec(family: Family, config: Any) -> EncoderSpec:
     size = prompts.image_size
     return EncoderSpec(
         image_size=size,
-        resize=ResizeBothSides(size) if family.scales_both_sides else ResizeLongestSide(size),
+        resize=T.Resize(size, ResizeLongestSide.FILTER) if family.scales_both_sides else ResizeLongestSide(size),
         features=family.shapes(config),
         box_tokens=family.box_tokens,
         point_tokens=POINT_TOKENS,

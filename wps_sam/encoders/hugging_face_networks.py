@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .build_sam import RANDOM_WEIGHTS_SEED, key_differences, read_state_dict, refuse_differences
+from .clip import import_transformers
 from .frozen import hash_tensors
 from .official_names import OFFICIAL_NAMES
 
@@ -62,14 +63,22 @@ def _hq_shapes(config: Any) -> Shapes:
     channels = config.vision_config.output_channels
     return {
         "image_embedding": (channels, cells, cells),
-        "early_embedding": (config.vision_config.hidden_size, cells, cells),
+        "hq_features": (channels // 8, 4 * cells, 4 * cells),
     }
 
 
 def _hq_look(network: Any, images: Tensor) -> dict[str, Tensor]:
     embedding, of_global_blocks = network.get_image_embeddings(images)
-    # The decoder reads those after the first block with global attention alone.
-    return {"image_embedding": embedding, "early_embedding": of_global_blocks[0].movedim(-1, 1)}
+    decoder = network.mask_decoder
+    act = decoder.activation
+    # Those after the first block with global attention, and the last: what both add to the masks follows from the
+    # picture alone, whatever the prompts.
+    early = act(decoder.compress_vit_norm(decoder.compress_vit_conv1(of_global_blocks[0].movedim(-1, 1))))
+    late = act(decoder.encoder_norm(decoder.encoder_conv1(embedding)))
+    return {
+        "image_embedding": embedding,
+        "hq_features": decoder.compress_vit_conv2(early) + decoder.encoder_conv2(late),
+    }
 
 
 def _hq_decode(
@@ -92,10 +101,7 @@ def _hq_decode(
     queries, act = queries[0], decoder.activation
     image = keys.flatten(0, 1).transpose(1, 2).unflatten(2, embedding.shape[-2:])
     image = act(decoder.upscale_conv2(act(decoder.upscale_layer_norm(decoder.upscale_conv1(image)))))
-    early = act(decoder.compress_vit_norm(decoder.compress_vit_conv1(features["early_embedding"])))
-    late = act(decoder.encoder_norm(decoder.encoder_conv1(embedding)))
-    fine = decoder.mask_conv2(act(decoder.mask_norm(decoder.mask_conv1(image))))
-    fine = fine + decoder.compress_vit_conv2(early) + decoder.encoder_conv2(late)
+    fine = decoder.mask_conv2(act(decoder.mask_norm(decoder.mask_conv1(image)))) + features["hq_features"]
     mlps = decoder.output_hypernetworks_mlps
     weights = torch.stack([mlp(queries[:, 1 + k]) for k, mlp in enumerate(mlps)], dim=1)
     iou = decoder.iou_prediction_head(queries[:, 0])
@@ -212,7 +218,7 @@ def config_of(arch: str) -> Any:
             **sizes.get("mask_decoder_config", {}),
             "dynamic_multimask_via_stability": False,
         }
-    return getattr(_transformers(), family.config)(**sizes)
+    return getattr(import_transformers("this MODEL.SAM.ARCH"), family.config)(**sizes)
 
 
 def read_network(arch: str, weights: str = "") -> Any:
@@ -226,7 +232,7 @@ def read_network(arch: str, weights: str = "") -> Any:
         ValueError: the weights are missing, damaged, or not exactly those of ``arch``; all differences are named.
     """
     family = HUGGING_FACE_ARCHS[arch].family
-    model = getattr(_transformers(), family.model)
+    model = getattr(import_transformers("this MODEL.SAM.ARCH"), family.model)
     if weights and not Path(weights).is_file():
         return _without_unread_levels(_read_folder(model, arch, weights)).eval()
     with torch.random.fork_rng(devices=[]):
@@ -297,11 +303,3 @@ def _weights_hash(arch: str, weights: str, _: tuple[tuple[str, int, int], ...]) 
 def network_hash(network: Any) -> str:
     """SHA-256 of all weights of a network."""
     return hash_tensors(sorted(network.state_dict().items()))
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError("this MODEL.SAM.ARCH needs transformers: pip install '.[text]' in the clone") from error
-    return transformers

@@ -89,7 +89,7 @@ class FixedTexts(nn.Module):
     def __init__(self, clip: CLIP, texts: Sequence[str]) -> None:
         super().__init__()
         with torch.no_grad():
-            features = clip.text_features([clip.tokens_of(text) for text in texts])
+            features = clip.name_features(texts, ["{}"])[:, 0]
         self.register_buffer("features", features, persistent=False)
 
     @classmethod

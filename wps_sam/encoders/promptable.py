@@ -72,20 +72,6 @@ class ResizeLongestSide(T.Augmentation):
         return T.ResizeTransform(height, width, new_height, new_width, self.FILTER)
 
 
-class ResizeBothSides(T.Augmentation):
-    """Scales a picture to a square of ``size`` pixels, its shape lost, as SAM 2 does; otherwise as
-    :class:`ResizeLongestSide`."""
-
-    FILTER = ResizeLongestSide.FILTER
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        return T.ResizeTransform(*image.shape[:2], self.size, self.size, self.FILTER)
-
-
 class PromptableEncoder(FrozenModule, Backbone):
     """A frozen promptable segmenter, registered in Detectron2's BACKBONE_REGISTRY; see :mod:`.families`.
 

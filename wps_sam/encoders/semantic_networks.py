@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .build_sam import RANDOM_WEIGHTS_SEED
+from .clip import import_transformers
 
 # Stages that are kept of networks with several, by the pixels of their cells.
 STRIDES = (8, 16, 32)
@@ -209,7 +210,7 @@ def timm_features(architecture: str, weights: str = "", changes: Mapping[str, An
 
 
 def _read_transformers(family: str, weights: str) -> SemanticNetwork:
-    transformers = _transformers()
+    transformers = import_transformers("this MODEL.SEMANTIC.NAME")
     kinds = TRANSFORMERS[family]
     if not weights:
         class_name, kind, normalisation = next(iter(kinds.values()))
@@ -244,11 +245,3 @@ def _normalisation(folder: Path, default: tuple[Sequence[float], Sequence[float]
     if not said.get("do_normalize", True):
         return NONE
     return said.get("image_mean", default[0]), said.get("image_std", default[1])
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError("this MODEL.SEMANTIC.NAME needs transformers: pip install '.[text]' in the clone") from error
-    return transformers

@@ -13,7 +13,7 @@ from ..data.sources.part_map_check import check_part_maps_once
 from ..evaluation import GroundTruth
 from ..masks import annotation_mask, read_picture
 from .evaluate import build_evaluator
-from .loader import open_test_features
+from .loader import contents, open_test_features
 from .provenance import hash_data
 
 logger = logging.getLogger(__name__)
@@ -47,5 +47,4 @@ def check_test_set(cfg: CfgNode, dataset_name: str) -> str:
         if "obj_sem_seg_file_name" in record:
             truth.object_map(record)
     build_evaluator(cfg, dataset_name)
-    open_test_features(cfg, dataset_name)
-    return hash_data(truth.records)
+    return hash_data(truth.records, contents(open_test_features(cfg, dataset_name)))

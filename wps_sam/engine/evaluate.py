@@ -43,7 +43,7 @@ from ..evaluation import (
     unseen_classes,
 )
 from ..vocabulary import PartVocabulary
-from .loader import build_test_loader
+from .loader import build_test_loader, contents, open_test_features
 from .provenance import differences, hash_data, hash_weights, made_by
 
 logger = logging.getLogger(__name__)
@@ -191,7 +191,9 @@ def evaluate_only(cfg: CfgNode, resume: bool = False) -> Results:
 
 def hashes_of_test_sets(cfg: CfgNode) -> dict[str, str]:
     """The hash of each of DATASETS.TEST by its name, see :func:`hash_data`."""
-    return {name: hash_data(DatasetCatalog.get(name)) for name in cfg.DATASETS.TEST}
+    return {
+        name: hash_data(DatasetCatalog.get(name), contents(open_test_features(cfg, name))) for name in cfg.DATASETS.TEST
+    }
 
 
 def warn_of_differences(then: Mapping[str, Any] | None, now: Mapping[str, Any], what: str) -> None:

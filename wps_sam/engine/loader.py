@@ -64,15 +64,21 @@ class TrainLoader:
     """A data loader whose worker processes start with the first batch, not with the iterator.
 
     Detectron2 0.6 takes the iterator before a checkpoint is loaded, too early to enter the order elsewhere.
-    ``exif`` is the pixel grid of the labels, see :func:`wps_sam.data.sources.orientation.pixel_grid_of`, and ``data``
-    the hash of each data set by its name. ``stop`` is asked where workers died.
+    ``exif`` is the pixel grid of the labels, see :func:`wps_sam.data.sources.orientation.pixel_grid_of`. ``hash_data``
+    gives the hash of each data set by its name. ``stop`` is asked where workers died.
     """
 
-    def __init__(self, loader: DataLoader, order: TrainOrder, exif: PixelGrid | None, data: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        loader: DataLoader,
+        order: TrainOrder,
+        exif: PixelGrid | None,
+        hash_data: Callable[[], dict[str, str]],
+    ) -> None:
         self.loader = loader
         self.order = order
         self.exif = exif
-        self.data = data
+        self.hash_data = hash_data
         self.stop = Deferral()
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
@@ -127,12 +133,15 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    data = {name: hash_data(of_set, _contents(stored[name])) for name, of_set in by_name.items()}
-    return TrainLoader(loader, order, pixel_grid_of(kept), data)
+
+    def hash_all() -> dict[str, str]:
+        return {name: hash_data(of_set, contents(stored[name])) for name, of_set in by_name.items()}
+
+    return TrainLoader(loader, order, pixel_grid_of(kept), hash_all)
 
 
-def _contents(features: FeatureReader | None) -> Mapping[str, str]:
-    # A training from features need not open pictures.
+def contents(features: FeatureReader | None) -> Mapping[str, str]:
+    """What :func:`hash_data` need not read, as the features of the same pictures know it."""
     return {} if features is None else features.contents()
 
 

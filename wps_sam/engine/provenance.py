@@ -106,11 +106,15 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is not as it was, of two values of :func:`made_by`, for people. Data sets count that both know."""
     told = []
     if then["code"]["sha256"] != now["code"]["sha256"]:
-        revisions = [side["code"]["revision"][:12] or "unknown" for side in (then, now)]
-        told.append(f"code of the revision {revisions[0]}, now {revisions[1]}")
+        was, new = (_short(side["code"]["revision"]) for side in (then, now))
+        told.append(f"code of the revision {was}, now {new}")
     for kind, what in (("versions", ""), ("data", "data set ")):
         for name, was in then[kind].items():
             new = now[kind].get(name)
             if new != was and (kind == "versions" or new is not None):
                 told.append(f"{what}{name} {was[:12]}, now {new[:12] if new else 'not installed'}")
     return told
+
+
+def _short(revision: str) -> str:
+    return revision[:12] + "-dirty" * revision.endswith("-dirty") or "unknown"

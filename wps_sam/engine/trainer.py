@@ -126,7 +126,7 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         # Its first use may be hours away.
         tested = {name: check_test_set(cfg, name) for name in cfg.DATASETS.TEST}
-        self.data = {**data_loader.data, **tested}
+        self.data = {**data_loader.hash_data(), **tested}
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if comm.get_world_size() > 1:

@@ -185,11 +185,11 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
 
     def _own_classes(self, record: Record) -> list[int]:
         vocabulary = self.ground_truth.vocabulary
-        own = vocabulary.parts_of(record["category_id"])
-        name = vocabulary.object_names[record["category_id"]]
-        if "substring_names" in self._compat:
-            own = [c for c, part_name in enumerate(vocabulary.names) if name in part_name]
+        object_id = record["category_id"]
+        by_name = "substring_names" in self._compat
+        own = vocabulary.parts_named_like(object_id) if by_name else vocabulary.parts_of(object_id)
         if not own:
+            name = vocabulary.object_names[object_id]
             raise ValueError(f"{record['file_name']}: object {name!r} has no part classes to tell apart")
         return own
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from wps_sam.evaluation.evaluator import PartEvaluator
@@ -99,6 +100,12 @@ def register_row(row: ReportRow) -> None:
     REPORT_ROWS[row.name] = row
 
 
+def is_overall(protocol: str, metric: str) -> bool:
+    """Whether a score is of all classes, or of a group of them; a hyphen otherwise marks that of one class."""
+    means = REPORT_ROWS[protocol].group_means if protocol in REPORT_ROWS else ()
+    return "-" not in metric or metric in {f"{mean}-{group}" for mean in means for group in ("base", "unbase")}
+
+
 def register_protocols(*protocols: Protocol) -> Callable[[type[_Evaluator]], type[_Evaluator]]:
     """Class decorator: the protocols that an evaluator serves, several where one count gives them all.
 
@@ -152,6 +159,12 @@ def check_protocols(names: Sequence[str]) -> None:
         raise ValueError(f"TEST.PROTOCOLS: each at most once, got {list(names)}")
 
 
+@cache
+def _warn_once(message: str) -> None:
+    """A training evaluates the same data set many times."""
+    logger.warning(message)
+
+
 def build_evaluators(
     protocols: Sequence[str],
     dataset_name: str,
@@ -190,15 +203,14 @@ def build_evaluators(
     if unfit:
         raise ValueError(f"{dataset_name}: protocols {unfit} do not fit this data set; {fitting} do")
     if not truth.has_masks:
-        lacking, asked = asked, [name for name in asked if not PROTOCOLS[name].needs_masks]
-        lacking = [name for name in lacking if name not in asked]
+        lacking = [name for name in asked if PROTOCOLS[name].needs_masks]
+        asked = [name for name in asked if name not in lacking]
         if not asked:
             boxes = [name for name in fitting if not PROTOCOLS[name].needs_masks]
             raise ValueError(f"{dataset_name}: no annotation has a mask, as protocols {lacking} need; {boxes} do not")
-        logger.warning(
-            "%s: no annotation has a mask: of its scores there are those of boxes, such as box_AP, and not %s nor "
-            "oracles. Some dozen pictures with masks are enough for them; training needs none",
-            *(dataset_name, ", ".join(lacking)),
+        _warn_once(
+            f"{dataset_name}: no annotation has a mask: of its scores there are those of boxes, such as box_AP, and "
+            f"not {', '.join(lacking)} nor oracles. Some dozen pictures with masks are enough; training needs none"
         )
     by_evaluator: dict[Callable[..., PartEvaluator], list[Protocol]] = {}
     for name, protocol in PROTOCOLS.items():

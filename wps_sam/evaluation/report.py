@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping, Sequence
 
-from wps_sam.evaluation.protocols import REPORT_ROWS
+from wps_sam.evaluation.protocols import REPORT_ROWS, is_overall
 
 
 def format_results_table(
@@ -23,18 +23,10 @@ def format_results_table(
     """
     rows = [row for row in REPORT_ROWS.values() if row.name in results]
     notes = {row.name: f"   ({row.note})" for row in rows}
-    group_means = {
-        row.name: {f"{metric}-{group}" for metric in row.group_means for group in ("base", "unbase")} for row in rows
-    }
     width = max([len(p) for p in results], default=0)
     lines = ["All numbers in percent, except counts per image."]
     for protocol, scores in results.items():
-        # A hyphen otherwise marks the score of one class; those have their own table.
-        shown = [
-            f"{name} {_number(value)}"
-            for name, value in scores.items()
-            if "-" not in name or name in group_means.get(protocol, ())
-        ]
+        shown = [f"{name} {_number(value)}" for name, value in scores.items() if is_overall(protocol, name)]
         lines.append(f"{protocol:<{width}}  " + "  ".join(shown) + notes.get(protocol, ""))
     placed = [(column, results[row.name]) for row in rows for column in row.columns]
     placed.sort(key=lambda column_and_scores: column_and_scores[0].order)

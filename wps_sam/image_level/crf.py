@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from scipy.special import softmax
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,11 @@ class DenseCRF:
         confidence = self._settings.confidence
         unary = np.full((labels.size, num_labels), -np.log((1 - confidence) / (num_labels - 1)))
         unary[np.arange(labels.size), labels.ravel()] = -np.log(confidence)
-        belief = _softmax(-unary)
+        belief = softmax(-unary, axis=1)
         for _ in range(self._settings.iterations):
             agreement = sum(weight * kernel.normalised(belief) for weight, kernel in self._kernels)
-            belief = _softmax(agreement - unary)
+            belief = softmax(agreement - unary, axis=1)
         return belief.argmax(1).reshape(labels.shape)
-
-
-def _softmax(energy: np.ndarray) -> np.ndarray:
-    raised = np.exp(energy - energy.max(1, keepdims=True))
-    return raised / raised.sum(1, keepdims=True)
 
 
 class PermutohedralLattice:

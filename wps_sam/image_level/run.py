@@ -101,10 +101,12 @@ class Run:
             logger.warning("%d of %d pictures can't be read and are left out", len(listed) - len(pictures), len(listed))
         self._data = pictures, classes
         shares = {name: round(float(share), 4) for name, share in zip(classes, presence(pictures, len(classes)))}
-        always = [name for name, share in shares.items() if share > ALWAYS]
+        of_tagged = presence([picture for picture in pictures if picture.tags], len(classes))
+        always = [name for name, share in zip(classes, of_tagged) if share > ALWAYS]
         if always:
             logger.warning(
-                "%s: in more than nine of ten pictures; nothing can be learned of them from tags", ", ".join(always)
+                "%s: in more than nine of ten tagged pictures; nothing can be learned of them from tags",
+                ", ".join(always),
             )
         named = {
             p.name: {
@@ -183,10 +185,9 @@ class Run:
             shown = np.unique(read_seed(self.folder / kind / f"{picture.name}.png"))
             tagged[list(picture.tags)] += 1
             empty[[c for c in picture.tags if c not in shown]] += 1
-        present = presence(self.pictures, background)
         report = {
-            name: {"present": round(float(p), 4), "tagged": int(t), "empty": int(e)}
-            for name, p, t, e in zip(self.classes, present, tagged, empty)
+            name: {"present": round(t / max(len(self.pictures), 1), 4), "tagged": t, "empty": e}
+            for name, t, e in zip(self.classes, tagged.tolist(), empty.tolist())
         }
         write_output(self.folder / f"{kind}_empty.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ from ..user_errors import USER_ERRORS, one_line
 from .labelling import Control
 from .pictures import Pictures
 from .results import region, regions_of
-
-logger = logging.getLogger(__name__)
 
 # So many pictures stay encoded while somebody points at their parts.
 _PICTURES_KEPT = 4
@@ -126,8 +123,10 @@ def _prompt(
     """The box and the clicks in pixels, and the label."""
     box, clicks, labels = None, [], []
     for k, one in enumerate(asked):
-        kind, value = str(one.get("type")), one.get("value")
         where = f"context.result[{k}]"
+        if not isinstance(one, Mapping):
+            raise ValueError(f"{where}: expected a JSON object, got {shown(one)}")
+        kind, value = str(one.get("type")), one.get("value")
         if kind not in ("keypointlabels", "rectanglelabels") or not isinstance(value, Mapping):
             raise ValueError(f"{where}: expected keypointlabels or rectanglelabels, got {shown(one)}")
         x, y = _pixels(value, ("x", "y"), width, height, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -14,6 +15,7 @@ import numpy as np
 
 from ..masks import pil_to_rgb, read_rgb
 from ..picture_files import decoding, open_picture
+from ..user_errors import one_line
 
 _MAX_BYTES = 100 * 2**20
 _TIMEOUT = 30.0
@@ -85,8 +87,8 @@ class Pictures:
         except HTTPError as error:
             hint = "; set LABEL_STUDIO_API_KEY to the access token of an account" if error.code in (401, 403) else ""
             raise ValueError(f"picture {address}: Label Studio answers {error.code} {error.reason}{hint}") from error
-        except URLError as error:
-            raise ValueError(f"picture {address}: {error.reason}") from error
+        except (URLError, HTTPException) as error:
+            raise ValueError(f"picture {address}: {getattr(error, 'reason', None) or one_line(error)}") from error
         if len(content) > _MAX_BYTES:
             raise ValueError(f"picture {address}: larger than {_MAX_BYTES // 2**20} MB")
         with decoding("picture", address), open_picture(io.BytesIO(content)) as image:

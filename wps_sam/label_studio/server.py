@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,6 +34,16 @@ def make_server(backend: Backend, host: str, port: int) -> ThreadingHTTPServer:
     return ThreadingHTTPServer((host, port), type("Handler", (_Handler,), {"answers": Answers(backend)}))
 
 
+class NothingHere(Exception):
+    """There is no such path."""
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{where}: expected a JSON object, got {shown(value)}")
+    return value or {}
+
+
 class Answers:
     """What is answered to whom, without HTTP; one question at a time."""
 
@@ -41,16 +52,23 @@ class Answers:
         self._lock = threading.Lock()
 
     def get(self, path: str) -> Any:
-        """Raises KeyError: nothing is there."""
-        return {"/": self._health, "/health": self._health}[path]()
+        """Raises NothingHere."""
+        return self._of(path, {"/": self._health, "/health": self._health})()
 
     def post(self, path: str, asked: Any) -> Any:
-        """Raises KeyError: nothing is there; ValueError: the question is wrong."""
-        answer = {"/predict": self._predict, "/setup": self._setup, "/train": self._none, "/webhook": self._none}[path]
+        """Raises NothingHere; ValueError: the question is wrong."""
+        ways = {"/predict": self._predict, "/setup": self._setup, "/train": self._none, "/webhook": self._none}
+        answer = self._of(path, ways)
         if not isinstance(asked, dict):
             raise ValueError(f"{path}: expected a JSON object, got {shown(asked)}")
         with self._lock:
             return answer(asked)
+
+    @staticmethod
+    def _of(path: str, ways: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+        if path not in ways:
+            raise NothingHere(f"{path}: nothing is here")
+        return ways[path]
 
     def _health(self) -> Any:
         return {"status": "UP", "model_class": "WPSSAM", "model_version": self._backend.model_version}
@@ -67,8 +85,11 @@ class Answers:
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise ValueError(f"/predict: tasks: expected a list of tasks, got {shown(tasks)}")
         controls = self._controls(asked, "label_config")
-        context = (asked.get("params") or {}).get("context") or {}
+        params = _mapping(asked.get("params"), "params")
+        context = _mapping(params.get("context"), "params.context")
         if context.get("result"):
+            if not isinstance(context["result"], list):
+                raise ValueError(f"params.context.result: expected a list, got {shown(context['result'])}")
             # Somebody looks at one task and waits.
             return {"results": [self._backend.point_at(task, controls, context["result"]) for task in tasks[:1]]}
         answers = self._backend.predict_all(tasks, controls)
@@ -115,8 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         try:
             status, answer = HTTPStatus.OK, make(path.rstrip("/") or "/")
-        except KeyError:
-            status, answer = HTTPStatus.NOT_FOUND, {"error": f"{path}: nothing is here"}
+        except NothingHere as error:
+            status, answer = HTTPStatus.NOT_FOUND, {"error": str(error)}
         except USER_ERRORS as error:
             status, answer = HTTPStatus.BAD_REQUEST, {"error": one_line(error)}
             logger.warning("%s: %s", path, one_line(error))

@@ -48,11 +48,9 @@ class FrozenWeights(nn.Module):
     def check_frozen(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Takes the hash out of a checkpoint's ``state_dict``; ValueError if there is none, or not this model's."""
         saved = state_dict.pop(prefix + self.HASH_KEY, None)
-        name = state_dict.pop(prefix + self.NAME_KEY, None) if self.NAME_KEY else None
+        trained_on = name_of(state_dict.pop(prefix + self.NAME_KEY, None) if self.NAME_KEY else None)
         if saved is not None:
-            self.compare_frozen(
-                hash_of(saved), self.frozen_hash(), "" if name is None else bytes(name.tolist()).decode()
-            )
+            self.compare_frozen(hash_of(saved), self.frozen_hash(), trained_on)
             return
         frozen = self.frozen_state()
         # What shares no name with the model is told by what it lacks.
@@ -80,6 +78,12 @@ class FrozenWeights(nn.Module):
             state_dict.setdefault(prefix + key, value)
         # A file that does hold frozen weights changes them.
         self._frozen_hash = None
+
+
+def name_of(saved: Any) -> str:
+    """The name that a checkpoint says; "" where it says none that can be read, as it only makes a message clearer."""
+    readable = isinstance(saved, Tensor) and saved.dtype == torch.uint8 and saved.dim() == 1
+    return bytes(saved.tolist()).decode(errors="replace") if readable else ""
 
 
 def hash_of(saved: Any) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders.build_sam import RANDOM_WEIGHTS_SEED
 from ..encoders.clip import import_transformers
-from .mask_labels import label_masks, padded
+from .mask_labels import label_masks
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ class Mask2Former(nn.Module):
         normalised = [
             (record["image"].to(device).float() - self.pixel_mean) / self.pixel_std for record in batched_inputs
         ]
-        return padded(normalised, STRIDE)
+        return ImageList.from_tensors(normalised, STRIDE).tensor
 
     def label(self, batched_inputs: list[dict[str, Any]], size: torch.Size) -> tuple[list[Tensor], list[Tensor]]:
         """Of each picture a mask float [n, H, W] for each label that occurs, and int64 [n], which."""

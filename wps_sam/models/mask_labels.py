@@ -10,13 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def padded(pictures: Sequence[Tensor], stride: int) -> Tensor:
-    """Pictures [C, h, w] as one batch [B, C, H, W], zeros at the right and below; sides are multiples of ``stride``."""
-    sides = [max(picture.shape[k] for picture in pictures) for k in (1, 2)]
-    height, width = (-(-side // stride) * stride for side in sides)
-    return torch.stack([F.pad(p, (0, width - p.shape[2], 0, height - p.shape[1])) for p in pictures])
-
-
 def label_masks(
     batched_inputs: Sequence[dict[str, Any]], num_labels: int, size: torch.Size, device: torch.device
 ) -> tuple[list[Tensor], list[Tensor]]:

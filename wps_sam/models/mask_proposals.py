@@ -87,7 +87,7 @@ class MaskProposals(nn.Module):
         memory = self.input_projection(maps[-1])
         position = self.position(memory.shape, memory.device, memory.dtype)
         queries = self.queries.weight.expand(len(images), -1, -1)
-        states = self.decoder.each_layer(
+        states = self.decoder(
             *(torch.zeros_like(queries), queries, _cells(memory), _cells(position)),
             memory_mask=self.memory_mask(objects),
         )

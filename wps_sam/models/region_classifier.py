@@ -24,7 +24,7 @@ def class_scores(class_logits: Tensor, masks: Tensor) -> Tensor:
     return torch.einsum("qk,qhw->khw", class_logits.softmax(-1)[:, :-1], masks)
 
 
-def hard_regions(scores: Tensor, of_object: Tensor) -> tuple[Tensor, Tensor]:
+def hard_regions(scores: Tensor, of_object: Tensor) -> Tensor:
     """Where each class is the best, of those that are it anywhere in the object.
 
     Args:
@@ -32,11 +32,11 @@ def hard_regions(scores: Tensor, of_object: Tensor) -> tuple[Tensor, Tensor]:
         of_object: bool [H, W].
 
     Returns:
-        The R classes int64 [R], ascending, and their regions bool [R, H, W], which may reach out of the object.
+        The regions of R classes, bool [R, H, W], in the order of the classes; they may reach out of the object.
     """
     best = scores.argmax(0)
     classes = best[of_object].unique()
-    return classes, best == classes[:, None, None]
+    return best == classes[:, None, None]
 
 
 def object_box(of_object: Tensor, scale: float) -> tuple[int, int, int, int]:

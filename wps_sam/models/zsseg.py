@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +22,7 @@ from ..encoders.prompt_bank import PromptBank
 from ..vocabulary import PartVocabulary, object_of_part
 from .frozen import FrozenWeights
 from .mask_criterion import mask_set_loss
-from .mask_labels import label_masks, padded
+from .mask_labels import label_masks
 from .mask_proposals import STRIDE, MaskProposals
 from .region_classifier import (
     SCALE,
@@ -161,7 +162,7 @@ class ZSSeg(FrozenWeights):
             "weight": node.ENSEMBLE_WEIGHT,
             "region_scale": node.REGION_SCALE,
             "backbone_multiplier": node.BACKBONE_MULTIPLIER,
-            "substring_names": "substring_names" in node.COMPAT,
+            "substring_names": "substring_names" in cfg.TEST.OV_COMPAT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -200,9 +201,8 @@ class ZSSeg(FrozenWeights):
 
         Returns:
             In training the losses of :func:`mask_set_loss`, or of prompts ``{"loss_prompts"}``. Otherwise per image
-            {"sem_seg": float [k, H, W], "part_classes": int64 [k]}, of the object's own classes only, or with the
-            reference's names {"sem_seg": float [K, H, W]}; without "category_id" {"sem_seg": float [K+1, H, W]},
-            background last.
+            {"sem_seg": float [k, H, W], "part_classes": int64 [k]}, of the object's own classes only; without
+            "category_id" {"sem_seg": float [K+1, H, W]}, background last.
 
         Raises:
             ValueError: no vocabulary is set, there is no object, a label is none of the classes, or prompts alone
@@ -228,8 +228,8 @@ class ZSSeg(FrozenWeights):
 
     def mask_losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """How far the proposals of all decoder layers are from the object's labelled parts."""
-        images = padded([self.normalised(record["image"]) for record in batched_inputs], STRIDE)
-        objects = padded([self.object_of(record)[None].float() for record in batched_inputs], STRIDE)
+        images = _batch([self.normalised(record["image"]) for record in batched_inputs])
+        objects = _batch([self.object_of(record)[None].float() for record in batched_inputs])
         masks, classes = label_masks(batched_inputs, len(self.prompts.rows), images.shape[-2:], self.device)
         found = self.proposals(images, objects)  # type: ignore[misc]
         return mask_set_loss(self.class_logits(found.features), found.masks, masks, classes)
@@ -249,8 +249,8 @@ class ZSSeg(FrozenWeights):
     def propose(self, record: dict[str, Any], of_object: Tensor) -> Tensor:
         """Scores float [K, h, w] of a picture whose object is bool [h, w]."""
         height, width = of_object.shape
-        images = padded([self.normalised(record["image"])], STRIDE)
-        found = self.proposals(images, padded([of_object[None].float()], STRIDE))  # type: ignore[misc]
+        images = _batch([self.normalised(record["image"])])
+        found = self.proposals(images, _batch([of_object[None].float()]))  # type: ignore[misc]
         masks = F.interpolate(found.masks[-1], images.shape[-2:], mode="bilinear", align_corners=False)
         return class_scores(self.class_logits(found.features[-1, 0]), masks[0, :, :height, :width].sigmoid())
 
@@ -331,7 +331,7 @@ class ZSSeg(FrozenWeights):
         """
         if not own or not of_object.any():
             return scores.new_zeros(len(own), *scores.shape[1:])
-        _, regions = hard_regions(scores, of_object)
+        regions = hard_regions(scores, of_object)
         ((parts, whole),) = self.look([(record["image"], of_object, regions)])
         texts = self.texts_for([own], whole[None])[0] if self.conditional else self.encode_names()[list(own)]
         probabilities = (SCALE * fuse(parts, whole, self.fuse_weight) @ texts.T).softmax(-1)
@@ -352,10 +352,6 @@ class ZSSeg(FrozenWeights):
         assert self.vocabulary is not None
         own = self._own(record["category_id"])
         scores = self.segment(record, self.object_of(record), own)
-        if self.substring_names:
-            everything = scores.new_zeros(len(self.vocabulary), *scores.shape[1:])
-            everything[own] = scores
-            return {"sem_seg": _resized(everything, record)}
         classes = torch.tensor(own, dtype=torch.int64, device=self.device)
         return {"sem_seg": _resized(scores, record), "part_classes": classes}
 
@@ -376,10 +372,8 @@ class ZSSeg(FrozenWeights):
 
     def _own(self, object_id: int) -> list[int]:
         assert self.vocabulary is not None
-        if not self.substring_names:
-            return self.vocabulary.parts_of(object_id)
-        name = self.vocabulary.object_names[object_id]
-        return [c for c, part in enumerate(self.vocabulary.names) if name in part]
+        vocabulary = self.vocabulary
+        return vocabulary.parts_named_like(object_id) if self.substring_names else vocabulary.parts_of(object_id)
 
     # -- checkpoints
 
@@ -420,6 +414,11 @@ def split_name(name: str) -> dict[str, str]:
     """ "chest of drawers's leg" to object and part; a name without object is all object."""
     owner = object_of_part(name)
     return {"object": owner, "part": name[len(owner) :].removeprefix("'s ")}
+
+
+def _batch(pictures: list[Tensor]) -> Tensor:
+    """Of one size, zeros at the right and below, a multiple of the backbone's stride."""
+    return ImageList.from_tensors(pictures, STRIDE).tensor
 
 
 def _resized(scores: Tensor, record: dict[str, Any]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
+from ..stops import exit_code
 from .parts import PartPrediction
 from .pictures import ImageLike
 from .results import Results
@@ -101,8 +103,9 @@ def _predict_video(
                     progress.update()
                     done += 1
                     frames_with.update(dict.fromkeys(parts.names, 1))
-        except KeyboardInterrupt:
-            if not source.is_camera:
+        except KeyboardInterrupt as stop:
+            # Ctrl-C is how a camera is told that it is enough.
+            if not source.is_camera or exit_code(stop) != 128 + signal.SIGINT:
                 raise
     shares = ", ".join(f"{name} in {count}" for name, count in frames_with.most_common())
     tqdm.write(f"{source.name}: {done} frames; {shares or 'no part found'}")

@@ -17,7 +17,7 @@ from wps_sam.checkpoint_conversion import write_timm
 from wps_sam.encoders.semantic import normalised
 from wps_sam.encoders.semantic_networks import TimmNetwork, read_network, timm_features
 from wps_sam.masks import read_rgb
-from wps_sam.picture_files import find_pictures
+from wps_sam.picture_files import pictures_of
 from wps_sam.prompters.semantic_input import resample
 
 import cv2
@@ -158,7 +158,7 @@ class Distiller(TimedTraining):
         missing = [folder for folder in settings.pictures if not Path(folder).is_dir()]
         if missing:
             raise ValueError(f"pictures: {missing[0]} is no folder")
-        files = sorted(path for path, _ in find_pictures([Path(folder) for folder in settings.pictures])[0])
+        files = sorted({path for folder in settings.pictures for path, _ in pictures_of(Path(folder))[0]})
         self.files = [path for k, path in enumerate(files) if k % _VALIDATION_STEP]
         self.held_out = files[::_VALIDATION_STEP]
         if not self.files:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from wps_sam.checkpointer import remove_leftovers
 from wps_sam.outputs import adopt_output, check_outputs, write_output
@@ -249,6 +249,11 @@ class TimedTraining(ABC):
         self.average.update_parameters(self.model)
         return {**stats, "grad_norm": float(norm), "lr": rate}
 
+    def _stop(self, signum: int) -> NoReturn:
+        self.save()
+        done = f"{self.iteration} iterations are in {self.checkpoint_path}"
+        raise Stopped(signum, f"{done}; the same command with --resume goes on")
+
     def train(self) -> None:
         """Trains to the end of the schedule, then exports the averaged weights.
 
@@ -256,23 +261,29 @@ class TimedTraining(ABC):
             Stopped: on request, after a checkpoint was written.
         """
         check_outputs([self.checkpoint_path, self.export_path], self.inputs)
-        batches = self.batches()
         last_checkpoint = self.seconds
         writers = [JSONWriter(str(self.output_dir / "metrics.json")), TensorboardXWriter(str(self.output_dir))]
         figures: dict[str, float] = {}
         mark = time.perf_counter()
         with EventStorage(self.iteration) as storage, Deferral() as stop:
+            # Inside, so that the workers that it starts are left alone by Ctrl-C.
+            batches = self.batches()
             while self._progress() < 1:
-                stats = self.step(next(batches))
+                try:
+                    batch = next(batches)
+                except RuntimeError:
+                    # The workers may have been asked to stop, too, and did.
+                    if stop.signum:
+                        self._stop(stop.signum)
+                    raise
+                stats = self.step(batch)
                 now = time.perf_counter()
                 self.seconds, mark = self.seconds + now - mark, now
                 storage.iter = self.iteration
                 storage.put_scalars(**stats, minutes=self.seconds / 60)
                 last = self._progress() >= 1
                 if stop.signum and not last:
-                    self.save()
-                    done = f"{self.iteration} iterations are in {self.checkpoint_path}"
-                    raise Stopped(stop.signum, f"{done}; the same command with --resume goes on")
+                    self._stop(stop.signum)
                 due = last or self.seconds - last_checkpoint >= 60 * self.settings.checkpoint_minutes
                 if due:
                     last_checkpoint = self.seconds

@@ -12,7 +12,13 @@ from typing import NamedTuple
 from wps_sam.encoders import SAMEncoder
 from wps_sam.encoders.build_sam import PATCH_SIZE, SAM_ARCHS, build_sam, get_arch
 from wps_sam.outputs import write_output
-from wps_sam.prompt_evaluation import VALIDATION_SEEDS, dataset_pictures, score_prompts, synthetic_pictures
+from wps_sam.prompt_evaluation import (
+    VALIDATION_SEEDS,
+    dataset_pictures,
+    records_with_pieces,
+    score_prompts,
+    synthetic_pictures,
+)
 from wps_sam.prompters.semantic_input import resample
 
 import numpy as np
@@ -203,6 +209,9 @@ class Pretrainer(TimedTraining):
         return parameter.ndim < 2 or any(part in name for part in embeddings)
 
     def batches(self) -> Iterator[Batch]:
+        if self.settings.val_dataset:
+            # What is wrong with it is not to be told at the first validation, half an hour on.
+            records_with_pieces(self.settings.val_dataset)
         collated = functools.partial(collate, loss_size=self.settings.loss_size)
         return endless_batches(_TrainingViews(self.settings, self.size), self.settings, self.iteration, collated)
 

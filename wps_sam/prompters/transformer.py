@@ -77,19 +77,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of ``DecoderLayer`` and a final norm."""
+    """A stack of ``DecoderLayer`` and a norm for what each of them says."""
 
     def __init__(self, num_layers: int, dim: int, num_heads: int, ffn_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(dim, num_heads, ffn_dim, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, hidden: Tensor, query_position: Tensor, memory: Tensor, position: Tensor) -> Tensor:
-        for layer in self.layers:
-            hidden = layer(hidden, query_position, memory, position)
-        return self.norm(hidden)
-
-    def each_layer(
+    def forward(
         self,
         hidden: Tensor,
         query_position: Tensor,
@@ -125,4 +120,4 @@ class Transformer(nn.Module):
         """Memory [B, L, D] with positions [1, L, D], query positions [N, D] to query states [B, N, D]."""
         memory = self.encoder(memory, position)
         query_position = query_position.expand(len(memory), -1, -1)
-        return self.decoder(query_position.new_zeros(query_position.shape), query_position, memory, position)
+        return self.decoder(query_position.new_zeros(query_position.shape), query_position, memory, position)[-1]

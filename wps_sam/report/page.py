@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wps_sam.evaluation.ground_truth import GroundTruth, boxes_without_masks
-from wps_sam.evaluation.protocols import REPORT_ROWS
+from wps_sam.evaluation.protocols import REPORT_ROWS, is_overall
 from wps_sam.html_page import html_page, image_data, image_element
 from wps_sam.masks import read_picture
 from wps_sam.visualization import side_by_side
@@ -135,7 +135,7 @@ def _protocols(runs: Sequence[RunFolder], data_set: str) -> str:
     body = []
     for protocol in dict.fromkeys(p for scores in by_run for p in scores):
         note = REPORT_ROWS[protocol].note if protocol in REPORT_ROWS else ""
-        metrics = dict.fromkeys(m for scores in by_run for m in scores.get(protocol, {}) if "-" not in m)
+        metrics = dict.fromkeys(m for scores in by_run for m in scores.get(protocol, {}) if is_overall(protocol, m))
         for k, metric in enumerate(metrics):
             label = f'<span title="{escape(note)}">{escape(protocol)}</span>' if k == 0 else ""
             body.append([label, escape(metric), *(_number(s.get(protocol, {}).get(metric)) for s in by_run)])

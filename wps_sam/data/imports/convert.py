@@ -255,13 +255,19 @@ def _with_all_classes(drawn: Sequence[Path], merged: Mapping[Path, _Settled], na
     def on_one_side(class_id: int, more: int = 0) -> bool:
         return total[class_id] > 1 and not 0 < count[class_id] + more < total[class_id]
 
+    def first_of_each_kind(side: Sequence[Path]) -> list[int]:
+        # Pictures of the same classes gain the same.
+        first: dict[frozenset[int], int] = {}
+        for k, path in enumerate(side):
+            first.setdefault(frozenset(classes[path]), k)
+        return list(first.values())
+
     while lacking := {c for c in total if on_one_side(c)}:
-        with_lacking = {path for path in merged if classes[path] & lacking}
         exchanges = [
             (i, k)
-            for i, outgoing in enumerate(val)
-            for k, incoming in enumerate(left)
-            if outgoing in with_lacking or incoming in with_lacking
+            for i in first_of_each_kind(val)
+            for k in first_of_each_kind(left)
+            if (classes[val[i]] | classes[left[k]]) & lacking
         ]
 
         def gain(exchange: tuple[int, int]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from wps_sam.masks import EXIF_EXCHANGES_SIDES, stored_size
-from wps_sam.picture_files import find_pictures
+from wps_sam.picture_files import pictures_of
 
 # Label Studio puts eight digits of a random number before the name of a picture that was uploaded to it.
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
@@ -27,8 +27,7 @@ class PictureFolder:
             raise ValueError(f"images {root}: expected a folder, but it does not exist")
         self.root = root.absolute()
         # Those that can't be opened here are missing wherever a label speaks of them.
-        found, _ = find_pictures([self.root])
-        self.paths = [path for path, _ in found]
+        self.paths = [path for path, _ in pictures_of(self.root)[0]]
         self._by_end: defaultdict[str, list[Path]] = defaultdict(list)
         for path in self.paths:
             parts = path.relative_to(self.root).parts

@@ -35,7 +35,7 @@ from wps_sam.data.sources.coco import (
     load_coco_vocabulary,
     register_part_dataset,
 )
-from wps_sam.data.sources.fields import parse_yaml, read_text, shown
+from wps_sam.data.sources.fields import read_yaml, shown
 from wps_sam.data.sources.orientation import EXIF_RULES
 from wps_sam.data.sources.ov_parts import OVSet, numbers_in_training, ov_metadata, seen_flags
 from wps_sam.paths import find_file
@@ -110,7 +110,7 @@ def read_description(path: str) -> Description:
     """
     file = Path(find_file(path))
     where = f"data set description {path}"
-    content = parse_yaml(read_text(file, "data set description"), where)
+    content = read_yaml(file, "data set description")
     _check_keys(content, _REQUIRED, _OPTIONAL, where)
     name = _text(content, "name", where)
     require_dataset_name(name, f"{where}: name")
