@@ -118,6 +118,13 @@ def test_the_model_card(run: Path, tmp_path: Path) -> None:
     card = (tmp_path / "unsaid" / "README.md").read_text()
     assert "| part | box_AP (coco_ap) |\n|---|---|\n| Animal Head | 37.25 |" in card
     assert "license:" not in card and "| licence | not stated" in card
+    # Of names that were never trained, seen and unseen scores apart.
+    scores = {"ov_oracle": {"mIoU-base": 30.25, "mIoU-unbase": 4.5, "harmonic": 7.75, "IoU-Car Body": 1.5}}
+    (run / "evaluation.json").write_text(json.dumps({"tiny_parts_val": scores}))
+    predictor.save_pretrained(tmp_path / "by_name")
+    card = (tmp_path / "by_name" / "README.md").read_text()
+    assert all(f"| ov_oracle | {m} |" in card for m in ("mIoU-base", "mIoU-unbase", "harmonic"))
+    assert "| ov_oracle | IoU-Car Body |" not in card
 
 
 def test_scores_of_other_weights_are_not_taken_over(run: Path, tmp_path: Path) -> None:

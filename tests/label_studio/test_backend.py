@@ -310,5 +310,14 @@ def test_wrong_questions_are_told(served: str) -> None:
     assert status == 400 and answer["error"].startswith("picture b.png: not found")
     assert ask(f"{served}/predict", {**asked, "tasks": 3})[1]["error"].startswith("/predict: tasks: expected a list")
     assert ask(f"{served}/setup", {})[1]["error"].startswith("schema: expected the labelling configuration")
+    for params, message in (
+        ([1], "params: expected"),
+        ({"context": [1]}, "params.context: expected"),
+        ({"context": {"result": 3}}, "params.context.result: expected a list, got 3"),
+    ):
+        status, answer = ask(f"{served}/predict", {**asked, "params": params})
+        assert status == 400 and answer["error"].startswith(message), answer
+    status, answer = ask(f"{served}/predict", {**asked, "params": {"context": {"result": ["x"]}}})
+    assert status == 400 and "Traceback" not in answer["error"]
     # Such a question any web site could put through a browser.
     assert ask(f"{served}/predict", asked, kind="text/plain")[1]["error"] == "expected application/json, got text/plain"
