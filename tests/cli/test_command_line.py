@@ -28,7 +28,6 @@ REQUIRED = {
     "check": ["my_parts.yaml", "--output", "page.html"],
     "import": ["labels", "--name", "n", "--output", "o"],
     "synthetic": [],
-    "pseudo": ["--config-file", "F", "--dataset", "a", "--name", "b", "--output", "c"],
     "weaken": ["--dataset", "a", "--name", "b", "--output", "c"],
     "download": [],
     "convert": ["--from", "sam", "in.pth", "out.pth"],

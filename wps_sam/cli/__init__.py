@@ -46,7 +46,6 @@ COMMANDS = {
     "cache": Command("cache", "keep what the frozen encoder says of a data set"),
     "synthetic": Command("synthetic", "write the generated data set"),
     "weaken": Command("weaken", "make a data set with weaker labels out of another"),
-    "pseudo": Command("pseudo", "let a trained model label pictures of which only tags are known"),
     "names": Command("names", "make text embeddings of part names"),
     "download": Command("download", "download weights of others, such as SAM's"),
     "convert": Command("convert", "convert checkpoints"),
