@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wps_sam.checkpointer import SafeCheckpointer
 from wps_sam.config import add_wps_sam_config
+from wps_sam.encoders.build_sam import SAM_ARCHS
+from wps_sam.encoders.hugging_face_networks import HUGGING_FACE_ARCHS
 
 import numpy as np
 import pycocotools.mask as coco_mask
@@ -21,6 +23,9 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from PIL import Image
 from safetensors.torch import save_file
+
+from tests.tiny_encoders import TINY, write_weights
+from tests.tiny_wps_sam import MOBILE_TEST
 
 # A shell's background jobs, and so all that they start, ignore Ctrl-C: tests ask for it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -197,10 +202,22 @@ class TinyModel:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_parts: TinyParts, tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    """Weights as training leaves them (.pth, in the config's OUTPUT_DIR) and as they are shipped (with class names)."""
-    folder = tmp_path_factory.mktemp("tiny_model")
-    cfg = build_tiny_cfg(tiny_parts, folder)
+def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """MODEL.SAM.ARCH of a tiny encoder of each family to its MODEL.SAM.WEIGHTS; MobileSAM's are seeded."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = {"mobile_test": ""}
+        patch.setitem(SAM_ARCHS, "mobile_test", MOBILE_TEST)
+        for arch, sizes in TINY.items():
+            patch.setitem(HUGGING_FACE_ARCHS, arch, sizes)
+            folder = tmp_path_factory.mktemp(arch)
+            write_weights(arch, folder)
+            made[arch] = str(folder)
+        yield made
+
+
+def make_tiny_model(parts: TinyParts, folder: Path, *opts: Any) -> TinyModel:
+    """Random weights as training leaves them (.pth, in the config's OUTPUT_DIR) and as they are shipped (with names)."""
+    cfg = build_tiny_cfg(parts, folder, *opts)
     torch.manual_seed(0)
     model = build_model(cfg)
     # Without this a random prompter may well find nothing.
@@ -208,5 +225,29 @@ def tiny_model(tiny_parts: TinyParts, tmp_path_factory: pytest.TempPathFactory) 
     SafeCheckpointer(model, str(folder)).save("model_final")
     made = TinyModel(folder / "config.yaml", folder / "model_final.pth", folder / "shipped.safetensors")
     made.config_file.write_text(cfg.dump())
-    save_file(model.state_dict(), made.safetensors, {"class_names": json.dumps(tiny_parts.classes)})
+    save_file(model.state_dict(), made.safetensors, {"class_names": json.dumps(parts.classes)})
     return made
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_parts: TinyParts, tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """On vit_tiny."""
+    return make_tiny_model(tiny_parts, tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest.fixture(
+    scope="session", params=["vit_tiny", "mobile_test", "hq_test", "sam2_test", "edgetam_test", "sam3_test"]
+)
+def tiny_model_of_a_family(
+    request: pytest.FixtureRequest,
+    tiny_model: TinyModel,
+    tiny_encoders: dict[str, str],
+    tiny_parts: TinyParts,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> TinyModel:
+    """On an encoder of each family in turn."""
+    arch = request.param
+    if arch == "vit_tiny":
+        return tiny_model
+    sam = ("MODEL.SAM.ARCH", arch, "MODEL.SAM.WEIGHTS", tiny_encoders[arch])
+    return make_tiny_model(tiny_parts, tmp_path_factory.mktemp(f"model_on_{arch}"), *sam)

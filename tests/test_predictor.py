@@ -28,6 +28,12 @@ def find_parts(tiny_model: Any) -> PartPredictor:
 
 
 @pytest.fixture(scope="module")
+def find_with(tiny_model_of_a_family: Any) -> PartPredictor:
+    """With a segmenter of each family."""
+    return PartPredictor(tiny_model_of_a_family.config_file, tiny_model_of_a_family.safetensors)
+
+
+@pytest.fixture(scope="module")
 def photo(tiny_parts: Any) -> Path:
     return sorted((tiny_parts.root / "images" / "val").glob("*.JPEG"))[0]
 
@@ -48,8 +54,8 @@ def assert_same(one: predictor.PartPrediction, other: predictor.PartPrediction) 
 # ---------------------------------------------------------------- what comes out
 
 
-def test_result_fits_together(find_parts: PartPredictor, photo: Path, tiny_parts: Any) -> None:
-    found = find_parts(photo)
+def test_result_fits_together(find_with: PartPredictor, photo: Path, tiny_parts: Any) -> None:
+    found = find_with(photo)
     count = len(found)
     assert count > 0
     assert found.image.shape == (64, 64, 3) and found.file_name == str(photo)
@@ -63,13 +69,14 @@ def test_result_fits_together(find_parts: PartPredictor, photo: Path, tiny_parts
     assert painted and painted <= set(found.classes.tolist())
 
 
-def test_it_is_what_the_model_says(find_parts: PartPredictor, photo: Path) -> None:
-    # 64 x 64 is enlarged to the network's 512 x 512.
-    image = Image.open(photo).resize((512, 512), Image.Resampling.BILINEAR)
+def test_it_is_what_the_model_says(find_with: PartPredictor, photo: Path) -> None:
+    # 64 x 64 is enlarged to the network's 512 x 512, of another segmenter to less.
+    side = find_with.encoder.image_size
+    image = Image.open(photo).resize((side, side), Image.Resampling.BILINEAR)
     tensor = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
     with torch.no_grad():
-        output = find_parts.model([{"image": tensor, "height": 64, "width": 64}])[0]
-    found = find_parts(photo)
+        output = find_with.model([{"image": tensor, "height": 64, "width": 64}])[0]
+    found = find_with(photo)
     # Of parts of one name that cover each other mostly, here all, one is left.
     assert set(output["instances"].pred_classes.tolist()) == set(found.classes.tolist())
     assert found.scores[0] == pytest.approx(float(output["instances"].scores.max()), abs=1e-5)

@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.SAM.COMPILE": (False, True),
     "MODEL.SAM.PADDING": ("bottom_right", "center"),
     "MODEL.SAM.FEATURES": ("live", "cache"),
+    "MODEL.SAM.LEVELS": ("all", "coarse"),
     "MODEL.PROMPTER.CLASSIFIER": ("linear", "text"),
     "MODEL.CLIPSEG.ARCH": ("rd64", "tiny"),
     "MODEL.CLIPSEG.TRAIN": ("adapter", "text_embeddings", "film", "decoder"),
@@ -140,6 +141,10 @@ def add_wps_sam_config(cfg: CN) -> None:
     # each data set, where tools/cache_features.py has put them; the encoder is then not loaded at all.
     cfg.MODEL.SAM.FEATURES = "live"
     cfg.MODEL.SAM.CACHE_DIR = "output/features"
+    # all: every feature that the mask decoder reads. coarse: of sam2_*, edgetam and sam3 the embedding alone, a quarter
+    # of a cache, and zeros in place of the finer maps: coarser masks, see docs/which_sam.md. Prompters read the
+    # embedding, so that what was trained with one may be used with the other.
+    cfg.MODEL.SAM.LEVELS = "all"
 
     # A frozen network that knows what things are, beside the promptable one, which knows where they end. Its features
     # are cached with SAM's. timm | timm/ARCHITECTURE | dinov2 | dinov3 | clip | siglip2 | tipsv2 | radio. Empty: none.

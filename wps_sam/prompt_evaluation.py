@@ -392,13 +392,15 @@ class PromptedPicture:
 # ---------------------------------------------------------------- models
 
 
-def load_encoder(arch: str, weights: str, device: str = "cpu", bf16: bool = False) -> PromptableEncoder:
-    """The promptable encoder of MODEL.SAM.ARCH and WEIGHTS on a device.
+def load_encoder(
+    arch: str, weights: str, device: str = "cpu", bf16: bool = False, levels: str = "all"
+) -> PromptableEncoder:
+    """The promptable encoder of MODEL.SAM.ARCH, WEIGHTS and LEVELS on a device.
 
     Raises:
-        ValueError: the SAM is unknown, the weights are not its own, or PyTorch cannot use the device.
+        ValueError: the SAM is unknown, the weights or the levels are not its own, or PyTorch cannot use the device.
     """
-    encoder = family_of(arch).load(arch, weights, "bf16" if bf16 else "fp32")
+    encoder = family_of(arch).load(arch, weights, "bf16" if bf16 else "fp32", levels)
     if not weights:
         logger.warning("no weights are given: SAM has random ones, and its masks mean nothing")
     try:

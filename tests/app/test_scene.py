@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from wps_sam.app import scene as scenes
 from wps_sam.app.drawing import draw, label
 from wps_sam.app.scene import Box, Scene
-from wps_sam.prompt_evaluation import Click
+from wps_sam.prompt_evaluation import Click, PromptedPicture, load_encoder
 
 import numpy as np
 import pytest
@@ -120,6 +120,18 @@ def test_mistakes_are_told(scene: Scene) -> None:
         scenes.clicked(scene, Click(1, 1, True))
     with pytest.raises(ValueError, match="SAM sees no dog's ear there"):
         scenes.started(scene, EAR, Click(1, 1, False))
+
+
+@pytest.mark.parametrize("arch", ["mobile_test", "hq_test", "sam2_test", "edgetam_test", "sam3_test"])
+def test_a_segmenter_of_any_family_answers_clicks_and_boxes(arch: str, tiny_encoders: dict[str, str]) -> None:
+    """With the mask that it has for that prompt, at the photo's size, whose shape is not that of its square."""
+    encoder = load_encoder(arch, tiny_encoders[arch])
+    image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    (found,) = HalvesPredictor().predict_batch([image])
+    opened = scenes.opened(found, scenes.asker(encoder, found), 0.3)
+    asked = ((1.0, 1.0, 9.0, 7.0), (Click(4, 3, True), Click(10, 2, False)))
+    answer = opened.ask(*asked)
+    assert answer.shape == (8, 12) and np.array_equal(answer, PromptedPicture(encoder, image).mask(*asked))
 
 
 def test_the_drawing_has_a_shape_for_each_part_with_its_name(scene: Scene) -> None:

@@ -9,7 +9,7 @@ from wps_sam.data.feature_store import pack, unpack
 from wps_sam.encoders import HuggingFaceSAM, all_archs, build_encoder, encoder_class, family_of
 from wps_sam.encoders import hugging_face_networks as networks
 from wps_sam.encoders.build_sam import key_differences
-from wps_sam.encoders.hugging_face_networks import EDGETAM, HQ, HUGGING_FACE_ARCHS, SAM2, SAM3, Arch, read_network
+from wps_sam.encoders.hugging_face_networks import HUGGING_FACE_ARCHS, read_network
 from wps_sam.encoders.official_names import OFFICIAL_NAMES
 from wps_sam.inference.merge import resize_mask
 from wps_sam.models.wps_sam import covered_shares
@@ -24,105 +24,17 @@ from detectron2.modeling import build_model
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from tests.tiny_encoders import TINY
 from tests.tiny_wps_sam import make_inputs, tiny_config
 
-PYRAMID = [[16, 16], [8, 8], [4, 4]]
-DECODER = {"mlp_dim": 32}
-TRUNK = {
-    "model_type": "sam2_hiera_det_model",
-    "hidden_size": 8,
-    "image_size": [64, 64],
-    "embed_dim_per_stage": [8, 16, 32, 64],
-    "num_attention_heads": 1,
-    "num_attention_heads_per_stage": [1, 2, 4, 8],
-    "blocks_per_stage": [1, 1, 2, 1],
-    "global_attention_blocks": [3],
-    "window_size_per_stage": [4, 2, 2, 2],
-    "window_positional_embedding_background_size": [2, 2],
-}
-TIMM = {**networks._REPVIT, "architecture": "test_convnext"}
-VIT3 = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 56,
-    "pretrain_image_size": 28,
-    "window_size": 2,
-    "global_attn_indexes": [1],
-    "model_type": "sam3_vit_model",
-}
-VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "global_attn_indexes": [1]}
 OFFICIAL = Path(__file__).parent / "official_names"
 WHICH_SAM = Path(__file__).resolve().parents[2] / "docs" / "which_sam.md"
-# Each of its family's shape, four cells wide.
-TINY = {
-    "hq_test": Arch(
-        HQ,
-        {
-            "vision_config": {**VIT, "image_size": 64, "window_size": 3},
-            "prompt_encoder_config": {"image_size": 64},
-            "mask_decoder_config": {**DECODER, "vit_dim": 32},
-        },
-    ),
-    "sam2_test": Arch(
-        SAM2,
-        {
-            "vision_config": {
-                "backbone_config": TRUNK,
-                "backbone_channel_list": [64, 32, 16, 8],
-                "backbone_feature_sizes": PYRAMID,
-            },
-            "prompt_encoder_config": {"image_size": 64},
-            "mask_decoder_config": DECODER,
-        },
-    ),
-    "edgetam_test": Arch(
-        EDGETAM,
-        {
-            "vision_config": {
-                "backbone_config": TIMM,
-                "backbone_channel_list": [64, 48, 32, 24],
-                "backbone_feature_sizes": PYRAMID,
-            },
-            "prompt_encoder_config": {"image_size": 64},
-            "mask_decoder_config": DECODER,
-        },
-    ),
-    "sam3_test": Arch(
-        SAM3,
-        {
-            "vision_config": {"backbone_config": VIT3, "backbone_feature_sizes": PYRAMID},
-            "prompt_encoder_config": {"image_size": 56},
-            "mask_decoder_config": DECODER,
-        },
-    ),
-}
 SIZES = {"odd": (37, 51), "portrait": (90, 41), "landscape": (33, 120)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def archs():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, arch in TINY.items():
-            patch.setitem(HUGGING_FACE_ARCHS, name, arch)
-        yield
-    networks._weights_hash.cache_clear()
-
-
 @pytest.fixture(scope="module")
-def folders(archs, tmp_path_factory):
-    """A folder of Hugging Face's of each family, no weight of which is as it was initialised: many would be 0."""
-    made = {}
-    for arch, tiny in TINY.items():
-        network = getattr(transformers, tiny.family.model)(networks.config_of(arch))
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-        made[arch] = tmp_path_factory.mktemp(arch)
-        network.save_pretrained(made[arch])
-    return made
+def folders(tiny_encoders):
+    return {arch: Path(tiny_encoders[arch]) for arch in TINY}
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +216,7 @@ ROWS = {
 
 
 def test_the_table_has_every_sam():
-    assert set(all_archs()) - set(TINY) == set(ROWS)
+    assert {arch for arch in all_archs() if not arch.endswith("_test")} == set(ROWS)
 
 
 @pytest.mark.parametrize("arch", [arch for arch in ROWS if arch in HUGGING_FACE_ARCHS])
@@ -431,7 +343,8 @@ def as_mapped(encoder, **how):
 
 @pytest.mark.parametrize("prompter", ["DETRPrompter", "DensePrompter"])
 @pytest.mark.parametrize("arch", TINY)
-def test_training_is_the_same_live_and_from_stored_features(arch, prompter, folders):
+def test_labels_of_every_kind_teach_the_same_live_and_from_stored_features(arch, prompter, folders):
+    """The first step alone; more of them, and from the disk, in tests/engine/test_features.py."""
     dense = ("MODEL.DENSE_PROMPTER.STRIDE", 16) if prompter == "DensePrompter" else ()
     opts = ("MODEL.PROMPTER.NAME", prompter, "WEAK_LABELS.TYPE", "as_annotated", *dense)
     live, cached = (model_of(arch, folders, *opts, "MODEL.SAM.FEATURES", how) for how in ("live", "cache"))
@@ -445,29 +358,25 @@ def test_training_is_the_same_live_and_from_stored_features(arch, prompter, fold
         stored = unpack(pack({name: f[i] for name, f in features.items()}, "fp32"), features)
         seen = {key: value for key, value in record.items() if key != "image"}
         from_store.append({**seen, **stored, "image_size": tuple(record["image"].shape[1:])})
-    seen = {}
-    for model, inputs in ((live, records), (cached, from_store)):
-        optimizer = torch.optim.Adam(model.prompter.parameters(), 5e-4)
-        model.train()
-        seen[model] = []
-        for _ in range(5):
-            losses = model(inputs)
-            optimizer.zero_grad()
-            sum(losses.values()).backward()
-            optimizer.step()
-            seen[model].append({name: float(value.detach()) for name, value in losses.items()})
-    for one, other in zip(seen[live], seen[cached]):
-        assert one == pytest.approx(other, rel=1e-5)
-    # Masks of random networks leap at every step; classes are learned whatever these say.
-    assert seen[live][-1]["loss_class"] < seen[live][0]["loss_class"] and "loss_mask" in seen[live][0]
+    expected, losses = live.train()(records), cached.train()(from_store)
+    assert {k: float(v.detach()) for k, v in losses.items()} == pytest.approx(
+        {k: float(v.detach()) for k, v in expected.items()}, rel=1e-5
+    )
+    assert losses["loss_mask"] > 0
     for found, record in zip(cached.eval()(from_store), records):
         assert found["sem_seg"].shape == (5, record["height"], record["width"])
 
 
-def test_a_prompter_on_another_encoder_is_refused_by_name(folders):
-    state = model_of("sam2_test", folders).state_dict()
-    with pytest.raises(ValueError, match=r"trained on another SAM .* \(sam2_test \w{12}\.\.\., here hq_test \w{12}"):
-        model_of("hq_test", folders).load_state_dict(state)
+def test_a_prompter_on_another_encoder_is_refused_by_name(tiny_encoders):
+    models = {arch: model_of(arch, tiny_encoders) for arch in tiny_encoders}
+    states = {arch: model.state_dict() for arch, model in models.items()}
+    for arch, other in zip(models, [*list(models)[1:], "mobile_test"]):
+        with pytest.raises(ValueError, match=rf"on another SAM .* \({arch} \w{{12}}\.\.\., here {other} \w{{12}}"):
+            models[other].load_state_dict(states[arch])
+        assert models[arch].load_state_dict(states[arch])
+    # The same family with other weights is another one as well.
+    with pytest.raises(ValueError, match=r"on another SAM .* \(sam2_test \w{12}\.\.\., here sam2_test \w{12}"):
+        model_of("sam2_test", {"sam2_test": ""}).load_state_dict(states["sam2_test"])
     prompts = {arch: encoder.fingerprint() for arch, encoder in ((a, HuggingFaceSAM.load(a)) for a in TINY)}
     assert len(set(prompts.values())) == len(TINY)
 

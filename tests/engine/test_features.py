@@ -189,6 +189,91 @@ def test_evaluation_and_checkpoints_are_interchangeable(cfg, cached):
             assert evaluated[protocol] == pytest.approx(expected_scores, abs=0.01, nan_ok=True), protocol
 
 
+FAMILIES = ("mobile_test", "hq_test", "sam2_test", "edgetam_test", "sam3_test")
+DENSE_FROM_MASKS = (
+    *("MODEL.PROMPTER.NAME", "DensePrompter", "MODEL.DENSE_PROMPTER.STRIDE", 16),
+    *("WEAK_LABELS.TYPE", "as_annotated"),
+)
+
+
+@pytest.fixture
+def cfg_on(cfg, tiny_encoders):
+    """``cfg_on("sam2_test", ...)``: on a tiny encoder, whose pictures need no 512 pixels."""
+    return lambda arch, *opts: cfg("MODEL.SAM.ARCH", arch, "MODEL.SAM.WEIGHTS", tiny_encoders[arch], *opts)
+
+
+@pytest.fixture
+def cached_on(cfg_on, tmp_path_factory):
+    """As ``cached``: ``cached_on("sam2_test")``."""
+
+    def made(arch, *opts):
+        folder = tmp_path_factory.getbasetemp() / "_".join(("features_on", arch, *map(str, opts[1::2])))
+        if not (folder / "tiny_parts_val" / "manifest.json").is_file():
+            # As many at once as in training: of the same pictures the last bits are the same, too.
+            cache_features(cfg_on(arch, *opts), folder, "fp32", batch_size=2)
+        return ("MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(folder), *opts)
+
+    return made
+
+
+@pytest.mark.parametrize("prompter", [(), DENSE_FROM_MASKS], ids=["DETRPrompter", "DensePrompter"])
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_every_family_trains_from_the_store_as_live(cfg_on, cached_on, arch, prompter):
+    """20 steps, the flipped view among them, and of one the evaluation with both oracles."""
+    opts = (*prompter, "SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 20)
+    evaluates = arch == "sam2_test" and not prompter
+    opts += ("TEST.ORACLES", True, "TEST.PROTOCOLS", ["d2_semseg"]) if evaluates else NO_TEST
+    found = {}
+    for how, more in (("live", ()), ("cache", cached_on(arch))):
+        config = cfg_on(arch, *opts, *more)
+        losses, inputs, model = train(config)
+        written = Path(config.OUTPUT_DIR, "evaluation.json")
+        found[how] = losses, json.loads(written.read_text())["tiny_parts_val"] if written.is_file() else {}
+        assert ("image" in inputs[0]) == (how == "live")
+        assert (set(model.backbone.spec.features) <= inputs[0].keys()) == (how == "cache")
+        shutil.rmtree(config.OUTPUT_DIR)
+    (expected, live), (losses, cached) = found.values()
+    assert len(losses) == 20
+    for of_step, of_live in zip(losses, expected):
+        assert of_step == pytest.approx(of_live, rel=1e-5, abs=1e-6)
+    assert cached.keys() == live.keys() and ("oracle_box_prompt" in cached) == evaluates
+    for protocol, of_live in live.items():
+        for name, value in of_live.items():
+            assert cached[protocol][name] == pytest.approx(value, abs=0.01), (protocol, name)
+
+
+def test_a_store_of_the_coarse_level_alone(cfg_on, cached_on):
+    """A quarter of the size; masks are decoded with zeros in place of the finer maps, as live."""
+    coarse, few = ("MODEL.SAM.LEVELS", "coarse"), (*DENSE_FROM_MASKS, *NO_TEST, "SOLVER.MAX_ITER", 3)
+    cached = cached_on("sam2_test", *coarse)
+    manifest = json.loads(Path(cached[3], "tiny_parts_train", "manifest.json").read_text())
+    assert manifest["features"] == {"image_embedding": [256, 4, 4]}
+    expected, _, _ = train(cfg_on("sam2_test", *few, *coarse))
+    losses, given, model = train(cfg_on("sam2_test", *few, *cached))
+    assert_same_losses(losses, expected)
+    assert "image_embedding" in given[0] and not any(name.startswith("high_res") for name in given[0])
+    # With the finer maps the same prompts get other masks, in all else nothing differs.
+    whole = train(cfg_on("sam2_test", *few, *cached_on("sam2_test")))[0][0]
+    differs = [name for name in whole if abs(whole[name] - losses[0][name]) > 1e-4]
+    assert differs == ["loss_mask"]
+    # What was trained with one serves the other.
+    assert build_model(cfg_on("sam2_test", *few)).load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match=r"features of the shapes .* and .*high_res_0.* is asked for"):
+        engine.Trainer.build_train_loader(cfg_on("sam2_test", *few, *cached, "MODEL.SAM.LEVELS", "all"))
+
+
+@pytest.mark.parametrize(
+    ("arch", "reason"),
+    [
+        ("hq_test", "without hq_features SAM-HQ is SAM"),
+        ("mobile_test", "mobile_test has nothing but the embedding"),
+    ],
+)
+def test_the_coarse_level_is_refused_where_it_makes_no_sense(cfg_on, arch, reason):
+    with pytest.raises(ValueError, match=rf"MODEL\.SAM\.LEVELS is 'coarse', but {reason}"):
+        check_config(cfg_on(arch, "MODEL.SAM.LEVELS", "coarse"))
+
+
 def test_without_an_encoder_no_picture_is_encoded_unawares(cfg, cached):
     model = build_model(cfg(*cached("fp32"))).eval()
     with pytest.raises(ValueError, match=r"no image_embedding; set MODEL\.SAM\.FEATURES live"):

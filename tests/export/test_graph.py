@@ -15,19 +15,21 @@ from export_scenes import DENSE, DETR
 
 SHIFTED = ("MODEL.SAM.PADDING", "center")
 BY_PIXEL = ("MODEL.INFERENCE.MERGE", "part_map", "MODEL.INFERENCE.NAMING", 0.0)
+MOBILE = ("MODEL.SAM.ARCH", "mobile_test")
 SEMANTIC = ("MODEL.SEMANTIC.NAME", "timm", "MODEL.SEMANTIC.WEIGHTS", "shipped")
 
 
 @pytest.mark.parametrize("confidence", [None, 0.0, 0.35])
 @pytest.mark.parametrize(
     "opts",
-    [DENSE, (*DENSE, *SHIFTED), (*DENSE, *SEMANTIC), (*DENSE, *BY_PIXEL), DETR],
-    ids=["dense", "centred", "semantic", "by_pixel", "detr"],
+    [DENSE, (*DENSE, *SHIFTED), (*DENSE, *SEMANTIC), (*DENSE, *BY_PIXEL), DETR, (*DETR, *MOBILE)],
+    ids=["dense", "centred", "semantic", "by_pixel", "detr", "mobile_sam"],
 )
 def test_it_is_the_model(
     opts: tuple[object, ...],
     confidence: float | None,
     small_predictor: Callable[..., PartPredictor],
+    tiny_encoders: dict[str, str],
     pictures: list[np.ndarray],
 ) -> None:
     predictor = small_predictor(*opts)
@@ -90,8 +92,12 @@ def test_the_same_proposals_are_kept(nms_threshold: float, by_rule: bool) -> Non
         assert classes[:n].tolist() == expected.classes.tolist()
 
 
-def test_what_no_graph_can_be_made_of(small_predictor: Callable[..., PartPredictor]) -> None:
+def test_what_no_graph_can_be_made_of(
+    small_predictor: Callable[..., PartPredictor], tiny_encoders: dict[str, str]
+) -> None:
     with pytest.raises(ValueError, match="MERGE is 'authors'; expected semantic or part_map"):
         PartGraph(small_predictor(*DENSE, "MODEL.INFERENCE.MERGE", "authors").model, 5)
-    with pytest.raises(ValueError, match="the model is Linear; expected WPSSAM on SAMEncoder"):
+    with pytest.raises(ValueError, match="the model is Linear; expected WPSSAM"):
         PartGraph(torch.nn.Linear(1, 1), 5)
+    with pytest.raises(ValueError, match=r"MODEL\.SAM\.ARCH sam2_test, of which no file .* expected one of vit_tiny"):
+        PartGraph(small_predictor(*DETR, "MODEL.SAM.ARCH", "sam2_test").model, 5)

@@ -274,11 +274,14 @@ def test_labels_beside_the_pictures_change_no_byte(data, stubs, tmp_path):
     assert files_of(Run(tmp_path / "run", settings)) == before
 
 
-def test_the_command_line_with_a_tiny_clip(data, tmp_path, capsys):
-    """Every stage, both steps of FMA-WSSS and SemPLeS's background, with random weights: it runs, and goes on."""
+def test_the_command_line_with_a_tiny_clip(data, tiny_encoders, tmp_path, capsys):
+    """Every stage, both steps of FMA-WSSS and SemPLeS's background, with random weights of CLIP and of SAM 2: it runs,
+    and goes on."""
     short = {"iterations": 2, "warmup": 1, "batch_size": 2, "crop": 32, "long_side": [48, 64]}
     values = {
         **data,
+        "sam_arch": "sam2_test",
+        "sam_weights": tiny_encoders["sam2_test"],
         "maps_tags": {"affinity": "qk"},
         "maps_seeds": {"affinity": "vv", "js": True},
         "superpixels": {"points_per_side": 2, "crop_n_layers": 0, "pred_iou_thresh": -9, "stability_score_thresh": 0},

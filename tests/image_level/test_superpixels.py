@@ -15,6 +15,7 @@ from wps_sam.image_level.superpixels import (
     without_contained,
 )
 from wps_sam.masks import segmentation_to_mask
+from wps_sam.prompt_evaluation import load_encoder
 
 import numpy as np
 import pytest
@@ -105,14 +106,16 @@ def test_levels_by_index_and_by_area():
     assert _levels(logits[[1, 2, 0]], "area") == _levels(logits[[1, 2, 0]], "index")
 
 
-def test_a_level_stays_with_its_mask(sam):
+@pytest.mark.parametrize("arch", ["vit_tiny", "mobile_test", "sam2_test"])
+def test_a_level_stays_with_its_mask(arch, tiny_encoders):
     """Levels by area are those of the areas of the masks at their point, whatever was filtered since."""
     settings = SuperpixelSettings(
         points_per_side=4, levels="area", thresholds="quantile", pred_iou_thresh=0.3, stability_score_thresh=0.1,
         crop_n_layers=0, min_mask_region_area=0, iou_offsets=(0.0, 0.0, 0.0), nms_offsets=(0.0, 0.0, 0.0),
         contained=2.0, box_nms_thresh=1.1,
     )  # fmt: skip
-    found = superpixels(SAMEncoder.from_sam(sam), picture(), settings)
+    encoder = load_encoder(arch, tiny_encoders.get(arch, "shipped"))
+    found = superpixels(encoder, picture(), settings)
     by_point = {}
     for one in found:
         by_point.setdefault(one.point, []).append((one.level, one.mask.sum()))

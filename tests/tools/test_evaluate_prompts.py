@@ -37,16 +37,21 @@ def test_generated_pictures(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert f"{100 * stored['overall']['box']:.1f}" in printed
 
 
-def test_a_described_data_set_with_random_weights(tiny_parts, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("sam", [(), ("--arch", "sam2_test"), ("--arch", "sam2_test", "--levels", "coarse")])
+def test_a_described_data_set_with_random_weights(
+    sam: tuple, tiny_encoders, tiny_parts, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     output = tmp_path / "scores.json"
     data = ("--description", tiny_parts.description, "--dataset", tiny_parts.split("val"))
-    assert _run(*data, "--weights", "", "--bf16", *QUICK, "--output", output) == 0
-    assert f"{tiny_parts.split('val')}: 2 pictures; SAM vit_tiny (random weights)" in capsys.readouterr().out
+    assert _run(*data, *sam, "--weights", "", "--bf16", *QUICK, "--output", output) == 0
+    arch = sam[1] if sam else "vit_tiny"
+    assert f"{tiny_parts.split('val')}: 2 pictures; SAM {arch} (random weights)" in capsys.readouterr().out
     stored = json.loads(output.read_text())
     # Two pictures: an animal's body and head, and a car's body.
     assert stored["pieces"] == 3 and set(stored["by_class"]) == set(tiny_parts.classes)
     assert stored["by_class"]["Car Body"]["filled_box"] > 0.9
     assert stored["bf16"] is True and "size" not in stored
+    assert stored["levels"] == ("coarse" if "coarse" in sam else "all")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,7 @@ def test_a_described_data_set_with_random_weights(tiny_parts, tmp_path: Path, ca
         (("--dataset", "synthetic", "--size", "8"), "size: expected at least 64 pixels"),
         (("--dataset", "synthetic", "--weights", "missing.pth"), "missing.pth: no such checkpoint file"),
         (("--dataset", "synthetic", "--arch", "vit_x", "--weights", ""), "unknown SAM 'vit_x'"),
+        (("--dataset", "synthetic", "--levels", "coarse"), "vit_tiny has nothing but the embedding"),
         (("--dataset", "synthetic", "--device", "nonsense"), "device 'nonsense': torch cannot use it"),
         (("--dataset", "synthetic", "--description", "missing.yaml"), "missing.yaml: the file does not exist"),
     ],

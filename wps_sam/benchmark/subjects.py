@@ -318,9 +318,10 @@ def inference(settings: Settings) -> list[Contest]:
 
 
 def _pictures(settings: Settings) -> str:
-    """The name of a registered data set of NUM_PICTURES generated pictures, half as wide as the network's square."""
+    """The name of a registered data set of NUM_PICTURES generated pictures, half as wide as the network's square, or
+    64 pixels, the least that are drawn."""
     root = Path(settings.folder).resolve() / "pictures"
-    size = _spec(settings).image_size // 2
+    size = max(_spec(settings).image_size // 2, 64)
     # Registered names hold for the whole process, which may measure in several folders.
     name = f"benchmark_{zlib.crc32(str(root).encode()):08x}"
     description = root / "description.yaml"

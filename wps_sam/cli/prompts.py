@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, help=f"first pictures only (default: all; synthetic: {SYNTHETIC_PICTURES})")
     add("--size", type=int, default=512, help="side of synthetic pictures in pixels (default: %(default)s)")
     add("--bf16", action="store_true", help="autocast to bfloat16")
+    add("--levels", choices=("all", "coarse"), default="all", help="MODEL.SAM.LEVELS (default: %(default)s)")
     add("--device", help="cpu, cuda or cuda:N (default: the GPU where there is one)")
     arguments.add_threads(parser)
     add("--output", type=Path, metavar="FILE", help="write the results there as JSON, IoU 0 to 1")
@@ -57,13 +58,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         pictures = dataset_pictures(args.dataset, args.limit)
         names = MetadataCatalog.get(args.dataset).thing_classes
-    encoder = load_encoder(args.arch, find_file(args.weights), device, args.bf16)
+    encoder = load_encoder(args.arch, find_file(args.weights), device, args.bf16, args.levels)
     scores = score_prompts(encoder, pictures, bf16=args.bf16)
     print(f"{args.dataset}: {scores.pictures} pictures; SAM {args.arch} ({args.weights or 'random weights'})")
     print(scores.table(names))
     if args.output:
         about = {"arch": args.arch, "weights": args.weights, "weights_sha256": weights_hash(encoder)}
-        about |= {"dataset": args.dataset, "limit": args.limit, "bf16": args.bf16, "device": device}
+        about |= {"levels": args.levels, "bf16": args.bf16, "device": device}
+        about |= {"dataset": args.dataset, "limit": args.limit}
         about |= {"size": args.size} if synthetic else {}
         write_output(args.output, f"{json.dumps({**about, **scores.as_dict(names)}, indent=1)}\n".encode())
     return 0

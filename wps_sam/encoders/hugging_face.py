@@ -23,6 +23,7 @@ from .promptable import (
     PromptableEncoder,
     ResizeLongestSide,
     check_columns,
+    check_levels,
     one_click_a_prompt,
     pad,
     padded_frame,
@@ -50,6 +51,7 @@ class HuggingFaceSAM(PromptableEncoder):
         family: of the same.
         live: False where features come from a cache and nothing is left to encode: the image encoder is given up.
         precision: "fp32" or "bf16", of the image encoder's matrix products; features are float32 all the same.
+        levels: "all"; or "coarse", the embedding alone: the mask decoder then reads zeros in place of the finer maps.
         compiled: pass the image encoder through ``torch.compile``.
     """
 
@@ -58,10 +60,17 @@ class HuggingFaceSAM(PromptableEncoder):
 
     @configurable
     def __init__(
-        self, *, network: Any, family: Family, live: bool = True, precision: str = "fp32", compiled: bool = False
+        self,
+        *,
+        network: Any,
+        family: Family,
+        live: bool = True,
+        precision: str = "fp32",
+        levels: str = "all",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
-        self.spec = _spec(family, network.config)
+        self.spec = _spec(family, network.config, levels)
         self.family = family
         self.precision = precision
         self._weights_hash: str | None = None
@@ -88,20 +97,22 @@ class HuggingFaceSAM(PromptableEncoder):
             "family": HUGGING_FACE_ARCHS[node.ARCH].family,
             "live": node.FEATURES == "live",
             "precision": node.PRECISION,
+            "levels": node.LEVELS,
             "compiled": node.COMPILE and cfg.MODEL.DEVICE != "cpu",
         }
 
     # -- by configuration
 
     @classmethod
-    def load(cls, arch: str, weights: str = "", precision: str = "fp32") -> HuggingFaceSAM:
+    def load(cls, arch: str, weights: str = "", precision: str = "fp32", levels: str = "all") -> HuggingFaceSAM:
         family = HUGGING_FACE_ARCHS[arch].family
-        return cls(network=read_network(arch, weights), family=family, precision=precision)
+        return cls(network=read_network(arch, weights), family=family, precision=precision, levels=levels)
 
     @classmethod
     def spec_of(cls, cfg: CfgNode) -> EncoderSpec:
         _check_settings(cfg)
-        return _spec(HUGGING_FACE_ARCHS[cfg.MODEL.SAM.ARCH].family, config_of(cfg.MODEL.SAM.ARCH))
+        node = cfg.MODEL.SAM
+        return _spec(HUGGING_FACE_ARCHS[node.ARCH].family, config_of(node.ARCH), node.LEVELS)
 
     @classmethod
     def feature_settings(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -149,7 +160,7 @@ class HuggingFaceSAM(PromptableEncoder):
         # Not the trained part's mixed precision: the embeddings must be the same in training, inference and a cache.
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             seen = self.family.look(self.network, images.float())
-        return {name: feature.float().contiguous() for name, feature in seen.items()}
+        return {name: seen[name].float().contiguous() for name in self.spec.features}
 
     # -- prompts and masks
 
@@ -182,9 +193,11 @@ class HuggingFaceSAM(PromptableEncoder):
         position = self.network.get_image_wide_positional_embeddings()
         no_mask = self.network.prompt_encoder.no_mask_embed.weight[..., None, None]
         at_once = PROMPTS_AT_ONCE_ON_CPU if embeddings.device.type == "cpu" else PROMPTS_AT_ONCE
+        shapes = self.family.shapes(self.network.config)
+        missing = {name: embeddings.new_zeros(1, *shapes[name]) for name in shapes.keys() - self.spec.features.keys()}
         predictions = []
         for i, of_image in enumerate(prompts):
-            own = {name: features[name][i : i + 1] for name in self.spec.features}
+            own = missing | {name: features[name][i : i + 1] for name in self.spec.features}
             decoded = [
                 self.family.decode(self.network.mask_decoder, own, some, position, no_mask, multimask)
                 for some in (of_image.split(at_once) if len(of_image) else ())
@@ -214,13 +227,14 @@ class HuggingFaceSAM(PromptableEncoder):
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _spec(family: Family, config: Any) -> EncoderSpec:
+def _spec(family: Family, config: Any, levels: str) -> EncoderSpec:
+    check_levels(levels, family.needs_all_levels)
     prompts = config.prompt_encoder_config
     size = prompts.image_size
     return EncoderSpec(
         image_size=size,
         resize=T.Resize(size, ResizeLongestSide.FILTER) if family.scales_both_sides else ResizeLongestSide(size),
-        features=family.shapes(config),
+        features={n: s for n, s in family.shapes(config).items() if levels == "all" or n == "image_embedding"},
         box_tokens=family.box_tokens,
         point_tokens=POINT_TOKENS,
         prompt_dim=prompts.hidden_size,

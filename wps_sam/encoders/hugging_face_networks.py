@@ -45,6 +45,7 @@ class Family:
             code [1, D, h, w], "no mask" [1, D, 1, 1], and whether it is asked for all masks of an ambiguous prompt, to
             masks' logits [K, n, E, E] and expected IoU [K, n].
         normalisation: mean and deviation of RGB in 0..255.
+        needs_all_levels: why its decoder has no use for the embedding alone; "" if it has.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Family:
     look: Callable[[Any, Tensor], dict[str, Tensor]]
     decode: Callable[[Any, Mapping[str, Tensor], Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor]]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
+    needs_all_levels: str = ""
 
 
 def _hq_shapes(config: Any) -> Shapes:
@@ -151,7 +153,10 @@ def _pyramid(title: str, name: str, normalisation: tuple[tuple[float, ...], tupl
     return Family(title, f"{name}Model", f"{name}Config", 3, True, *ways, normalisation)
 
 
-HQ = Family("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_look, _hq_decode)
+HQ = Family(
+    *("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_look, _hq_decode),
+    needs_all_levels="without hq_features SAM-HQ is SAM, MODEL.SAM.ARCH vit_*",
+)
 SAM2 = _pyramid("SAM 2", "Sam2")
 EDGETAM = _pyramid("EdgeTAM", "EdgeTam")
 SAM3 = _pyramid("SAM 3", "Sam3Tracker", HALF)

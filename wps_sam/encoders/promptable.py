@@ -84,9 +84,9 @@ class PromptableEncoder(FrozenModule, Backbone):
     # -- by configuration
 
     @classmethod
-    def load(cls, arch: str, weights: str = "", precision: str = "fp32") -> PromptableEncoder:
-        """The encoder of MODEL.SAM.ARCH, WEIGHTS and PRECISION with all else as it is by default, for use without a
-        configuration; an encoder that no ARCH names need not have it."""
+    def load(cls, arch: str, weights: str = "", precision: str = "fp32", levels: str = "all") -> PromptableEncoder:
+        """The encoder of MODEL.SAM.ARCH, WEIGHTS, PRECISION and LEVELS with all else as it is by default, for use
+        without a configuration; an encoder that no ARCH names need not have it."""
         raise NotImplementedError(f"{cls.__name__} is built by a configuration alone")
 
     @classmethod
@@ -183,6 +183,12 @@ def pad(image: Tensor, frame: Frame) -> Tensor:
     right = frame.size - frame.width - frame.left
     bottom = frame.size - frame.height - frame.top
     return F.pad(image, (frame.left, right, frame.top, bottom))
+
+
+def check_levels(levels: str, needs_all: str) -> None:
+    """ValueError if only the embedding is asked for and there is a reason, ``needs_all``, why it would not do."""
+    if levels == "coarse" and needs_all:
+        raise ValueError(f"MODEL.SAM.LEVELS is 'coarse', but {needs_all}; leave it at 'all'")
 
 
 def check_columns(name: str, coordinates: Tensor, columns: int) -> None:

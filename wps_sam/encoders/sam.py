@@ -27,6 +27,7 @@ from .promptable import (
     PromptableEncoder,
     ResizeLongestSide,
     check_columns,
+    check_levels,
     one_click_a_prompt,
     pad,
     padded_frame,
@@ -122,11 +123,13 @@ class SAMEncoder(PromptableEncoder):
     # -- by configuration
 
     @classmethod
-    def load(cls, arch: str, weights: str = "", precision: str = "fp32") -> SAMEncoder:
+    def load(cls, arch: str, weights: str = "", precision: str = "fp32", levels: str = "all") -> SAMEncoder:
+        _check_levels(arch, levels)
         return cls.from_sam(build_sam(arch, weights), precision)
 
     @classmethod
     def spec_of(cls, cfg: CfgNode) -> EncoderSpec:
+        _check_levels(cfg.MODEL.SAM.ARCH, cfg.MODEL.SAM.LEVELS)
         return _spec(get_arch(cfg.MODEL.SAM.ARCH).image_size)
 
     @classmethod
@@ -238,6 +241,10 @@ class SAMEncoder(PromptableEncoder):
             "pixel_std": [round(v, 6) for v in self.pixel_std.flatten().tolist()],
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _check_levels(arch: str, levels: str) -> None:
+    check_levels(levels, f"{arch} has nothing but the embedding")
 
 
 def _spec(image_size: int) -> EncoderSpec:

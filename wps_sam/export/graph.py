@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
+from ..encoders.build_sam import SAM_ARCHS
 from ..encoders.fast_encoder import without_acceleration
 from ..encoders.sam import SAMEncoder
 from ..inference.merge import MASK_THRESHOLD
@@ -41,9 +42,13 @@ class PartGraph(nn.Module):
 
     def __init__(self, model: nn.Module, proposals: int) -> None:
         super().__init__()
-        if not isinstance(model, WPSSAM) or not isinstance(model.backbone, SAMEncoder):
-            of = f" on {type(model.backbone).__name__}" if isinstance(model, WPSSAM) else ""
-            raise ValueError(f"export: the model is {type(model).__name__}{of}; expected WPSSAM on SAMEncoder")
+        if not isinstance(model, WPSSAM):
+            raise ValueError(f"export: the model is {type(model).__name__}; expected WPSSAM")
+        if not isinstance(model.backbone, SAMEncoder):
+            raise ValueError(
+                f"export: the model stands on MODEL.SAM.ARCH {model.encoder_name}, of which no file can be made yet; "
+                f"expected one of {', '.join(SAM_ARCHS)}"
+            )
         if not model.by_pixel and model.merge.__name__ != "SemanticMerge":
             raise ValueError("MODEL.INFERENCE.MERGE is 'authors'; expected semantic or part_map for an export")
         copied = copy.deepcopy(model)
