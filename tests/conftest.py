@@ -216,7 +216,7 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
 
 
 def make_tiny_model(parts: TinyParts, folder: Path, *opts: Any) -> TinyModel:
-    """Random weights as training leaves them (.pth, in the config's OUTPUT_DIR) and as they are shipped (with names)."""
+    """Random weights as training leaves them (.pth, in the config's OUTPUT_DIR) and as shipped (with class names)."""
     cfg = build_tiny_cfg(parts, folder, *opts)
     torch.manual_seed(0)
     model = build_model(cfg)

@@ -237,6 +237,9 @@ def test_published_sizes(arch):
     )
     assert spec.features == {"image_embedding": (256, cells, cells), **beside}
     assert (spec.image_size, spec.mask_size, spec.box_tokens) == (side, 4 * cells, 2 if arch.startswith("hq") else 3)
+    # PyTorch's fused attention, wherever there is attention: what is fast is on by default.
+    kinds = {m.config._attn_implementation for m in network.modules() if hasattr(m, "config")}
+    assert kinds == {"sdpa"}
     megabytes = 2 * sum(math.prod(shape) for shape in spec.features.values()) / 1e6
     way = "both sides scaled" if HUGGING_FACE_ARCHS[arch].family.scales_both_sides else "longest side, padded"
     tokens = f"{spec.box_tokens}, {spec.point_tokens}"

@@ -206,11 +206,11 @@ def cfg_on(cfg, tiny_encoders):
 def cached_on(cfg_on, tmp_path_factory):
     """As ``cached``: ``cached_on("sam2_test")``."""
 
-    def made(arch, *opts):
-        folder = tmp_path_factory.getbasetemp() / "_".join(("features_on", arch, *map(str, opts[1::2])))
+    def made(arch, *opts, dtype="fp32"):
+        folder = tmp_path_factory.getbasetemp() / "_".join(("features_on", arch, dtype, *map(str, opts[1::2])))
         if not (folder / "tiny_parts_val" / "manifest.json").is_file():
             # As many at once as in training: of the same pictures the last bits are the same, too.
-            cache_features(cfg_on(arch, *opts), folder, "fp32", batch_size=2)
+            cache_features(cfg_on(arch, *opts), folder, dtype, batch_size=2)
         return ("MODEL.SAM.FEATURES", "cache", "MODEL.SAM.CACHE_DIR", str(folder), *opts)
 
     return made
@@ -256,6 +256,8 @@ def test_a_store_of_the_coarse_level_alone(cfg_on, cached_on):
     whole = train(cfg_on("sam2_test", *few, *cached_on("sam2_test")))[0][0]
     differs = [name for name in whole if abs(whole[name] - losses[0][name]) > 1e-4]
     assert differs == ["loss_mask"]
+    rounded = train(cfg_on("sam2_test", *few, *cached_on("sam2_test", dtype="int8")))[0][0]
+    assert rounded == pytest.approx(whole, rel=0.05) and rounded != pytest.approx(whole, rel=1e-5)
     # What was trained with one serves the other.
     assert build_model(cfg_on("sam2_test", *few)).load_state_dict(model.state_dict())
     with pytest.raises(ValueError, match=r"features of the shapes .* and .*high_res_0.* is asked for"):
