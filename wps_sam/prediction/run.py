@@ -36,9 +36,11 @@ def sources_of(share: Share, sources: Sequence[Source], batch_size: int) -> list
 
     So a picture has the company in its batch that it has without shares, and the same last bits.
     """
-    pictures = [source for source in sources if not source.moves]
+    pictures: list[Source] = []
+    videos: list[Source] = []
+    for source in sources:
+        (videos if source.moves else pictures).append(source)
     batches = [batch for number, batch in enumerate(_batches(pictures, batch_size)) if share.has(number)]
-    videos = [source for source in sources if source.moves]
     return [*itertools.chain(*batches), *(video for number, video in enumerate(videos) if share.has(number))]
 
 
