@@ -3,10 +3,10 @@
 
     python tests/simulate_shares.py --pictures 100000 --shares 64 --result photo.json
 
-Prints as JSON, for a folder of so many (empty) pictures in subfolders of 1,000: the processor's seconds and the memory in
-which a job finds its share of them, how even the shares are, for predict (the last and the first) and for a cache; and
-for the last command of predict, the seconds and memory in which it takes the results of so many pictures, each that of
---result, into one file.
+Prints as JSON, for a folder of so many (empty) pictures in subfolders of 1,000: the processor's seconds and the memory
+in which a job finds its share of them, how even the shares are, for predict (the last and the first) and for a cache;
+and for the last command of predict, the seconds and memory in which it takes the results of so many pictures, each that
+of --result, into one file.
 """
 
 from __future__ import annotations
