@@ -39,6 +39,8 @@ setup(
     },
     entry_points={"console_scripts": ["wps-sam = wps_sam.cli:main"]},
     install_requires=[
+        # --mirror; PyTorch brings it along, too.
+        "fsspec",
         "fvcore",
         # PartPredictor.from_pretrained; timm brings it along, too.
         "huggingface_hub",

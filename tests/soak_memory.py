@@ -2,6 +2,7 @@
 """Memory of training, caching, evaluation and predict over many pictures, as curves.
 
     python tests/soak_memory.py --pictures 10000
+    python tests/soak_memory.py predict --pictures 10000
 
 Prints for each tenth of a work's time the most memory, in MiB, that its process and its workers held (resident, shared
 pages counted once for each). Exits with code 1 where the last tenth needs over a tenth more than the third one, from
@@ -20,8 +21,10 @@ from typing import Any
 
 import soak_work
 
+WORKS = ("training", "caching", "evaluation", "predict")
 
-def works(folder: Path, pictures: int) -> Iterator[tuple[str, list[str]]]:
+
+def works(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Name and arguments of each; the later ones use what the earlier ones left."""
     config, run = ["--config-file", str(folder / "config.yaml")], folder / "run"
     yield "training", ["train", *config, "OUTPUT_DIR", str(run), "DATASETS.TEST", "()"]
@@ -68,20 +71,27 @@ def tenths(curve: list[tuple[float, int]]) -> list[int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("works", nargs="*", metavar="WORK", default=WORKS, help=f"of {', '.join(WORKS)}; default: all")
     parser.add_argument("--pictures", type=int, default=10000)
     args = parser.parse_args()
+    if unknown := set(args.works) - set(WORKS):
+        parser.error(f"{', '.join(unknown)}: expected {', '.join(WORKS)}")
+    # The others need its weights.
+    steps = args.pictures // 2 if "training" in args.works else 1
     grows = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        soak_work.prepare(
-            folder, args.pictures, 2, "SOLVER.MAX_ITER", args.pictures // 2, "SOLVER.CHECKPOINT_PERIOD", 1000
-        )
+        soak_work.prepare(folder, args.pictures, 2, "SOLVER.MAX_ITER", steps, "SOLVER.CHECKPOINT_PERIOD", 1000)
         print(f"{args.pictures} pictures; MiB in each tenth of the time")
-        for what, command in works(folder, args.pictures):
+        for what, command in works(folder):
+            if what not in (*args.works, "training"):
+                continue
             log = folder / f"{what}.log"
             process = soak_work.start(log, *command)
             curve = watch(process)
             soak_work.finish(process, log)
+            if what not in args.works:
+                continue
             found = tenths(curve)
             grows = grows or found[-1] > 1.1 * found[2]
             print(f"{what:<12}" + "".join(f"{mib:>6}" for mib in found) + f"   {curve[-1][0]:.0f} s", flush=True)

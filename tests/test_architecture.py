@@ -18,7 +18,7 @@ PACKAGE = ROOT / "wps_sam"
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 SUBCOMMANDS = sorted((PACKAGE / "cli").glob("*.py"))
 
-BASE = {"structures", "vocabulary", "masks", "paths", "user_errors"}
+BASE = {"structures", "vocabulary", "masks", "paths", "user_errors", "shares"}
 BELOW_ENGINE = BASE | {
     *("config", "data", "encoders", "evaluation", "inference", "models", "prompters"),
     *("checkpointer", "outputs", "visualization"),
@@ -32,12 +32,14 @@ MAY_IMPORT = {
     "picture_files": set(),
     "user_errors": set(),
     "stops": set(),
+    "shares": set(),
     "paths": {"user_errors"},
     "masks": {"structures", "picture_files"},
     "standin": set(),
     "_detectron2": set(),
     "checkpointer": set(),
     "outputs": {"checkpointer"},
+    "mirror": {"checkpointer"},
     "text_embeddings": {"outputs"},
     "download": {"user_errors"},
     "encoders": BASE | {"checkpointer"},
@@ -50,8 +52,8 @@ MAY_IMPORT = {
     "html_page": set(),
     "data_page": BASE | {"data", "html_page", "visualization"},
     "config": BASE | {"encoders", "prompters", "evaluation", "data", "models"},
-    "engine": BELOW_ENGINE | {"stops"},
-    "prediction": BASE | {"outputs", "picture_files", "stops", "visualization"},
+    "engine": BELOW_ENGINE | {"stops", "mirror"},
+    "prediction": BASE | {"mirror", "outputs", "picture_files", "stops", "visualization"},
     "pretrained": BELOW_ENGINE | {"__version__"},
     "predictor": BELOW_ENGINE | {"prediction", "pretrained"},
     "app": BASE | {"encoders", "prediction", "predictor", "prompt_evaluation", "picture_files", "visualization"},
@@ -69,7 +71,7 @@ MAY_IMPORT = {
     "cli": BELOW_ENGINE
     | {"engine", "predictor", "prompt_evaluation", "image_level", "pretraining", "checkpoint_conversion", "benchmark"}
     | {"prediction", "report", "data_page", "text_embeddings", "picture_files", "download", "__version__"}
-    | {"app", "export", "label_studio", "stops"},
+    | {"app", "export", "label_studio", "mirror", "stops"},
     "__main__": {"cli"},
 }
 # Lines of code: docstrings, comments and blank lines are free.
@@ -137,7 +139,7 @@ def test_subcommand_is_thin_and_reads_its_arguments_before_heavy_imports(path: P
     # The table of subcommands grows with them.
     if path.name != "__init__.py":
         assert count_code_lines(path) <= MAX_COMMAND_LINES, f"{relative(path)}: move logic into the package"
-    light = {"paths", "stops", "user_errors", "cli", "__version__"}
+    light = {"paths", "shares", "stops", "user_errors", "cli", "__version__"}
     for name, line in imported_names(path, top_level=True):
         parts = name.split(".")
         fits = parts[0] in sys.stdlib_module_names or (parts[0] == "wps_sam" and parts[1] in light)

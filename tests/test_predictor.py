@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from wps_sam import PartPredictor, predictor
+from wps_sam.cli import run_command
 from wps_sam.config import read_config
 from wps_sam.masks import mask_to_box, segmentation_to_mask
+from wps_sam.outputs import RECORD
 
 import numpy as np
 import pytest
@@ -369,3 +371,24 @@ def test_compare_asks_for_the_data_sets_names(by_name: tuple[Path, Path], tiny_p
     name = tiny_parts.split("val")
     predictor_.compare(DatasetCatalog.get(name)[0], MetadataCatalog.get(name))
     assert predictor_.class_names == tiny_parts.classes
+
+
+def test_shares_of_predict_make_the_files_of_one_run(tiny_model, tiny_parts, tmp_path, capsys):
+    """Of a network's scores, too, every digit; three pictures in batches of two."""
+    pictures = sorted(map(str, (tiny_parts.root / "images" / "train").iterdir()))[:3]
+    command = [*pictures, "--config-file", str(tiny_model.config_file), "--weights", str(tiny_model.weights)]
+    command += ["--batch-size", "2", "--confidence", "0", "--save", "json", "labels", "--output"]
+
+    def predict(folder, *more):
+        assert run_command("predict", [*command, str(tmp_path / folder), *more]) == 0
+        made = [path for path in (tmp_path / folder).rglob("*") if path.is_file() and path.name != RECORD]
+        return {path.name: path.read_bytes() for path in made}
+
+    whole = predict("whole")
+    assert len(whole) == 2 * 3 + 2
+    mirror = ("--mirror", f"file://{tmp_path}/mirror")
+    assert len(predict("a", "--shard", "1/2", *mirror)) == 2 and len(predict("b", "--shard", "0/2", *mirror)) == 4
+    capsys.readouterr()
+    assert predict("last", "--resume", *mirror) == whole
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mirror").iterdir()} == whole
+    assert "3 of 3 were there already" in capsys.readouterr().out

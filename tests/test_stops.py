@@ -31,6 +31,19 @@ def test_a_request_is_noted_and_followed_where_asked() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_to_one_of_several_processes_a_request_may_come_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the terminal or the scheduler, and from torchrun."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        assert not stops.started_by_torchrun()
+        monkeypatch.setenv(name, "0")
+    assert stops.started_by_torchrun()
+    with stops.Deferral() as stop:
+        ask(signal.SIGTERM)
+        ask(signal.SIGTERM)
+        ask(signal.SIGINT)
+        assert stop.signum == signal.SIGTERM
+
+
 def test_inside_at_once_nothing_is_waited_for() -> None:
     with stops.Deferral() as stop:
         with pytest.raises(stops.Stopped), stop.at_once():

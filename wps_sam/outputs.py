@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import io
 import os
@@ -24,10 +25,9 @@ def check_outputs(paths: Iterable[str | Path], inputs: Iterable[str | Path] = ()
     Raises:
         ValueError: names the file that would be lost.
     """
-    given = {Path(path).resolve() for path in inputs}
-    for path in map(Path, paths):
-        if not os.path.lexists(path):
-            continue
+    there = [path for path in map(Path, paths) if os.path.lexists(path)]
+    given = {Path(path).resolve() for path in inputs} if there else set()
+    for path in there:
         if path.resolve() in given:
             raise ValueError(f"{path}: is an input of this command and would be overwritten; choose another output")
         if path.is_dir():
@@ -120,4 +120,11 @@ def is_output(path: Path) -> bool:
     record = path.parent / RECORD
     if not path.is_file() or not record.is_file():
         return False
-    return _line(path, _digest(path)) in record.read_bytes().split(b"\n")
+    changed = record.stat()
+    return _line(path, _digest(path)) in _lines(record, changed.st_mtime_ns, changed.st_size)
+
+
+@functools.lru_cache(maxsize=1)
+def _lines(record: Path, changed: int, size: int) -> frozenset[bytes]:
+    # Once for all files of a folder: of very many each would else read what was noted of all.
+    return frozenset(record.read_bytes().split(b"\n"))

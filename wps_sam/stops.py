@@ -64,10 +64,16 @@ def raise_stopped(signum: int, _: FrameType | None = None) -> None:
     raise Stopped(signum)
 
 
+def started_by_torchrun() -> bool:
+    """Whether this is one of several processes as torchrun starts them, on one machine or on many."""
+    return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+
+
 def _once() -> None:
     # Somebody who asks once more at a keyboard means it. To one process of several each request may come twice: from
     # the terminal and from the process that started it.
-    further = signal.SIG_DFL if multiprocessing.parent_process() is None else signal.SIG_IGN
+    alone = multiprocessing.parent_process() is None and not started_by_torchrun()
+    further = signal.SIG_DFL if alone else signal.SIG_IGN
     for signum in _SIGNALS:
         signal.signal(signum, further)
 

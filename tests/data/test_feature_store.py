@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ from wps_sam.data.feature_store import (
     unpack,
 )
 from wps_sam.data.feature_store_v1 import FeatureStoreReaderV1
+from wps_sam.shares import Share
 
 import numpy as np
 import pytest
@@ -198,11 +200,98 @@ def test_what_was_killed_between_shards_goes_on(store, records, tmp_path, kills)
         write(tmp_path / "killed", spec_for(records), at_most=count)
         with pytest.raises(ValueError, match="no finished feature cache"):
             open_reader(tmp_path / "killed", records)
-        for left_behind in ("original-00002.safetensors.1.tmp", ".tmpAbCdEf"):
-            (tmp_path / "killed" / left_behind).write_bytes(b"half a sha")
+        (tmp_path / "killed" / "original-00002.safetensors.1.tmp").write_bytes(b"half a sha")
     assert len(FeatureStoreWriter(tmp_path / "killed", spec_for(records), VIEWS).missing()) == 6 - sum(kills)
     write(tmp_path / "killed", spec_for(records))
     assert contents(tmp_path / "killed") == contents(store)
+
+
+def seal_as_before(monkeypatch):
+    """The shards that are written have the seal of versions before November 2026: of the pictures of all."""
+
+    def seal(store, shard):
+        m = store.manifest
+        content = {k: v for k, v in vars(m).items() if k not in ("mtimes", "views", "shards")}
+        return hashlib.sha256(
+            hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest() + shard.name.encode()
+        ).hexdigest()
+
+    monkeypatch.setattr(FeatureStoreWriter, "_seal", seal)
+
+
+def test_stores_of_earlier_versions_are_read_and_go_on(records, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        seal_as_before(patched)
+        write(tmp_path / "old", spec_for(records))
+        write(tmp_path / "killed", spec_for(records), at_most=2)
+    assert_same(open_reader(tmp_path / "old", records).read(records[4], "flipped"), features_of("flipped", 3))
+    before = contents(tmp_path / "old")
+    write(tmp_path / "old", spec_for(records))
+    assert contents(tmp_path / "old") == before
+    assert len(FeatureStoreWriter(tmp_path / "killed", spec_for(records), VIEWS).missing()) == 4
+
+
+# ------------------------------------------------------------------ shares
+
+
+def write_share(folder, records, share, at_most=None):
+    """As the tool does it; killed after so many shards."""
+    writer = FeatureStoreWriter(folder, spec_for(records), VIEWS, share)
+    writer.prepare()
+    for shard in writer.missing()[:at_most]:
+        numbers = range(shard.first, shard.first + shard.count)
+        writer.write(shard, (pack(features_of(shard.view, n), "fp32") for n in numbers))
+    return {shard.name for shard in writer.shards}
+
+
+@pytest.mark.parametrize("of", [2, 3, 5])
+def test_shares_make_the_same_store_each_from_its_own_pictures(store, records, tmp_path, of):
+    """Three shards a view, numbers 0 to 2, of 2 + 2 + 1 pictures; of five shares two are empty."""
+    folder, made = tmp_path / "shared", []
+    for number in reversed(range(of)):
+        own = {2 * n + k for n in range(number, 3, of) for k in (0, 1)} & set(range(5))
+        # Others' pictures need not even be there.
+        there = [r if int(Path(r["file_name"]).stem) in own else {**r, "file_name": f"gone{i}"} for i, r in
+                 enumerate(distinct_pictures(records))]  # fmt: skip
+        names = write_share(folder, there, Share(number, of))
+        assert names == {f"{view}-0000{n}.safetensors" for view in VIEWS for n in range(number, 3, of)}
+        made += names
+    assert len(made) == len(set(made)) == 6
+    writer = FeatureStoreWriter(folder, spec_for(records), VIEWS)
+    assert writer.missing() == []
+    write(folder, spec_for(records))
+    assert contents(folder) == contents(store)
+
+
+def test_a_killed_share_goes_on_and_leaves_the_others_alone(store, records, tmp_path):
+    folder = tmp_path / "shared"
+    write_share(folder, records, Share(0, 2), at_most=1)
+    left = {"mine": "flipped-00002.safetensors.1.tmp", "others": "original-00001.safetensors.1.tmp"}
+    for name in left.values():
+        (folder / name).write_bytes(b"half a sha")
+    write_share(folder, records, Share(0, 2))
+    # The other share may be at work.
+    assert contents(folder).keys() & left.values() == {left["others"]}
+    write_share(folder, records, Share(1, 2))
+    write(folder, spec_for(records))
+    assert contents(folder) == contents(store)
+    # A share of a finished store makes damaged shards anew, and sees a changed picture of its own alone.
+    (folder / "original-00001.safetensors").unlink()
+    assert write_share(folder, records, Share(0, 2)) and not (folder / "original-00001.safetensors").exists()
+    write_share(folder, records, Share(1, 2))
+    assert contents(folder) == contents(store)
+    change_in_place(records[-1])
+    write_share(folder, records, Share(1, 2))
+    with pytest.raises(ValueError, match=r"made with the picture \['4\.jpg'"):
+        write_share(folder, records, Share(0, 2))
+
+
+def test_a_share_of_something_else_is_refused(records, tmp_path):
+    write_share(tmp_path, records, Share(0, 2))
+    change_in_place(records[0])
+    write_share(tmp_path, records, Share(1, 2))
+    with pytest.raises(ValueError, match=r"flipped-00000\.safetensors, of an unfinished one, was made of other"):
+        write_share(tmp_path, records, Share(0, 2))
 
 
 def test_a_missing_view_is_refused_and_added(store, records, tmp_path):
@@ -269,7 +358,10 @@ def test_a_picture_that_was_changed_in_place_is_refused(store, records):
 
 def test_a_picture_that_was_changed_before_the_store_was_finished_is_refused(records, tmp_path):
     write(tmp_path / "killed", spec_for(records), at_most=2)
+    # Shards know of their own pictures alone.
     change_in_place(records[-1])
+    FeatureStoreWriter(tmp_path / "killed", spec_for(records), VIEWS)
+    change_in_place(records[0])
     with pytest.raises(ValueError, match=r"flipped-00000\.safetensors, of an unfinished one, was made of other"):
         FeatureStoreWriter(tmp_path / "killed", spec_for(records), VIEWS)
 
@@ -461,7 +553,7 @@ def test_a_writer_takes_no_others_folder(store, records):
     (store / "manifest.json").unlink()
     before = contents(store)
     for other in (spec_for(records, "int8"), spec_for(records, data_set="parts_val"), spec_for(records[:2])):
-        with pytest.raises(ValueError, match=r"flipped-00000\.safetensors, of an unfinished one, was made of other"):
+        with pytest.raises(ValueError, match=r"flipped-0000\d\.safetensors, of an unfinished one, was made of other"):
             FeatureStoreWriter(store, other, VIEWS)
     assert contents(store) == before
 

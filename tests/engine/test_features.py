@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -16,10 +17,12 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 from wps_sam import engine
+from wps_sam.checkpointer import write_atomically
 from wps_sam.config import check_config
 from wps_sam.data import feature_store, register_descriptions
 from wps_sam.engine import features
 from wps_sam.engine.features import cache_features, convert_features, settings_v1, spec_of
+from wps_sam.shares import WHOLE, Share
 
 import numpy as np
 import pytest
@@ -29,7 +32,7 @@ import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from format_1_cache import payload, write_format_1
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 DENSE = ("MODEL.PROMPTER.NAME", "DensePrompter", "MODEL.DENSE_PROMPTER.COMPANION_DIM", 8)
 NO_TEST = ("DATASETS.TEST", ())
@@ -440,16 +443,22 @@ class SlowEncoder:
         return {"image_embedding": torch.stack(embeddings)}, None
 
 
-def save_slowly(tensors, path, metadata):
+def write_slowly(path, write):
     """In two halves, 8 ms apart: the time that a shard of larger embeddings takes."""
-    save_file(tensors, path, metadata)
-    whole = Path(path).read_bytes()
-    Path(path).write_bytes(whole[: len(whole) // 2])
-    threading.Event().wait(0.008)
-    Path(path).write_bytes(whole)
+
+    def write_halves(file):
+        whole = io.BytesIO()
+        write(whole)
+        half = len(whole.getvalue()) // 2
+        file.write(whole.getvalue()[:half])
+        file.flush()
+        threading.Event().wait(0.008)
+        file.write(whole.getvalue()[half:])
+
+    write_atomically(path, write_halves)
 
 
-def make_and_die(cfg, folder, seconds):
+def make_and_die(cfg, folder, seconds, share=WHOLE, mirror=None):
     """Killed as by the kernel, this long after the first embedding was asked for."""
     embed = SlowEncoder.embed
 
@@ -460,46 +469,90 @@ def make_and_die(cfg, folder, seconds):
         return embed(self, batch)
 
     SlowEncoder.embed = embed_and_count_down
-    cache_features(cfg, folder)
+    cache_features(cfg, folder, share=share, mirror=mirror)
 
 
-def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(cfg, write_tiny_parts, tmp_path, monkeypatch):
+def in_a_child(*args):
+    """The exit code of :func:`make_and_die` with these arguments."""
+    child = mp.get_context("fork").Process(target=make_and_die, args=args)
+    child.start()
+    child.join(timeout=60)
+    assert child.exitcode is not None, "neither finished nor killed"
+    return child.exitcode
+
+
+@pytest.fixture
+def many(cfg, write_tiny_parts, tmp_path, monkeypatch):
+    """A configuration of 15 shards in two views and one of another data set, encoded and written slowly."""
     parts = write_tiny_parts(tmp_path / "data", name="killed_parts", num_train=30, num_val=2)
     register_descriptions([str(parts.description)])
-    try:
-        monkeypatch.setattr(features, "build_model", SlowEncoder)
-        monkeypatch.setattr(feature_store, "save_file", save_slowly)
-        monkeypatch.setattr(features, "spec_of", lambda *of: replace(spec_of(*of), features=SlowEncoder.FEATURES))
-        monkeypatch.setattr(feature_store, "MAX_RECORDS_PER_SHARD", 2)
-        many = cfg("DATASETS.TRAIN", (parts.split("train"),), "DATASETS.TEST", (parts.split("val"),))
-        began = time.perf_counter()
-        cache_features(many, tmp_path / "whole")
-        # Time for a quarter of the embeddings, however busy the machine is.
-        at_most = (time.perf_counter() - began) / 4
-        draw, left_behind, shards = random.Random(0), 0, []
-        while len(shards) < 20:
-            context = mp.get_context("fork")
-            child = context.Process(target=make_and_die, args=(many, tmp_path / "killed", draw.uniform(0, at_most)))
-            child.start()
-            child.join(timeout=60)
-            assert child.exitcode is not None, "neither finished nor killed"
-            if child.exitcode == 0:
-                # Finished too early: from the beginning.
-                shutil.rmtree(tmp_path / "killed")
-                continue
-            assert child.exitcode == -signal.SIGKILL
-            files = contents(tmp_path / "killed")
-            left_behind += any(".tmp" in name for name in files)
-            shards.append(sum(name.endswith(".safetensors") for name in files))
-        # Some were killed in the middle of a shard, and later ones went on where earlier ones stopped.
-        assert left_behind and len(set(shards)) > 3
-        cache_features(many, tmp_path / "killed")
-        assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-        assert len(contents(tmp_path / "whole")) == 2 * 15 + 1 + 2
-    finally:
-        for split in ("train", "val"):
-            DatasetCatalog.remove(parts.split(split))
-            MetadataCatalog.remove(parts.split(split))
+    monkeypatch.setattr(features, "build_model", SlowEncoder)
+    monkeypatch.setattr(feature_store, "write_atomically", write_slowly)
+    monkeypatch.setattr(features, "spec_of", lambda *of: replace(spec_of(*of), features=SlowEncoder.FEATURES))
+    monkeypatch.setattr(feature_store, "MAX_RECORDS_PER_SHARD", 2)
+    yield cfg("DATASETS.TRAIN", (parts.split("train"),), "DATASETS.TEST", (parts.split("val"),))
+    for split in ("train", "val"):
+        DatasetCatalog.remove(parts.split(split))
+        MetadataCatalog.remove(parts.split(split))
+
+
+def test_killed_at_random_20_times_the_cache_is_the_undisturbed_one(many, tmp_path):
+    began = time.perf_counter()
+    cache_features(many, tmp_path / "whole")
+    # Time for a quarter of the embeddings, however busy the machine is.
+    at_most = (time.perf_counter() - began) / 4
+    draw, left_behind, shards = random.Random(0), 0, []
+    while len(shards) < 20:
+        code = in_a_child(many, tmp_path / "killed", draw.uniform(0, at_most))
+        if code == 0:
+            # Finished too early: from the beginning.
+            shutil.rmtree(tmp_path / "killed")
+            continue
+        assert code == -signal.SIGKILL
+        files = contents(tmp_path / "killed")
+        left_behind += any(".tmp" in name for name in files)
+        shards.append(sum(name.endswith(".safetensors") for name in files))
+    # Some were killed in the middle of a shard, and later ones went on where earlier ones stopped.
+    assert left_behind and len(set(shards)) > 3
+    cache_features(many, tmp_path / "killed")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert len(contents(tmp_path / "whole")) == 2 * 15 + 1 + 2
+
+
+def test_four_shares_that_are_killed_make_the_undisturbed_cache(many, tmp_path, monkeypatch):
+    cache_features(many, tmp_path / "whole")
+    draw, killed = random.Random(1), 0
+    for number in (3, 0, 2, 1):
+        while in_a_child(many, tmp_path / "shares", draw.uniform(0.02, 0.3), Share(number, 4)):
+            killed += 1
+    assert killed > 3 and not list((tmp_path / "shares").rglob("manifest.json"))
+    monkeypatch.setattr(SlowEncoder, "embed", lambda *_: pytest.fail("all features are there"))
+    cache_features(many, tmp_path / "shares")
+    assert contents(tmp_path / "shares") == contents(tmp_path / "whole")
+
+
+def test_shares_meet_in_a_mirror(many, tmp_path, monkeypatch):
+    """Each on a disk of its own; the first is killed, and goes on where nothing is left on its disk."""
+    cache_features(many, tmp_path / "whole")
+    url = f"file://{tmp_path}/mirror"
+    while not list(tmp_path.glob("mirror/*/*.safetensors")):
+        assert in_a_child(many, tmp_path / "killed", 0.3, Share(0, 2), url) in (0, -signal.SIGKILL)
+    before = contents(tmp_path / "mirror")
+    cache_features(many, tmp_path / "first", share=Share(0, 2), mirror=url)
+    assert before.items() <= contents(tmp_path / "first").items() <= contents(tmp_path / "mirror").items()
+    # What was made here without the mirror gets there, too.
+    cache_features(many, tmp_path / "second", share=Share(1, 2))
+    cache_features(many, tmp_path / "second", share=Share(1, 2), mirror=url)
+    with monkeypatch.context() as patched:
+        patched.setattr(SlowEncoder, "embed", lambda *_: pytest.fail("all features are there"))
+        cache_features(many, tmp_path / "last", mirror=url)
+    assert contents(tmp_path / "last") == contents(tmp_path / "whole") == contents(tmp_path / "mirror")
+    # Another cache's folder is left alone.
+    with pytest.raises(ValueError, match=r"last_2/killed_parts_train: holds another feature cache: .*, of an unfin"):
+        cache_features(many, tmp_path / "last_2", dtype="int8", mirror=url)
+    assert contents(tmp_path / "mirror") == contents(tmp_path / "whole")
+    with pytest.raises(ValueError, match="--mirror nothing://a: Protocol not known: nothing"):
+        cache_features(many, tmp_path / "last", mirror="nothing://a")
 
 
 def test_pictures_are_not_opened_in_vain(cfg, write_tiny_parts, tmp_path):

@@ -50,6 +50,21 @@ def test_gradients_and_scores_are_those_of_one_process(runs, name):
         assert scores == pytest.approx(theirs[protocol], abs=0.05, nan_ok=True), protocol
 
 
+def test_torchrun_trains_the_same(runs):
+    folder, _ = runs
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wps_sam"]
+    command += ["train", "--config-file", str(folder / "config.yaml"), "OUTPUT_DIR", str(folder / "torchrun")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (SafeCheckpointer.read(str(folder / r / "model_final.pth"))["model"] for r in ("torchrun", "two"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert (folder / "torchrun" / "evaluation.json").read_bytes() == (folder / "two" / "evaluation.json").read_bytes()
+    # The runs are not the same because nothing was trained.
+    one = SafeCheckpointer.read(str(folder / "one" / "model_final.pth"))["model"]
+    assert any(not torch.equal(ours[key], one[key]) for key in ours)
+
+
 def test_one_process_that_is_asked_stops_both_and_nothing_is_lost(runs):
     folder, printed = runs
     stopped = folder / "stopped"

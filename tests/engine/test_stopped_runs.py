@@ -116,6 +116,16 @@ def test_the_state_of_another_optimizer_is_refused(run, tmp_path, monkeypatch):
     assert f"{tmp_path / 'other' / 'model_0000000.pth'}: the state of the optimizer does not fit: groups of" in err
 
 
+def test_machines_that_do_not_see_the_same_checkpoint_are_told(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        ask_in(patched, True, 2, signal.SIGTERM)
+        assert run("apart", opts=("DATASETS.TEST", ()))[0] == 143
+    # The other has an OUTPUT_DIR of its own, which is empty.
+    monkeypatch.setattr("wps_sam.engine.trainer.comm.all_gather", lambda said: [said, 0] if said == 2 else [said])
+    code, _, err = run("apart", "--resume", opts=("DATASETS.TEST", ()))
+    assert code == 2 and f"{tmp_path / 'apart'}: the processes begin at the iterations [2, 0], as not all see" in err
+
+
 @pytest.mark.parametrize("full", ["metrics.json", "model_0000001.pth"])
 def test_a_full_disk_is_told_in_one_line_with_the_path(run, tmp_path, monkeypatch, full):
     folder = tmp_path / "full"

@@ -6,19 +6,24 @@ import contextlib
 import csv
 import io
 import json
+import multiprocessing
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from wps_sam.masks import segmentation_to_mask
+from wps_sam.mirror import Mirror
 from wps_sam.outputs import is_output
 from wps_sam.prediction import run, sources
 from wps_sam.prediction.results import CLASSES_FILE, COCO_FILE, KINDS, Results
 from wps_sam.prediction.run import predict_all
-from wps_sam.prediction.sources import find_sources
+from wps_sam.prediction.sources import Source, find_sources
+from wps_sam.shares import Share
 from wps_sam.visualization import part_colors
 
 import cv2
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -191,3 +196,104 @@ def test_nothing_of_others_is_overwritten_and_nothing_half_is_left(photos: Path,
     with pytest.raises(ValueError, match="was not made"), Results(tmp_path / "new", ["json"], ("a",)):
         raise ValueError("was not made")
     assert files(tmp_path / "new") == set()
+
+
+# ------------------------------------------------------------------ shares, and runs that go on
+
+
+def share_of(
+    inputs: Sequence[Path], output: Path, share: Share, resume: bool = True, kill_after: int = 99, mirror: Any = None
+) -> Any:
+    """As the subcommand does it, two pictures in a batch; killed after so many batches. The predictor."""
+    predictor = HalvesPredictor()
+    plain = predictor.predict_batch
+
+    def predict_batch(images: Any, batch_size: int = 4) -> Any:
+        if len(predictor.shown) == kill_after:
+            os._exit(9)
+        return plain(images, batch_size)
+
+    predictor.predict_batch = predict_batch  # type: ignore[method-assign]
+    found, *_ = find_sources([str(name) for name in inputs], is_result=is_output)
+    sources = run.sources_of(share, found, 2)
+    done = {source for source in sources if resume and Results.are_there(output, KINDS, source)}
+    with Results(output, KINDS, predictor.class_names, share.is_whole, mirror) as results:
+        predict_all(predictor, sources, results, batch_size=2, every=3, done=done)
+    return predictor
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files(folder)}
+
+
+def test_shares_that_are_killed_and_resumed_leave_what_one_run_does(photos: Path, tmp_path: Path) -> None:
+    """Batches 0 1, 2 3 and 4: the first of two shares has 0 1 4 and the video."""
+    inputs, out = [photos, write_video(tmp_path / "clip.mp4")], tmp_path / "out"
+    whole = share_of(inputs, tmp_path / "whole", Share())
+    assert whole.shown == [2, 2, 1, 2, 1]
+    child = multiprocessing.get_context("fork").Process(target=share_of, args=(inputs, out, Share(0, 2), True, 2))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 9 and {"0.json", "1.json", "4.json"} <= files(out) and "clip.jsonl" not in files(out)
+    (out / "1.json").unlink()
+    # What was not finished is shown with the company that it had.
+    assert share_of(inputs, out, Share(0, 2)).shown == [2, 2, 1]
+    assert COCO_FILE not in files(out) and CLASSES_FILE not in files(out) and "2.json" not in files(out)
+    assert share_of(inputs, out, Share(1, 2)).shown == [2]
+    assert share_of(inputs, out, Share()).shown == []
+    assert contents(out) == contents(tmp_path / "whole")
+    # The comparison could have failed.
+    assert len(json.loads((out / COCO_FILE).read_text())["annotations"]) == 2 * (5 + 3)
+    assert share_of(inputs, out, Share(), resume=False).shown == whole.shown
+
+
+def test_files_are_taken_to_a_mirror_and_come_back(photos: Path, tmp_path: Path) -> None:
+    storage = fsspec.filesystem("memory")
+    inputs = [photos, write_video(tmp_path / "clip.mp4")]
+    for number in range(2):
+        out = tmp_path / f"out{number}"
+        share_of(inputs, out, Share(number, 2), mirror=Mirror(out, "memory://bucket/found"))
+        assert {name: storage.cat(f"/bucket/found/{name}") for name in files(out)} == contents(out)
+    # Of another machine, whose disk is empty.
+    last = tmp_path / "last"
+    mirror = Mirror(last, "memory://bucket/found")
+    wanted = [p for s in find_sources([str(n) for n in inputs]).sources for p in Results.targets(last, KINDS, s)]
+    assert mirror.exchange(wanted) == wanted
+    assert share_of(inputs, last, Share(), mirror=mirror).shown == []
+    share_of(inputs, tmp_path / "whole", Share())
+    for name, content in contents(tmp_path / "whole").items():
+        assert storage.cat(f"/bucket/found/{name}") == content
+        assert "cutouts" in name or "frame" in name or (last / name).read_bytes() == content
+    # What is here alone is taken there.
+    storage.rm("/bucket/found/3.json")
+    assert mirror.exchange(wanted) == [] and storage.exists("/bucket/found/3.json")
+
+
+def test_every_source_is_in_one_share() -> None:
+    found = [Source(f"{n}.{'mp4' if n % 10 == 0 else 'jpg'}", Path(str(n))) for n in range(50)]
+    for of in (1, 4, 7, 60):
+        shares = [run.sources_of(Share(number, of), found, 4) for number in range(of)]
+        assert sorted(s.name for share in shares for s in share) == sorted(s.name for s in found)
+        # Batches of a share are batches of them all.
+        pictures = [s for s in found if not s.moves]
+        batches = {tuple(pictures[k : k + 4]) for k in range(0, len(pictures), 4)}
+        for share in shares:
+            assert {tuple(batch) for batch in run._batches([s for s in share if not s.moves], 4)} <= batches
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"parts": [{"name": "tail"}]}', '{"parts": 1}'])
+def test_what_is_no_result_of_an_earlier_run_is_told(photos: Path, tmp_path: Path, content: str) -> None:
+    share_of([photos], tmp_path / "out", Share())
+    (tmp_path / "out" / "3.json").write_text(content)
+    with pytest.raises(ValueError, match=r"out/3\.json: not a result of wps-sam predict \(.*; delete it"):
+        share_of([photos], tmp_path / "out", Share())
+
+
+def test_what_is_kept_needs_all_its_files(photos: Path, tmp_path: Path) -> None:
+    share_of([photos], tmp_path, Share())
+    first = find_sources([str(photos)]).sources[0]
+    assert Results.are_there(tmp_path, ["overlay", "json", "cutouts"], first)
+    # Nothing tells how many there would have to be.
+    assert not Results.are_there(tmp_path, ["cutouts"], first)
+    (tmp_path / "0.png").unlink()
+    assert Results.are_there(tmp_path, ["json"], first) and not Results.are_there(tmp_path, KINDS, first)

@@ -73,6 +73,24 @@ def test_refuses_with_the_reason(run, capsys, monkeypatch, arguments, message):
     assert message in capsys.readouterr().err
 
 
+def test_shards_make_a_cache_in_pieces(run, tmp_path, log, capsys):
+    """Of one shard, so that the second of two jobs has nothing to do."""
+    val = ("DATASETS.TRAIN", "()")
+    assert run(*val, "--shard", "1/2") == 0 and not list(tmp_path.rglob("*.safetensors"))
+    assert run(*val, "--shard", "0/2") == 0
+    folder = tmp_path / "features" / "tiny_parts_val"
+    told = "the shards 0/2 are complete; when all are, the command without --shard finishes the cache"
+    assert f"{folder}: {told}" in log.text and not (folder / "manifest.json").exists()
+    log.clear()
+    assert run(*val) == 0
+    assert "0 of 4 records, 0.0 MiB, are still to be made" in log.text and (folder / "manifest.json").exists()
+    for odd in ("2/2", "1/0", "1", "-1/2", "a/b"):
+        with pytest.raises(SystemExit):
+            run(f"--shard={odd}")
+        assert f"--shard: expected I/N, such as 0/4 to 3/4, got {odd}" in capsys.readouterr().err
+    assert run("--shard", "0/2", "--convert", tmp_path) == 2
+
+
 def test_leaves_a_cache_of_something_else_alone(run, tmp_path, capsys):
     assert run("--output", tmp_path / "mine", "DATASETS.TRAIN", "()") == 0
     before = (tmp_path / "mine" / "tiny_parts_val" / "original-00000.safetensors").read_bytes()

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..shares import WHOLE, Share
+
 if TYPE_CHECKING:
     from ..predictor import PartPredictor
 
@@ -66,6 +68,23 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     add("--num-gpus", type=int, default=1, help="GPUs of this machine, with a process each (default: 1)")
     add("--num-processes", type=int, default=0, help="processes of this machine on the CPU; needs MODEL.DEVICE cpu")
     parser.set_defaults(num_machines=1, machine_rank=0, dist_url="auto")
+
+
+def add_shard(parser: argparse.ArgumentParser) -> None:
+    """A share of the work, for jobs that know nothing of each other."""
+    help_text = "do the share I, from 0, of N alone; when all are done, the command without it finishes"
+    parser.add_argument("--shard", dest="share", type=_shard, default=WHOLE, metavar="I/N", help=help_text)
+    help_text = (
+        "copy finished files to this storage of fsspec's, such as s3://bucket/folder, and go on from those there"
+    )
+    parser.add_argument("--mirror", metavar="URL", help=help_text)
+
+
+def _shard(text: str) -> Share:
+    try:
+        return Share.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -4,10 +4,15 @@
     wps-sam cache --config-file FILE --dtype int8 --output /data/features
     wps-sam cache --config-file FILE --num-gpus 4 --batch-size 8
     wps-sam cache --config-file FILE --num-processes 2 MODEL.DEVICE cpu
+    wps-sam cache --config-file FILE --shard 3/64
     wps-sam train --config-file FILE MODEL.SAM.FEATURES cache MODEL.SAM.CACHE_DIR /data/features
 
 It can be stopped at any moment; the same command goes on. On finished caches it checks every byte, makes
 damaged shards anew, and adds the flipped view if the config now asks for it.
+
+With --shard it makes a share of each cache, in a job that knows nothing of the others: each reads its own pictures and
+writes its own files, into one folder, or into several that are then copied into one. When all have, the command
+without --shard checks the files and finishes the caches; docs/scale.md has an example.
 
 Caches of format 1 are not read any more. With --convert they become today's, value by value and without the encoder:
 
@@ -30,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=FORMATS, help="default: fp16; int8: half of it, see datasets/README.md")
     parser.add_argument("--convert", metavar="DIR", help="caches of format 1, whose dtype is kept")
     parser.add_argument("--batch-size", type=int, default=1, help="pictures at once; a GPU likes 8")
+    arguments.add_shard(parser)
     arguments.add_processes(parser)
 
 
@@ -38,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--batch-size is {args.batch_size}; expected 1 or more")
     if args.convert and args.dtype:
         raise ValueError(f"--dtype is {args.dtype}; expected none with --convert, which keeps that of the old caches")
+    if args.convert and (args.mirror or not args.share.is_whole):
+        raise ValueError("--convert is done in one piece, on disks: expected no --shard and no --mirror")
     from ..engine import launch
 
     launch(work, args)
@@ -66,4 +74,4 @@ def work(args: argparse.Namespace) -> None:
     if args.convert:
         convert_features(cfg, args.convert, output)
     else:
-        cache_features(cfg, output, args.dtype or "fp16", args.batch_size)
+        cache_features(cfg, output, args.dtype or "fp16", args.batch_size, args.share, args.mirror)

@@ -6,29 +6,32 @@ A store is one folder, which can be moved: ``manifest.json``, and shards of each
         {place:04d}.{feature}     a tensor of each picture and feature, see :func:`pack`
         metadata "wps_sam"        JSON: the seal, and checksums, the XXH3 (64 bits) of each picture's bytes
 
-The seal is the SHA-256 of all that the features follow from, as the manifest says it, and of the shard's name: a shard
-of another store, or in the place of another, is noticed. Shards appear whole or not at all, the manifest last; nothing
-in a shard depends on when, by how many processes or after how many interruptions it was written.
+The seal is the SHA-256 of all that the shard's features follow from, settings and pictures as the manifest says them,
+and of its name: a shard of another store, or in the place of another, is noticed. Shards appear whole or not at all,
+the manifest last; nothing in a shard depends on when, by how many processes and machines or after how many
+interruptions it was written, so that shares of a store can be made apart from each other.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from wps_sam.checkpointer import write_atomically
 from wps_sam.masks import record_size
+from wps_sam.shares import WHOLE, Share
 
 import numpy as np
 import torch
 import xxhash
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -150,7 +153,7 @@ class Manifest:
 
     Args:
         pictures: [base name, image_id, height, width, bytes, XXH3 of the content] of each; before the last "upright" of
-            those that are turned as their EXIF tag says.
+            those that are turned as their EXIF tag says. None for those that another share of the store looks at.
         mtimes: the modification time in ns of each picture's file, as it was before its content was read.
         shards: the XXH3 of each shard's header by its name.
     """
@@ -161,7 +164,7 @@ class Manifest:
     features: Mapping[str, list[int]]
     dtype: str
     records_per_shard: int
-    pictures: Sequence[list[Any]]
+    pictures: Sequence[Any]
     mtimes: Sequence[int | None]
     views: Sequence[str] = ()
     shards: Mapping[str, str] = field(default_factory=dict)
@@ -172,33 +175,35 @@ class Manifest:
         return read_manifest(folder, FORMAT, lambda content: cls(**content))
 
     @classmethod
-    def of(cls, spec: StoreSpec, known: Manifest | None = None) -> Manifest:
-        """The manifest of a store to be made. Reads all pictures but those that are as ``known`` says.
+    def of(cls, spec: StoreSpec, known: Manifest | None = None, share: Share = WHOLE) -> Manifest:
+        """The manifest of a store to be made. Reads all pictures of a share but those that are as ``known`` says.
 
         Raises:
             ValueError: names a picture that does not exist.
         """
-        pairs = iter(zip(known.pictures, known.mtimes) if known else ())
-        described = [_describe(record, *next(pairs, (None, None))) for record in spec.pictures]
         record_bytes = sum(tensor.nbytes for tensor in packed_layout(spec.features, spec.dtype).values())
-        return cls(
-            **{**vars(spec), "pictures": [row for row, _ in described]},
-            records_per_shard=min(max(SHARD_BYTES // record_bytes, 1), MAX_RECORDS_PER_SHARD),
-            mtimes=[mtime for _, mtime in described],
-        )
+        step = min(max(SHARD_BYTES // record_bytes, 1), MAX_RECORDS_PER_SHARD)
+        pairs = itertools.chain(zip(known.pictures, known.mtimes) if known else (), itertools.repeat((None, None)))
+        described = [
+            _describe(record, *pair) if share.has(place // step) else (None, None)
+            for place, (record, pair) in enumerate(zip(spec.pictures, pairs))
+        ]
+        rows, mtimes = [row for row, _ in described], [mtime for _, mtime in described]
+        return cls(**{**vars(spec), "pictures": rows}, records_per_shard=step, mtimes=mtimes)
 
-    def origin(self) -> bytes:
-        """SHA-256 of all that the bytes of a shard follow from."""
-        added = ("mtimes", "views", "shards")
-        content = {key: value for key, value in vars(self).items() if key not in added}
+    def origin(self, *without: str) -> bytes:
+        """SHA-256 of all that the bytes of shards follow from, but what is named."""
+        left_out = ("mtimes", "views", "shards", *without)
+        content = {key: value for key, value in vars(self).items() if key not in left_out}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
-    def shards_of(self, views: Sequence[str]) -> list[Shard]:
-        """All shards of these views, in the order of their pictures."""
+    def shards_of(self, views: Iterable[str], share: Share = WHOLE) -> list[Shard]:
+        """The shards of these views in a share, in the order of their pictures, each picture in one share alone."""
         step, total = self.records_per_shard, len(self.pictures)
         return [
             Shard(_shard_name(view, first // step), view, first, min(step, total - first))
             for first in range(0, total, step)
+            if share.has(first // step)
             for view in views
         ]
 
@@ -211,7 +216,7 @@ class Manifest:
             ("features of the shapes", self.features, asked.features),
             ("the dtype", self.dtype, asked.dtype),
             ("the number of pictures", len(self.pictures), len(asked.pictures)),
-            *(("the picture", was, now) for was, now in zip(self.pictures, asked.pictures)),
+            *(("the picture", was, now) for was, now in zip(self.pictures, asked.pictures) if now is not None),
         ]
         for what, was, now in pairs:
             if was != now:
@@ -320,15 +325,21 @@ class _Store:
         self.folder = Path(folder)
         self.manifest = manifest
         self._layout = packed_layout(manifest.features, manifest.dtype)
-        self._origin = manifest.origin()
+        self._origin, self._origin_of_all = manifest.origin("pictures"), manifest.origin()
 
-    def _seal(self, name: str) -> str:
-        return hashlib.sha256(self._origin + name.encode()).hexdigest()
+    def _seal(self, shard: Shard) -> str:
+        pictures = self.manifest.pictures[shard.first : shard.first + shard.count]
+        return hashlib.sha256(self._origin + json.dumps([shard.name, pictures]).encode()).hexdigest()
+
+    def _is_sealed(self, shard: Shard, header: _Header) -> bool:
+        # Until November 2026 every shard's seal was of all pictures.
+        of_all = hashlib.sha256(self._origin_of_all + shard.name.encode()).hexdigest()
+        return header.seal in (self._seal(shard), of_all)
 
     def _header(self, shard: Shard) -> _Header | None:
         """None if the shard is missing, cut off, not of this store, or not the one that the manifest knows."""
         header = _read_header(self.folder / shard.name)
-        if header is None or header.seal != self._seal(shard.name):
+        if header is None or not self._is_sealed(shard, header):
             return None
         known = self.manifest.shards.get(shard.name, header.digest)
         names = {f"{place:04d}.{name}" for place in range(shard.count) for name in self._layout}
@@ -410,45 +421,67 @@ class FeatureStoreReader(_Store):
 class FeatureStoreWriter(_Store):
     """Writes a store shard by shard, in any order, by any number of processes.
 
-    The views of a store that is there already are kept: ``views`` holds them and those asked for.
+    The views of a store that is there already are kept: ``views`` holds them and those asked for. Of a share only its
+    own shards, ``shards``, and their pictures are looked at; a writer of the whole store makes what is missing then,
+    and finishes it.
 
     Raises:
         ValueError: the folder holds the features of something else. Nothing is deleted.
     """
 
-    def __init__(self, folder: str | Path, spec: StoreSpec, views: Sequence[str]) -> None:
-        asked = Manifest.of(spec)
+    def __init__(self, folder: str | Path, spec: StoreSpec, views: Sequence[str], share: Share = WHOLE) -> None:
+        asked = Manifest.of(spec, share=share)
+        self.share = share
         finished = (Path(folder) / MANIFEST).is_file()
         super().__init__(folder, Manifest.read(folder) if finished else asked)
-        different = self.manifest.difference(asked) if finished else self._foreign_shard()
-        if different:
-            raise ValueError(
-                f"{folder}: holds another feature cache: {different}. Choose another --output, or delete the folder "
-                "first"
-            )
+        if finished:
+            self._require_none(self.manifest.difference(asked))
+        else:
+            self.check_shards()
         self.manifest = replace(self.manifest, mtimes=asked.mtimes)
         self.pictures = spec.pictures
         self.views = list(dict.fromkeys((*self.manifest.views, *views)))
-        self.shards = self.manifest.shards_of(self.views)
+        self.shards = self.manifest.shards_of(self.views, share)
 
-    def _foreign_shard(self) -> str | None:
-        """A shard of an unfinished store that is not this one."""
-        for path in sorted(self.folder.glob("*")):
-            header = _read_header(path) if path.suffix == ".safetensors" else None
-            if path.suffix == ".bin" or (header is not None and header.seal != self._seal(path.name)):
-                return f"{path.name}, of an unfinished one, was made of other pictures or with other settings"
-        return None
+    def _require_none(self, different: str | None) -> None:
+        if different:
+            raise ValueError(
+                f"{self.folder}: holds another feature cache: {different}. Choose another --output, or delete the "
+                "folder first"
+            )
+
+    def check_shards(self) -> None:
+        """Requires that the shards of an unfinished store are this one's.
+
+        Raises:
+            ValueError: names one that is not.
+        """
+        paths = sorted(self.folder.glob("*"))
+        views = sorted({path.stem.rpartition("-")[0] for path in paths})
+        ours = {shard.name: shard for shard in self.manifest.shards_of(views, self.share)}
+        for path in paths:
+            shard = ours.get(path.name)
+            looked_at = path.suffix == ".safetensors" and (shard is not None or self.share.is_whole)
+            header = _read_header(path) if looked_at else None
+            if path.suffix == ".bin" or (header and not (shard and self._is_sealed(shard, header))):
+                self._require_none(
+                    f"{path.name}, of an unfinished one, was made of other pictures or with other settings"
+                )
 
     def shard_bytes(self, shard: Shard) -> int:
         """Size of a shard, or a little more: its header is not known before it is written."""
         return shard.count * (sum(tensor.nbytes + 256 for tensor in self._layout.values())) + 512
 
     def prepare(self) -> None:
-        """Makes the folder, and clears it of what killed processes left half written. By one process, before any."""
+        """Makes the folder, and clears it of what killed processes left half written. By one process, before any.
+
+        Of a share only what is its own: others may be at work.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Ours and safetensors'.
-        for path in (*self.folder.glob("*.tmp"), *self.folder.glob(".tmp*")):
-            path.unlink()
+        names = {shard.name for shard in self.shards}
+        for path in self.folder.glob("*.tmp"):
+            if self.share.is_whole or path.name.rsplit(".", 2)[0] in names:
+                path.unlink()
 
     def missing(self) -> list[Shard]:
         """Shards that are not there, or that the reader would not open."""
@@ -474,16 +507,9 @@ class FeatureStoreWriter(_Store):
             checksums.append(checksum.hexdigest())
         assert len(checksums) == shard.count, (len(checksums), shard)
         # One entry only: the library writes several in changing order.
-        metadata = {_METADATA: json.dumps({"seal": self._seal(shard.name), "checksums": checksums})}
-
-        def save(file: BinaryIO) -> None:
-            save_file(tensors, file.name, metadata)
-            # The library has put a file of its own in place of ours, which its owner alone may read.
-            os.chmod(file.name, os.fstat(file.fileno()).st_mode & 0o777)
-            with open(file.name, "rb") as saved:
-                os.fsync(saved.fileno())
-
-        write_atomically(self.folder / shard.name, save)
+        metadata = {_METADATA: json.dumps({"seal": self._seal(shard), "checksums": checksums})}
+        # The library's own file would have a name that does not tell whose it is.
+        write_atomically(self.folder / shard.name, lambda file: file.write(save(tensors, metadata)))
         header = _read_header(self.folder / shard.name)
         assert header is not None, shard
         return header.digest

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..config import check_cacheable
 from ..data.feature_store import (
+    MANIFEST,
     FeatureStoreReader,
     FeatureStoreWriter,
     Records,
@@ -35,6 +36,8 @@ from ..data.feature_store_v1 import FeatureStoreReaderV1
 from ..data.mapper import VIEW_OF, PartDatasetMapper, RandomViews, build_augmentations, random_view
 from ..encoders import encoder_class, semantic_spec
 from ..encoders.build_sam import image_encoder_hash
+from ..mirror import Mirror
+from ..shares import WHOLE, Share
 
 logger = logging.getLogger(__name__)
 
@@ -88,16 +91,27 @@ def open_features(cfg: CfgNode, dataset_name: str, records: Records, is_train: b
 # ------------------------------------------------------------------ making
 
 
-def cache_features(cfg: CfgNode, output: str | Path, dtype: str = "fp16", batch_size: int = 1) -> None:
-    """Makes, or completes and checks, the stores of all data sets of DATASETS.TRAIN and DATASETS.TEST.
+def cache_features(
+    cfg: CfgNode,
+    output: str | Path,
+    dtype: str = "fp16",
+    batch_size: int = 1,
+    share: Share = WHOLE,
+    mirror: str | None = None,
+) -> None:
+    """Makes, or completes and checks, the stores of all data sets of DATASETS.TRAIN and DATASETS.TEST, or a share.
 
-    Run by every process of the group, which share the work by shards.
+    Run by every process of the group, which share the work by shards. A share reads no other's pictures and writes no
+    other's shards; the stores can be read once the whole was asked for, which then only has to check what is there.
 
     Args:
         cfg: whose data sets are registered.
         output: the folder of the stores, one for each data set.
         dtype: fp16, fp32 or int8.
         batch_size: pictures that the encoder is given at once.
+        share: of the shards of each store.
+        mirror: where fsspec finds a copy of ``output``, into which shards are taken as they are finished, and from
+            which those come that are missing here.
 
     Raises:
         ValueError: pictures are seen in too many views, the folder holds something else, or the disk is too small.
@@ -109,12 +123,12 @@ def cache_features(cfg: CfgNode, output: str | Path, dtype: str = "fp16", batch_
     writers = []
     for name, pictures in _pictures(cfg).items():
         spec, views = spec_of(cfg, name, pictures, dtype), views_of(cfg, name in cfg.DATASETS.TRAIN)
-        writers.append(FeatureStoreWriter(Path(output) / name, spec, views))
+        writers.append(FeatureStoreWriter(Path(output) / name, spec, views, share))
 
     def encoded(jobs: Sequence[Job]) -> Iterator[dict[str, Tensor]]:
         return (pack(features, dtype) for features in _features(cfg, jobs, batch_size))
 
-    _complete(writers, output, encoded)
+    _complete(writers, output, encoded, Mirror(Path(output), mirror) if mirror else None)
 
 
 def convert_features(cfg: CfgNode, old: str | Path, output: str | Path) -> None:
@@ -150,11 +164,17 @@ def _complete(
     writers: Sequence[FeatureStoreWriter],
     output: str | Path,
     records_of: Callable[[Sequence[Job]], Iterator[Mapping[str, Tensor]]],
+    mirror: Mirror | None = None,
 ) -> None:
     """Writes what is missing or damaged; ``records_of`` yields the packed records of shards one after another."""
     if comm.is_main_process():
         for writer in writers:
             writer.prepare()
+        if mirror:
+            mirror.exchange(writer.folder / shard.name for writer in writers for shard in writer.shards)
+            for writer in writers:
+                writer.check_shards()
+    comm.synchronize()
     missing = {(writer, shard) for writer in writers for shard in writer.missing()}
     _announce(writers, missing, Path(output))
     # Only when all have seen what is missing may the first write something.
@@ -170,11 +190,19 @@ def _complete(
     records = records_of(todo)
     for writer, shard in todo:
         digests[writer.folder, shard.name] = writer.write(shard, itertools.islice(records, shard.count))
+        if mirror:
+            mirror.publish(writer.folder / shard.name)
     gathered = {key: digest for of_rank in comm.gather(digests) for key, digest in of_rank.items()}
     if comm.is_main_process():
         for writer in writers:
-            writer.finish({shard.name: gathered[writer.folder, shard.name] for shard in writer.shards})
-            logger.info("%s: complete", writer.folder)
+            if writer.share.is_whole:
+                writer.finish({shard.name: gathered[writer.folder, shard.name] for shard in writer.shards})
+                if mirror:
+                    mirror.publish(writer.folder / MANIFEST)
+                logger.info("%s: complete", writer.folder)
+            else:
+                after = "when all are, the command without --shard finishes the cache"
+                logger.info("%s: the shards %s are complete; %s", writer.folder, writer.share, after)
 
 
 def _announce(writers: Sequence[FeatureStoreWriter], missing: set[Job], output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs work in this process, in one for each GPU, or in several on the CPU."""
+"""Runs work in this process, in one for each GPU, in several on the CPU, or as one of those that torchrun started."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from .. import stops
+from ..config import read_config
 from ..user_errors import USER_ERRORS, one_line
 
 Work = Callable[[argparse.Namespace], Any]
@@ -29,6 +30,9 @@ Work = Callable[[argparse.Namespace], Any]
 def launch(main: Work, args: argparse.Namespace) -> None:
     """Runs ``main(args)`` in this process, or in one process for each GPU, or in ``--num-processes`` on the CPU.
 
+    A process that torchrun has started, or whatever else sets its variables, becomes the one that they say it is, and
+    ends as one process does: torchrun looks after the others.
+
     Detectron2's own launch takes NCCL wherever it sees a GPU (always, in version 0.6), so that
     processes on the CPU are started here.
 
@@ -36,12 +40,22 @@ def launch(main: Work, args: argparse.Namespace) -> None:
     not answer after half a minute.
 
     Raises:
-        ValueError: what a process of several raised for the user's eyes; of one process as it came.
+        ValueError: what a process of several raised for the user's eyes; of one process as it came. Or torchrun and
+            the arguments both ask for processes.
         ChildProcessError: one of several was killed.
         Stopped: they were asked to stop.
         SystemExit: with the code with which a process ended.
     """
-    if args.num_machines * (args.num_processes or args.num_gpus) <= 1:
+    asked_for = args.num_machines * (args.num_processes or args.num_gpus)
+    if stops.started_by_torchrun():
+        if asked_for > 1:
+            raise ValueError(
+                f"--num-gpus, --num-processes and --num-machines ask for {asked_for} processes, but this is one of "
+                f"{os.environ['WORLD_SIZE']} that torchrun has started: leave them out"
+            )
+        _join(main, args)
+        return
+    if asked_for <= 1:
         main(args)
         return
     # The first to fail is told; that the others are ended then is no news.
@@ -113,4 +127,20 @@ def _run_on_cpu(local_rank: int, main: Work, args: argparse.Namespace, folder: s
     rank = args.machine_rank * args.num_processes + local_rank
     dist.init_process_group("gloo", init_method=url, world_size=world_size, rank=rank)
     _run(main, args, folder)
+    dist.destroy_process_group()
+
+
+def _join(main: Work, args: argparse.Namespace) -> None:
+    """The work in a process of torchrun's, on the GPU of its number where MODEL.DEVICE is one."""
+    local_rank = int(os.environ["LOCAL_RANK"])
+    on_gpu = read_config(args.config_file, args.opts).MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available()
+    if on_gpu:
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"LOCAL_RANK is {local_rank}, but this machine has {torch.cuda.device_count()} GPUs: give torchrun "
+                f"--nproc-per-node {torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    main(args)
     dist.destroy_process_group()

@@ -310,6 +310,12 @@ class Trainer(DefaultTrainer):
         """Continues the last checkpoint of OUTPUT_DIR if asked to and there is one; else loads MODEL.WEIGHTS."""
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
         super().resume_or_load(resume)
+        begins = comm.all_gather(self.start_iter)
+        if len(set(begins)) > 1:
+            raise ValueError(
+                f"{self.cfg.OUTPUT_DIR}: the processes begin at the iterations {begins}, as not all see the same last "
+                "checkpoint; put OUTPUT_DIR on a disk that all machines share"
+            )
         if self.start_iter and os.path.isfile(self._best_file()):
             # Not of the last checkpoint, which is written before the evaluation.
             best = SafeCheckpointer.read(self._best_file())["trainer"]

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ..mirror import Mirror
 from ..outputs import check_outputs, stream_output, write_output
 from ..visualization import part_colors
 from .parts import PartPrediction
@@ -26,6 +27,7 @@ from .sources import Source
 KINDS = ("overlay", "json", "labels", "cutouts")
 COCO_FILE = "all_parts.coco.json"
 CLASSES_FILE = "classes.csv"
+_OF_RUN = (("labels", CLASSES_FILE), ("json", COCO_FILE))
 
 # Takes one frame of a video: its number, and what was found in it.
 TakeFrame = Callable[[int, PartPrediction], None]
@@ -45,30 +47,41 @@ class Results(AbstractContextManager["Results"]):
 
     Of a video PLACE.mp4, its frames painted, and PLACE.jsonl, a line a frame, which also has its number, ``frame``; the
     other two are written for each frame, in the folder PLACE. And with json, for the whole run, COCO_FILE: images,
-    categories (class c has the id c + 1) and annotations with masks and scores, in COCO's form.
+    categories (class c has the id c + 1) and annotations with masks and scores, in COCO's form. Of a picture and of a
+    video the JSON is written last.
 
     Args:
         folder: in which all files are written.
         kinds: of KINDS, what is to be written.
         class_names: of the model.
+        of_run: whether the files for the whole run are written, too; a share of one leaves them out.
+        mirror: a copy of the folder, into which files are taken as they are finished.
 
     Raises:
         ValueError: a file is in the way, see :func:`wps_sam.outputs.check_outputs`.
     """
 
-    def __init__(self, folder: Path, kinds: Collection[str], class_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kinds: Collection[str],
+        class_names: tuple[str, ...],
+        of_run: bool = True,
+        mirror: Mirror | None = None,
+    ) -> None:
         self._folder = folder
         self._kinds = kinds
+        self._files_of_run = [folder / name for kind, name in _OF_RUN if kind in kinds and of_run]
+        self._mirror = mirror
         self._class_names = class_names
         self._opened = ExitStack()
         self._coco: _CocoFile | None = None
 
     def __enter__(self) -> Results:
-        of_run = (("labels", CLASSES_FILE), ("json", COCO_FILE))
-        check_outputs(self._folder / name for kind, name in of_run if kind in self._kinds)
-        if "labels" in self._kinds:
+        check_outputs(self._files_of_run)
+        if self._folder / CLASSES_FILE in self._files_of_run:
             write_output(self._folder / CLASSES_FILE, self._list_classes())
-        if "json" in self._kinds:
+        if self._folder / COCO_FILE in self._files_of_run:
             file = self._opened.enter_context(_streamed(self._folder / COCO_FILE))
             self._coco = self._opened.enter_context(_CocoFile(file, self._class_names))
         return self
@@ -77,6 +90,8 @@ class Results(AbstractContextManager["Results"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._opened.__exit__(kind, error, trace)
+        if error is None:
+            self._publish(self._files_of_run)
 
     @staticmethod
     def targets(folder: Path, kinds: Collection[str], source: Source) -> list[Path]:
@@ -85,20 +100,45 @@ class Results(AbstractContextManager["Results"]):
         chosen = [suffixes[kind][source.moves] for kind in KINDS if kind in kinds and kind in suffixes]
         return [Path(f"{folder / source.place}{suffix}") for suffix in chosen if suffix]
 
+    @staticmethod
+    def are_there(folder: Path, kinds: Collection[str], source: Source) -> bool:
+        """Whether an earlier run has written all of a source: its :meth:`targets`, if there are any."""
+        targets = Results.targets(folder, kinds, source)
+        return bool(targets) and all(path.is_file() for path in targets)
+
     def write(self, source: Source, parts: PartPrediction) -> None:
         """Writes what was found in a picture."""
         base = str(self._folder / source.place)
+        written = self._write_pixels(base, parts)
         if "overlay" in self._kinds:
-            _write_png(f"{base}.png", parts.draw())
+            written.append(_write_png(f"{base}.png", parts.draw()))
         if "json" in self._kinds:
             write_output(f"{base}.json", self._describe(parts))
-        self._write_pixels(base, parts)
+            written.append(Path(f"{base}.json"))
+        self._publish(written)
+
+    def keep(self, source: Source) -> None:
+        """Takes what :meth:`are_there` into the files for the whole run.
+
+        Raises:
+            ValueError: names the file, which is none of an earlier run.
+        """
+        if self._coco is None:
+            return
+        path = Path(f"{self._folder / source.place}.json{'l' if source.moves else ''}")
+        try:
+            # Numbers come back from JSON as they were, so that the file of the run does, too.
+            for line in path.read_bytes().splitlines():
+                self._coco.add(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not a result of wps-sam predict ({error!r}); delete it") from error
 
     @contextmanager
     def video(self, source: Source, rate: float) -> Iterator[TakeFrame]:
         """Takes the frames of a video of ``rate`` frames a second one by one; at the end its files are there."""
-        base = self._folder / source.place
+        base, written = self._folder / source.place, []
         with ExitStack() as opened:
+            # The first to be opened is the last to be there.
             lines = opened.enter_context(_streamed(Path(f"{base}.jsonl"))) if "json" in self._kinds else None
             film = opened.enter_context(_film(Path(f"{base}.mp4"), rate)) if "overlay" in self._kinds else None
 
@@ -107,19 +147,29 @@ class Results(AbstractContextManager["Results"]):
                     film(parts.paint())
                 if lines is not None:
                     lines.write(self._describe(parts, frame=number) + b"\n")
-                self._write_pixels(str(base / f"frame_{number:06d}"), parts)
+                written.extend(self._write_pixels(str(base / f"frame_{number:06d}"), parts))
 
             yield take
+        self._publish([*written, *self.targets(self._folder, self._kinds, source)])
 
-    def _write_pixels(self, base: str, parts: PartPrediction) -> None:
+    def _publish(self, paths: Sequence[Path]) -> None:
+        if self._mirror:
+            for path in paths:
+                self._mirror.publish(path)
+
+    def _write_pixels(self, base: str, parts: PartPrediction) -> list[Path]:
+        """The files that were written."""
+        written = []
         if "labels" in self._kinds:
             labels = parts.part_map.astype(self._label_type)
             labels[parts.part_map == len(self._class_names)] = np.iinfo(self._label_type).max
-            _write_png(f"{base}.labels.png", labels, self._palette if labels.dtype == np.uint8 else None)
+            palette = self._palette if labels.dtype == np.uint8 else None
+            written.append(_write_png(f"{base}.labels.png", labels, palette))
         if "cutouts" in self._kinds:
             for k, name in enumerate(parts.names):
                 fit_for_files = re.sub(r"[^\w-]+", "_", name)
-                _write_png(f"{base}.cutouts/{k}_{fit_for_files}.png", parts.cutout(k))
+                written.append(_write_png(f"{base}.cutouts/{k}_{fit_for_files}.png", parts.cutout(k)))
+        return written
 
     @property
     def _label_type(self) -> type[np.unsignedinteger]:
@@ -142,7 +192,7 @@ class Results(AbstractContextManager["Results"]):
         """The JSON of one picture, which also goes into the COCO file: masks are encoded once for both."""
         described = {**frame, **parts.to_dict()}
         if self._coco is not None:
-            self._coco.add(described, parts.classes)
+            self._coco.add(described)
         return json.dumps(described).encode()
 
 
@@ -154,17 +204,18 @@ class _CocoFile(AbstractContextManager["_CocoFile"]):
         self._images: list[bytes] = []
         self._annotations = 0
         categories = [{"id": c + 1, "name": name} for c, name in enumerate(class_names)]
+        self._category_ids = {category["name"]: category["id"] for category in categories}
         file.write(b'{"categories": ' + json.dumps(categories).encode() + b',\n"annotations": [')
 
-    def add(self, described: dict[str, Any], classes: np.ndarray) -> None:
+    def add(self, described: dict[str, Any]) -> None:
         image = {"id": len(self._images) + 1, **{key: v for key, v in described.items() if key != "parts"}}
         self._images.append(json.dumps(image).encode())
-        for part, c in zip(described["parts"], classes):
+        for part in described["parts"]:
             x0, y0, x1, y1 = part["box"]
             annotation = {
                 "id": self._annotations + 1,
                 "image_id": image["id"],
-                "category_id": int(c) + 1,
+                "category_id": self._category_ids[part["name"]],
                 "segmentation": part["mask"],
                 "area": int(coco_mask.area(part["mask"])),
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
@@ -207,8 +258,9 @@ def _film(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
             raise ValueError(f"{path}: no frame came that could be written")
 
 
-def _write_png(path: str, pixels: np.ndarray, palette: bytes | None = None) -> None:
+def _write_png(path: str, pixels: np.ndarray, palette: bytes | None = None) -> Path:
     image = Image.fromarray(pixels)
     if palette is not None:
         image.putpalette(palette)
     write_output(path, partial(image.save, format="PNG"), durable=False)
+    return Path(path)

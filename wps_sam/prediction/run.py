@@ -7,12 +7,13 @@ import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
+from ..shares import Share
 from ..stops import exit_code
 from .parts import PartPrediction
 from .pictures import ImageLike
@@ -30,6 +31,19 @@ class Predictor(Protocol):
     def predict_batch(self, images: Iterable[ImageLike], batch_size: int = ...) -> list[PartPrediction]: ...
 
 
+def sources_of(share: Share, sources: Sequence[Source], batch_size: int) -> list[Source]:
+    """A share of the sources; of the pictures whole batches of them all.
+
+    So a picture has the company in its batch that it has without shares, and the same last bits.
+    """
+    pictures: list[Source] = []
+    videos: list[Source] = []
+    for source in sources:
+        (videos if source.moves else pictures).append(source)
+    batches = [batch for number, batch in enumerate(_batches(pictures, batch_size)) if share.has(number)]
+    return [*itertools.chain(*batches), *(video for number, video in enumerate(videos) if share.has(number))]
+
+
 def predict_all(
     predictor: Predictor,
     sources: Sequence[Source],
@@ -38,6 +52,7 @@ def predict_all(
     batch_size: int = 4,
     every: int = 1,
     names: Sequence[str] | None = None,
+    done: Collection[Source] = (),
 ) -> int:
     """Finds the parts in all sources and writes what ``results`` is to write; says what fails, and goes on.
 
@@ -50,6 +65,8 @@ def predict_all(
         batch_size: so many pictures or frames are shown to the model at once, and kept in memory.
         every: of videos and cameras, every how many frames one is looked at.
         names: the parts that count; None for all.
+        done: those of the sources whose results are there and are kept. Beside one that is not done they are shown to
+            the model once more, so that it has the same company.
 
     Returns:
         How many sources failed.
@@ -59,8 +76,13 @@ def predict_all(
     # In a file or a pipe a bar would only get between the lines.
     with tqdm(total=len(pictures), unit="picture", disable=None if pictures else True) as progress:
         for batch in _batches(pictures, batch_size):
-            for source, found in zip(batch, _each(predictor, [source.name for source in batch])):
+            left = [source for source in batch if source not in done]
+            shown = _each(predictor, [source.name for source in batch]) if left else [None] * len(batch)
+            for source, found in zip(batch, shown):
                 progress.update()
+                if found is None or source in done:
+                    results.keep(source)
+                    continue
                 if isinstance(found, ValueError):
                     failed += 1
                     tqdm.write(f"error: {found}", file=sys.stderr)
@@ -69,7 +91,9 @@ def predict_all(
                 results.write(source, found)
                 tqdm.write(f"{source.name}: {_counted(found.names)}")
     for source in sources:
-        if source.moves:
+        if source.moves and source in done:
+            results.keep(source)
+        elif source.moves:
             try:
                 _predict_video(predictor, source, results, batch_size, every, names)
             except ValueError as error:

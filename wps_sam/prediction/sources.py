@@ -39,7 +39,7 @@ class Source:
     @property
     def moves(self) -> bool:
         """Whether it is a video or a camera."""
-        return self.is_camera or Path(self.name).suffix.lower() in VIDEOS
+        return os.path.splitext(self.name)[1].lower() in VIDEOS or self.is_camera
 
 
 @dataclass(frozen=True)
