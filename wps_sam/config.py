@@ -26,7 +26,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.SAM.COMPILE": (False, True),
     "MODEL.SAM.PADDING": ("bottom_right", "center"),
     "MODEL.SAM.FEATURES": ("live", "cache"),
-    "MODEL.PROMPTER.CLASSIFIER": ("linear", "text"),
+    "MODEL.PROMPTER.CLASSIFIER": ("linear", "text", "composed_text"),
     "MODEL.CLIPSEG.ARCH": ("rd64", "tiny"),
     "MODEL.CLIPSEG.TRAIN": ("adapter", "text_embeddings", "film", "decoder"),
     "MODEL.CATSEG.ARCH": ("vitb_r101_384", "tiny"),
@@ -165,7 +165,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.PROMPTER.NUM_CLASSES = 40
     # linear: a score a class, learned for the C classes of the training set. text: the cosine with a text
     # embedding of each class name, so that a model can be asked for classes that it was not trained on; NUM_CLASSES
-    # then means nothing.
+    # then means nothing. composed_text: the same of objects and parts apart, p(dog) p(ear | dog) for the dog's ear.
     cfg.MODEL.PROMPTER.CLASSIFIER = "linear"
     # The keys of each prompter are its own, such as MODEL.DETR_PROMPTER in prompters/detr.py. Those of a prompter that
     # is not chosen must stay as they are.
@@ -510,7 +510,7 @@ def _check_prompter(cfg: CN) -> None:
         raise ValueError(
             f"MODEL.INFERENCE.MERGE is 'part_map', but {name} as it is set does not say what each pixel is"
         )
-    if cfg.MODEL.INFERENCE.UNSEEN_BIAS and cfg.MODEL.PROMPTER.CLASSIFIER != "text":
+    if cfg.MODEL.INFERENCE.UNSEEN_BIAS and cfg.MODEL.PROMPTER.CLASSIFIER == "linear":
         raise ValueError(
             f"MODEL.INFERENCE.UNSEEN_BIAS is {cfg.MODEL.INFERENCE.UNSEEN_BIAS}, but only MODEL.PROMPTER.CLASSIFIER "
             "text can be asked for unseen classes"
@@ -556,4 +556,4 @@ def needs_part_maps(cfg: CN) -> bool:
 
 def is_open_vocabulary(cfg: CN) -> bool:
     """Whether the model takes its classes by name, so that data sets may differ in them."""
-    return cfg.MODEL.META_ARCHITECTURE in ("CLIPSeg", "CATSeg", "ZSSeg") or cfg.MODEL.PROMPTER.CLASSIFIER == "text"
+    return cfg.MODEL.META_ARCHITECTURE in ("CLIPSeg", "CATSeg", "ZSSeg") or cfg.MODEL.PROMPTER.CLASSIFIER != "linear"

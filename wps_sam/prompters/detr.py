@@ -126,7 +126,7 @@ class DETRPrompter(Prompter):
         channels, embedding_size, _ = encoder.spec.features["image_embedding"]
         return {
             "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
-            "text_classifier": build_text_classifier(cfg) if cfg.MODEL.PROMPTER.CLASSIFIER == "text" else None,
+            "text_classifier": build_text_classifier(cfg),
             "label_type": cfg.WEAK_LABELS.TYPE,
             "num_queries": node.NUM_QUERIES,
             "embedding_size": embedding_size,
