@@ -172,7 +172,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     for _, prompter in PROMPTER_REGISTRY:
         cfg.MODEL[prompter.CONFIG_NODE] = _prompter_node(prompter)
 
-    # Text embeddings of the class names, for MODEL.PROMPTER.CLASSIFIER text; see tools/embed_names.py.
+    # Text embeddings of the class names, for MODEL.PROMPTER.CLASSIFIER text and composed_text; see tools/embed_names.py.
     cfg.MODEL.TEXT = CN()
     # A .safetensors of names and embeddings. Empty: a random vector a name, the same everywhere, for tests.
     cfg.MODEL.TEXT.EMBEDDINGS = ""
@@ -266,7 +266,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.INFERENCE.MAX_PARTS = 100
     # semantic: a pixel has the class with the largest p(class) * p(mask). authors: per class, the sum of
     # mask probabilities, cut at 0.5; where several classes pass, the largest sum wins the part map. part_map: what the
-    # prompter's dense head says of each pixel, whatever the masks.
+    # prompter's dense head says of each pixel, whatever the masks; of a given object, whose pixels all are parts, "no
+    # part" speaks for the parts that training did not show.
     cfg.MODEL.INFERENCE.MERGE = "semantic"
 
     # With a prompter that has a dense head: how much what lies inside a mask has to say about its class, against the
@@ -274,7 +275,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.INFERENCE.NAMING = 0.5
 
     # Added to the scores of names that training did not show (calibrated stacking, arXiv 1605.04253): a model trained
-    # on some names finds the others too unlikely. For CLASSIFIER text; in units of its scores, cosine times scale.
+    # on some names finds the others too unlikely. For classes by name; in units of their scores, cosine times scale.
     cfg.MODEL.INFERENCE.UNSEEN_BIAS = 0.0
 
     # What of the annotations of the training sets the model sees.
