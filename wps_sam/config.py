@@ -172,7 +172,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     for _, prompter in PROMPTER_REGISTRY:
         cfg.MODEL[prompter.CONFIG_NODE] = _prompter_node(prompter)
 
-    # Text embeddings of the class names, for MODEL.PROMPTER.CLASSIFIER text and composed_text; see tools/embed_names.py.
+    # Text embeddings of the class names, for classes that are told by name; see tools/embed_names.py.
     cfg.MODEL.TEXT = CN()
     # A .safetensors of names and embeddings. Empty: a random vector a name, the same everywhere, for tests.
     cfg.MODEL.TEXT.EMBEDDINGS = ""
