@@ -27,7 +27,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.SAM.PADDING": ("bottom_right", "center"),
     "MODEL.SAM.FEATURES": ("live", "cache"),
     "MODEL.SAM.LEVELS": ("all", "coarse"),
-    "MODEL.PROMPTER.CLASSIFIER": ("linear", "text"),
+    "MODEL.PROMPTER.CLASSIFIER": ("linear", "text", "composed_text"),
     "MODEL.CLIPSEG.ARCH": ("rd64", "tiny"),
     "MODEL.CLIPSEG.TRAIN": ("adapter", "text_embeddings", "film", "decoder"),
     "MODEL.CATSEG.ARCH": ("vitb_r101_384", "tiny"),
@@ -170,14 +170,14 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.PROMPTER.NUM_CLASSES = 40
     # linear: a score a class, learned for the C classes of the training set. text: the cosine with a text
     # embedding of each class name, so that a model can be asked for classes that it was not trained on; NUM_CLASSES
-    # then means nothing.
+    # then means nothing. composed_text: the same of objects and parts apart, p(dog) p(ear | dog) for the dog's ear.
     cfg.MODEL.PROMPTER.CLASSIFIER = "linear"
     # The keys of each prompter are its own, such as MODEL.DETR_PROMPTER in prompters/detr.py. Those of a prompter that
     # is not chosen must stay as they are.
     for _, prompter in PROMPTER_REGISTRY:
         cfg.MODEL[prompter.CONFIG_NODE] = _prompter_node(prompter)
 
-    # Text embeddings of the class names, for MODEL.PROMPTER.CLASSIFIER text; see tools/embed_names.py.
+    # Text embeddings of the class names, for classes that are told by name; see tools/embed_names.py.
     cfg.MODEL.TEXT = CN()
     # A .safetensors of names and embeddings. Empty: a random vector a name, the same everywhere, for tests.
     cfg.MODEL.TEXT.EMBEDDINGS = ""
@@ -271,7 +271,8 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.INFERENCE.MAX_PARTS = 100
     # semantic: a pixel has the class with the largest p(class) * p(mask). authors: per class, the sum of
     # mask probabilities, cut at 0.5; where several classes pass, the largest sum wins the part map. part_map: what the
-    # prompter's dense head says of each pixel, whatever the masks.
+    # prompter's dense head says of each pixel, whatever the masks; of a given object, whose pixels all are parts, "no
+    # part" speaks for the parts that training did not show.
     cfg.MODEL.INFERENCE.MERGE = "semantic"
 
     # With a prompter that has a dense head: how much what lies inside a mask has to say about its class, against the
@@ -279,7 +280,7 @@ def add_wps_sam_config(cfg: CN) -> None:
     cfg.MODEL.INFERENCE.NAMING = 0.5
 
     # Added to the scores of names that training did not show (calibrated stacking, arXiv 1605.04253): a model trained
-    # on some names finds the others too unlikely. For CLASSIFIER text; in units of its scores, cosine times scale.
+    # on some names finds the others too unlikely. For classes by name; in units of their scores, cosine times scale.
     cfg.MODEL.INFERENCE.UNSEEN_BIAS = 0.0
 
     # What of the annotations of the training sets the model sees.
@@ -515,7 +516,7 @@ def _check_prompter(cfg: CN) -> None:
         raise ValueError(
             f"MODEL.INFERENCE.MERGE is 'part_map', but {name} as it is set does not say what each pixel is"
         )
-    if cfg.MODEL.INFERENCE.UNSEEN_BIAS and cfg.MODEL.PROMPTER.CLASSIFIER != "text":
+    if cfg.MODEL.INFERENCE.UNSEEN_BIAS and cfg.MODEL.PROMPTER.CLASSIFIER == "linear":
         raise ValueError(
             f"MODEL.INFERENCE.UNSEEN_BIAS is {cfg.MODEL.INFERENCE.UNSEEN_BIAS}, but only MODEL.PROMPTER.CLASSIFIER "
             "text can be asked for unseen classes"
@@ -561,4 +562,4 @@ def needs_part_maps(cfg: CN) -> bool:
 
 def is_open_vocabulary(cfg: CN) -> bool:
     """Whether the model takes its classes by name, so that data sets may differ in them."""
-    return cfg.MODEL.META_ARCHITECTURE in ("CLIPSeg", "CATSeg", "ZSSeg") or cfg.MODEL.PROMPTER.CLASSIFIER == "text"
+    return cfg.MODEL.META_ARCHITECTURE in ("CLIPSeg", "CATSeg", "ZSSeg") or cfg.MODEL.PROMPTER.CLASSIFIER != "linear"

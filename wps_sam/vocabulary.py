@@ -184,3 +184,14 @@ def object_of_part(part_name: str) -> str:
     Never a substring test: "chair" is in "armchair's seat", and "door" in "cabinet's door".
     """
     return part_name.split("'s ", 1)[0]
+
+
+def split_part_name(part_name: str) -> tuple[str, str]:
+    """Object and part of a name such as ``dog's left ear``; of a name without an object ``""`` and the name itself."""
+    owner, found, part = part_name.partition("'s ")
+    return (owner, part) if found else ("", part_name)
+
+
+def words_of(part_names: Iterable[str]) -> list[str]:
+    """The objects and the parts that names are made of, each once."""
+    return list(dict.fromkeys(word for name in part_names for word in split_part_name(name) if word))

@@ -26,6 +26,14 @@ def test_the_number_of_classes_is_the_data_sets(cfg):
     assert cfg.MODEL.PROMPTER.NUM_CLASSES == known + 1  # is checked, and refused, afterwards
 
 
+def test_a_model_by_name_has_as_many_as_it_is_trained_on(cfg):
+    """So that the background of the part maps it learns from is none of its classes, whatever the number says."""
+    known = cfg.MODEL.PROMPTER.NUM_CLASSES
+    cfg.MODEL.PROMPTER.CLASSIFIER, cfg.MODEL.PROMPTER.NUM_CLASSES = "text", known + 1
+    fill_in_classes(cfg, ["tiny_parts_train"])
+    assert cfg.MODEL.PROMPTER.NUM_CLASSES == known
+
+
 def test_epochs_become_steps_and_periods_follow(cfg, log):
     """tiny_parts_train's pictures with labels, seen 50 times in batches of 2."""
     pictures = sum(bool(record["annotations"]) for record in DatasetCatalog.get("tiny_parts_train"))

@@ -122,6 +122,7 @@ def test_they_are_made_once_and_anew_for_other_labels(cfg, tiny_parts, monkeypat
     for changed in (
         lambda: teacher_maps(cfg(), "tiny_parts_train", moved, None),
         lambda: teacher_maps(cfg("WEAK_LABELS.TYPE", "point"), "tiny_parts_train", records, None),
+        lambda: teacher_maps(cfg("MODEL.PROMPTER.NUM_CLASSES", 4), "tiny_parts_train", records, None),
     ):
         with pytest.raises(TypeError):
             changed()

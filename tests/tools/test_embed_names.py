@@ -49,7 +49,8 @@ def test_further_names_are_added(run: Any, tiny_parts: Any, tmp_path: Path) -> N
     more = ("--names", "bird's beak", "Car Body", "bird's eye", "--output", output)
     assert run("MODEL.TEXT.TEMPLATES", "['the {}']", *more) == 0
     embeddings = TextEmbeddings.read(output)
-    assert embeddings.names == (*tiny_parts.classes, "bird's beak", "bird's eye")
+    # And the words that they are made of, for objects and parts that are named apart.
+    assert embeddings.names == (*tiny_parts.classes, "bird's beak", "bird's eye", "bird", "beak", "eye")
     assert embeddings.templates == ("the {}",)
 
 

@@ -1,5 +1,7 @@
 """Makes the file of text embeddings, MODEL.TEXT.EMBEDDINGS, of all part names of DATASETS.TRAIN and DATASETS.TEST.
 
+Of "dog's ear" also those of "dog" and "ear", which MODEL.PROMPTER.CLASSIFIER composed_text asks for.
+
     wps-sam names --config-file FILE --output clip_names.safetensors
     wps-sam names --config-file FILE --names "heron's crest" "heron's bill"
     wps-sam names --config-file FILE --output F MODEL.TEXT.TEMPLATES "['a photo of a {}.', 'a {}']"
@@ -30,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data import register_descriptions
     from ..engine import check_classes
     from ..text_embeddings import embed_names
+    from ..vocabulary import words_of
 
     cfg = read_config(args.config_file, args.opts)
     # Overrides that stand after --names would be taken for names.
@@ -44,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     check_classes(cfg, datasets)
     names = list(dict.fromkeys(name for d in datasets for name in MetadataCatalog.get(d).thing_classes))
     names += [name for name in args.names if name not in names]
+    names += [word for word in words_of(names) if word not in names]
     embeddings = embed_names(names, cfg.MODEL.TEXT.ENCODER, cfg.MODEL.TEXT.TEMPLATES)
     embeddings.write(output)
     print(

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..config import is_open_vocabulary
 from .loader import num_parts, num_tags
 
 logger = logging.getLogger(__name__)
@@ -19,9 +20,9 @@ FEW_EPOCHS = 4
 
 
 def fill_in_classes(cfg: CfgNode, dataset_names: Sequence[str]) -> None:
-    """MODEL.PROMPTER.NUM_CLASSES 0, of the first data set that is registered."""
+    """MODEL.PROMPTER.NUM_CLASSES 0, or any where classes are told by name, of the first data set that is registered."""
     known = [name for name in dataset_names if name in DatasetCatalog.list()]
-    if cfg.MODEL.PROMPTER.NUM_CLASSES == 0 and known:
+    if known and (cfg.MODEL.PROMPTER.NUM_CLASSES == 0 or is_open_vocabulary(cfg)):
         cfg.MODEL.PROMPTER.NUM_CLASSES = len(MetadataCatalog.get(known[0]).thing_classes)
 
 

@@ -138,7 +138,7 @@ def check_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         if issubclass(encoder_class(cfg), SAMEncoder) and cfg.MODEL.SAM.WEIGHTS != "shipped":
             hint = "a small SAM ships with the project: MODEL.SAM.ARCH vit_tiny MODEL.SAM.WEIGHTS shipped"
             _require_file("MODEL.SAM.WEIGHTS", cfg.MODEL.SAM.WEIGHTS, hint)
-        if cfg.MODEL.PROMPTER.CLASSIFIER == "text":
+        if cfg.MODEL.PROMPTER.CLASSIFIER != "linear":
             _require_file("MODEL.TEXT.EMBEDDINGS", cfg.MODEL.TEXT.EMBEDDINGS, "wps-sam names makes it")
     continues = args.resume and (Path(cfg.OUTPUT_DIR) / "last_checkpoint").is_file()
     # Detectron2 also takes addresses.

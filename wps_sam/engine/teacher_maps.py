@@ -73,7 +73,8 @@ def _identity(cfg: CfgNode, records: Records) -> str:
         ]
         for record in records
     ]
-    about = [VERSION, encoder_class(cfg).feature_settings(cfg), dict(cfg.WEAK_LABELS.items()), labels]
+    background = cfg.MODEL.PROMPTER.NUM_CLASSES
+    about = [VERSION, encoder_class(cfg).feature_settings(cfg), dict(cfg.WEAK_LABELS.items()), background, labels]
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 

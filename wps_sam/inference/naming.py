@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +33,26 @@ def pixel_probability(part_map: Tensor, frame: Frame, height: int, width: int) -
     size = (frame.size // 4, frame.size // 4)
     fine = F.interpolate(part_map[None].float(), size, mode="bilinear", align_corners=False)[0]
     return resize_masks(fine, frame, height, width).softmax(0)
+
+
+def within_object(of_pixels: Tensor, part_classes: Sequence[int], unseen: Collection[int]) -> Tensor:
+    """How likely each pixel is each part [c, H, W] of an object that it is known to be of; not normalised.
+
+    Of the places that training calls "no part", those inside of an object are the parts that training did not show. So
+    the probability of "no part" goes to these, divided as their names' own are (a gate of novelty, as in arXiv
+    1301.3666, whose detector of outliers is here what the labels leave out). Needs no label of theirs, and no bias.
+
+    Args:
+        of_pixels: probabilities [C+1, H, W], background last.
+        part_classes: the object's c classes.
+        unseen: classes that training did not show, of any objects.
+    """
+    parts = of_pixels[list(part_classes)]
+    hidden = [i for i, c in enumerate(part_classes) if c in unseen]
+    if hidden:
+        share = parts[hidden] / parts[hidden].sum(0).clamp(min=1e-30)
+        parts[hidden] += of_pixels[-1] * share
+    return parts
 
 
 def agreed_probability(logits: Tensor, mask_logits: Tensor, part_map: Tensor, share: float) -> Tensor:

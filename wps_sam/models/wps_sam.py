@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..encoders import PromptableEncoder, SemanticEncoder, build_encoder, build_semantic, semantic_spec
 from ..inference.merge import MASK_THRESHOLD, MERGES, WithinObjectMerge, resize_mask, resize_masks
-from ..inference.naming import name_masks, pixel_probability
+from ..inference.naming import name_masks, pixel_probability, within_object
 from ..inference.select import Selection, select_for_object, select_parts, threshold_before_naming
 from ..prompters import PROMPTER_REGISTRY, Prompter
 from ..structures import PADDING, Features, Frame, PartTargets, Proposals, input_size
@@ -245,10 +245,12 @@ class WPSSAM(FrozenWeights):
                 of_image, mask_logits = name_masks(
                     of_image, mask_logits, proposals.logits[i], part_map, self.naming, record.get("confidence")
                 )
+            of_pixels = None
+            if part_map is not None and (self.by_pixel or "category_id" not in record):
+                of_pixels = pixel_probability(part_map, frame, *size)
             if "category_id" in record:
-                results.append(self.object_inference(of_image, mask_logits, frame, *size))
+                results.append(self.object_inference(of_image, mask_logits, frame, *size, of_pixels))
             else:
-                of_pixels = None if part_map is None else pixel_probability(part_map, frame, *size)
                 results.append(self.part_inference(of_image, mask_logits, frame, *size, of_pixels))
         return results
 
@@ -257,7 +259,9 @@ class WPSSAM(FrozenWeights):
         logits = proposals.logits[index]
         boxes = None if proposals.boxes is None else proposals.boxes[index]
         if "category_id" in record:
-            return select_for_object(logits, boxes, self._part_classes(record["category_id"]), **self.thinning)
+            part_classes = self._part_classes(record["category_id"])
+            thinning = {**self.thinning, "max_parts": 0} if self.by_pixel else self.thinning
+            return select_for_object(logits, boxes, part_classes, **thinning)
         if "confidence" not in record:
             return select_parts(logits, boxes, score_threshold=self.score_threshold, **self.thinning)
         named = self.naming if proposals.part_map is not None else 0.0
@@ -302,9 +306,22 @@ class WPSSAM(FrozenWeights):
         return {"instances": instances, "sem_seg": sem_seg, "frame": frame}
 
     def object_inference(
-        self, selected: Selection, mask_logits: Tensor, frame: Frame, height: int, width: int
+        self,
+        selected: Selection,
+        mask_logits: Tensor,
+        frame: Frame,
+        height: int,
+        width: int,
+        of_pixels: Tensor | None = None,
     ) -> dict[str, Any]:
-        """Which part of one object each pixel would be: only this object's classes compete, nothing is background."""
+        """Which part of one object each pixel would be: only this object's classes compete, nothing is background.
+
+        ``of_pixels`` [C+1, height, width]: what each pixel is by itself, which then decides alone.
+        """
+        if of_pixels is not None:
+            assert self.vocabulary is not None
+            parts = within_object(of_pixels, selected.classes.tolist(), self.vocabulary.unseen)
+            return {"sem_seg": parts, "part_classes": selected.classes}
         merge = WithinObjectMerge(len(selected.classes), height, width, self.device)
         for logits, of_class in zip(mask_logits, selected.scores):
             merge.add(resize_mask(logits, frame, height, width).sigmoid(), of_class)

@@ -124,12 +124,12 @@ class DensePrompter(Prompter):
         self.fuse = nn.Conv2d(conv_dim + beside, conv_dim, 1)
         self.class_tower = self._tower(conv_dim)
         self.prompt_tower = self._tower(conv_dim)
-        self.class_head = nn.Conv2d(conv_dim, text_classifier.dim if text_classifier else num_classes + 1, 1)
+        self.class_head = nn.Conv2d(conv_dim, text_classifier.feature_dim if text_classifier else num_classes + 1, 1)
         self.classifier = text_classifier or nn.Identity()
         self.prompt_head = nn.Conv2d(conv_dim, 4 if self.place == "box" else 2, 1)
         if part_weight:
             self.part_tower = self._tower(conv_dim)
-            self.part_head = nn.Conv2d(conv_dim, text_classifier.dim if text_classifier else num_classes + 1, 1)
+            self.part_head = nn.Conv2d(conv_dim, text_classifier.feature_dim if text_classifier else num_classes + 1, 1)
         # Nearly every cell is "no part": start there, or the first steps are spent on it (RetinaNet, section 4.1).
         if text_classifier is None:
             start = torch.zeros(num_classes + 1)
@@ -171,11 +171,10 @@ class DensePrompter(Prompter):
     @classmethod
     def from_config(cls, cfg: CfgNode, encoder: Any, semantic: Mapping[str, Shape]) -> dict[str, Any]:
         node = cfg.MODEL.DENSE_PROMPTER
-        by_name = cfg.MODEL.PROMPTER.CLASSIFIER == "text"
         channels, embedding_size, _ = encoder.spec.features["image_embedding"]
         return {
             "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
-            "text_classifier": build_text_classifier(cfg, RARE_PARTS) if by_name else None,
+            "text_classifier": build_text_classifier(cfg, RARE_PARTS),
             "label_type": cfg.WEAK_LABELS.TYPE,
             "image_size": encoder.spec.image_size,
             "embedding_size": embedding_size,

@@ -94,7 +94,7 @@ class DETRPrompter(Prompter):
             num_encoder_layers=num_encoder_layers,
             num_decoder_layers=num_decoder_layers,
         )
-        self.class_head = nn.Linear(dim, text_classifier.dim if text_classifier else num_classes + 1)
+        self.class_head = nn.Linear(dim, text_classifier.feature_dim if text_classifier else num_classes + 1)
         self.classifier = text_classifier or nn.Identity()
         width = tokens_per_prompt * dim
         self.prompt_head = nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
@@ -126,7 +126,7 @@ class DETRPrompter(Prompter):
         channels, embedding_size, _ = encoder.spec.features["image_embedding"]
         return {
             "num_classes": cfg.MODEL.PROMPTER.NUM_CLASSES,
-            "text_classifier": build_text_classifier(cfg) if cfg.MODEL.PROMPTER.CLASSIFIER == "text" else None,
+            "text_classifier": build_text_classifier(cfg),
             "label_type": cfg.WEAK_LABELS.TYPE,
             "num_queries": node.NUM_QUERIES,
             "embedding_size": embedding_size,

@@ -40,7 +40,7 @@ class Prompter(nn.Module):
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     PROPOSES_BOXES: ClassVar[bool] = False
 
-    # Where MODEL.PROMPTER.CLASSIFIER is "text", a TextClassifier.
+    # Where MODEL.PROMPTER.CLASSIFIER is not "linear", a TextClassifier.
     classifier: nn.Module
 
     @staticmethod
@@ -81,8 +81,7 @@ class Prompter(nn.Module):
         """
         classifier = getattr(self, "classifier", None)
         if isinstance(classifier, TextClassifier):
-            bias = [unseen_bias * (c in vocabulary.unseen) for c in range(len(vocabulary))]
-            classifier.set_names(vocabulary.names, bias)
+            classifier.set_vocabulary(vocabulary, unseen_bias)
 
     @property
     def takes_names(self) -> bool:
