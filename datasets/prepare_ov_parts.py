@@ -3,6 +3,7 @@
 
 python datasets/prepare_ov_parts.py pascal
 python datasets/prepare_ov_parts.py ade --root DIR --draw-16-shot 1
+python datasets/prepare_ov_parts.py partimagenet    # nothing to make, the check alone
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wps_sam.data.sources.ov_parts import ADE20K_PART_234, PASCAL_PART_116, prepare
+from wps_sam.data.sources.ov_parts import ADE20K_PART_234, PARTIMAGENET_147, PASCAL_PART_116, prepare
 
-BENCHMARKS = {"pascal": PASCAL_PART_116, "ade": ADE20K_PART_234}
+BENCHMARKS = {"pascal": PASCAL_PART_116, "ade": ADE20K_PART_234, "partimagenet": PARTIMAGENET_147}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -26,7 +27,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--root",
         default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser(),
         type=Path,
-        help="folder that holds PascalPart116 or ADE20KPart234 (default: %(default)s)",
+        help="folder that holds PascalPart116, ADE20KPart234 or PartImageNet (default: %(default)s)",
     )
     parser.add_argument(
         "--draw-16-shot",

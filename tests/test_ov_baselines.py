@@ -1,4 +1,4 @@
-"""The shipped configurations of OV-PARTS' baselines, shrunk to a tiny model, on fixtures of both data sets."""
+"""The shipped configurations of OV-PARTS' baselines, shrunk to a tiny model, on fixtures of the data sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from ov_layouts import write_ade20k_part_234, write_pascal_part_116
+from ov_layouts import write_ade20k_part_234, write_partimagenet, write_pascal_part_116
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ov_parts"
 WHOLE = (
@@ -38,10 +38,11 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """All sets of both benchmarks on fixtures, registered under their names with this in front."""
+    """All sets of the benchmarks on fixtures, registered under their names with this in front."""
     root = tmp_path_factory.mktemp("ov_baselines")
     write_pascal_part_116(root)
     write_ade20k_part_234(root)
+    write_partimagenet(root)
     for name, (benchmark, ov_set) in OV_PARTS_SETS.items():
         register_ov_set(f"{root.name}_{name}", str(root), benchmark, ov_set)
     yield f"{root.name}_"

@@ -372,7 +372,9 @@ def annotation_mask(record: Mapping[str, Any], annotation: Mapping[str, Any]) ->
 
 def _paint_annotations(record: Mapping[str, Any], metadata: Any) -> np.ndarray:
     height, width = record["height"], record["width"]
-    part_map = np.full((height, width), metadata.background_label, dtype=np.int64)
+    # A set that knows no background does not know what the other pixels are.
+    elsewhere = getattr(metadata, "background_label", metadata.ignore_label)
+    part_map = np.full((height, width), elsewhere, dtype=np.int64)
     painted = []
     for annotation in record["annotations"]:
         if "segmentation" not in annotation:

@@ -1,4 +1,4 @@
-"""Copies of OV-PARTS' two data sets, small, written to disk in the layout of the downloads.
+"""Copies of OV-PARTS' two data sets and PartImageNet, small, written to disk in the layout of the downloads.
 
 Every class has a colour of its own, so that a model can learn the pictures by heart.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 from wps_sam.masks import mask_to_rle
 
+import cv2
 import numpy as np
 import yaml
 from PIL import Image
@@ -91,6 +92,30 @@ ADE_VAL: dict[str, list[Thing]] = {
 ADE_16_SHOT = ("ADE_train_00000001", "ADE_train_00000002", "ADE_train_00000008")
 
 
+# By supercategory, a part's class in PartImageNet. Of each picture, whose name says its object, the one thing.
+TIGER, ICE_BEAR = Thing("tiger", parts=("head", "body", "foot")), Thing("ice bear", RIGHT, ("head", "body", "foot"))
+MINIBUS, JEEP = Thing("minibus", RIGHT, ("body", "side mirror", "tier")), Thing("jeep", parts=("body", "tier"))
+UNLABELLED_TIGER = Thing("tiger")
+SUPERCATEGORIES = {"tiger": "Quadruped", "ice bear": "Quadruped", "minibus": "Car", "jeep": "Car"}
+# An English springer, n02102040, is none of the 40 objects; ice bear and jeep are unseen.
+PARTIMAGENET_TRAIN: dict[str, Thing] = {
+    "n02129604_10": TIGER,
+    "n03769881_4": MINIBUS,
+    "n02134084_7": ICE_BEAR,
+    "n02102040_11": TIGER,
+    "n02129604_12": TIGER.moved(RIGHT),
+    "n03769881_9": MINIBUS.moved(LEFT),
+    "n02129604_13": UNLABELLED_TIGER,
+}
+PARTIMAGENET_VAL: dict[str, Thing] = {
+    "n02129604_2": TIGER,
+    "n03594945_3": JEEP,
+    "n02134084_5": ICE_BEAR.moved(LEFT),
+    "n02102040_6": TIGER,
+    "n03769881_8": MINIBUS,
+}
+
+
 def write_pascal_part_116(
     root: Path, train: Mapping[str, Sequence[Thing]] | None = None, val: Mapping[str, Sequence[Thing]] | None = None
 ) -> Path:
@@ -160,6 +185,40 @@ def write_ade20k_part_234(
     return folder
 
 
+def write_partimagenet(root: Path) -> Path:
+    """Writes PartImageNet, as it unpacks from PartImageNet_Seg.zip, below ``root`` and returns its own folder."""
+    folder = root / "PartImageNet"
+    names, forty = _Names("partimagenet_147"), yaml.safe_load((VOCABULARIES / "partimagenet.yaml").read_text())
+    ids = {entry["name"].lower(): entry["id"] for entry in forty["classes"]}
+    for split, pictures in {"train": PARTIMAGENET_TRAIN, "val": PARTIMAGENET_VAL}.items():
+        images, labels = folder / "images" / split, folder / "annotations" / split
+        categories = [{key: entry[key] for key in ("id", "name", "supercategory")} for entry in forty["classes"]]
+        coco: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
+        for image_id, (stem, thing) in enumerate(pictures.items()):
+            object_map, part_map = names.maps([thing])
+            _save(images / f"{stem}.JPEG", names.paint(object_map, part_map))
+            coco["images"].append({"id": image_id, "file_name": f"{stem}.JPEG", "height": HEIGHT, "width": WIDTH})
+            stored = np.full((HEIGHT, WIDTH), 40, np.uint8)
+            for part in thing.parts:
+                category_id = ids[f"{SUPERCATEGORIES[thing.name]} {part}".lower()]
+                shown = part_map == names.classes.index(f"{thing.name}'s {part}")
+                stored[shown] = category_id
+                for box in cv2.connectedComponentsWithStats(shown.astype(np.uint8))[2][1:, :4].tolist():
+                    number = len(coco["annotations"])
+                    annotation = {"id": number, "image_id": image_id, "category_id": category_id, "iscrowd": 0}
+                    annotation |= {"bbox": box, "area": box[2] * box[3], "segmentation": _segmentation(box, number)}
+                    coco["annotations"].append(annotation)
+            _save(labels / f"{stem}.png", stored)
+            _save(
+                folder / "annotations" / f"{split}_whole" / f"{stem}.png", np.where(stored == 40, 158, 3).astype("u1")
+            )
+            (labels / f"{stem}.json").write_text(json.dumps({"imgHeight": HEIGHT, "imgWidth": WIDTH}))
+        (labels / f"{split}.json").write_text(json.dumps(coco))
+        write_litter(images, f"{next(iter(pictures))}.JPEG")
+        write_litter(labels, f"{split}.json", f"{next(iter(pictures))}.png")
+    return folder
+
+
 def write_litter(folder: Path, *names: str) -> None:
     """What archives packed on a Mac leave beside real files."""
     for name in (".DS_Store", *(f"._{name}" for name in names)):
@@ -188,7 +247,7 @@ class _Names:
                 rows = slice(y + 2 + position * band, y + 2 + (position + 1) * band)
                 class_id = self.classes.index(f"{thing.name}'s {part}")
                 part_map[rows, x + 2 : x + width - 2] = class_id
-                if part in ("leg", "wheel"):
+                if part in ("leg", "wheel", "foot", "tier"):
                     part_map[rows, x + 9 : x + width - 9] = self.ignore
         return object_map, part_map
 
@@ -202,21 +261,24 @@ class _Names:
 
 
 def class_colour(name: str) -> tuple[int, int, int]:
-    """RGB of a class of the pictures: hues at even distances, in the order of :data:`_PAINTED`."""
-    position = _PAINTED.index(name)
-    hue, value = position / len(_PAINTED), (1.0, 0.65)[position % 2]
+    """RGB of a class of the pictures: hues at even distances, in the order of the benchmark's classes painted."""
+    painted = next(names for names in _PAINTED if name in names)
+    position = painted.index(name)
+    hue, value = position / len(painted), (1.0, 0.65)[position % 2]
     red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.9, value))
     return red, green, blue
 
 
 _PAINTED = [
-    f"{thing.name}'s {part}"
-    for thing in (CAT, PERSON, BUS, DOG, BIRD, CHAIR, CABINET, DOOR, BENCH, DESK)
-    for part in thing.parts
+    [f"{thing.name}'s {part}" for thing in things for part in thing.parts]
+    for things in (
+        (CAT, PERSON, BUS, DOG, BIRD, CHAIR, CABINET, DOOR, BENCH, DESK),
+        (TIGER, ICE_BEAR, MINIBUS, JEEP),
+    )
 ]
 
 
-def _segmentation(box: tuple[int, int, int, int], number: int) -> Any:
+def _segmentation(box: Sequence[int], number: int) -> Any:
     x, y, width, height = box
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[y : y + height, x : x + width] = True
@@ -236,7 +298,7 @@ def _segmentation(box: tuple[int, int, int, int], number: int) -> Any:
 
 def _save(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".jpg":
+    if path.suffix in (".jpg", ".JPEG"):
         Image.fromarray(pixels).save(path, quality=95, subsampling=0)
     else:
         # uint16 becomes the mode I;16, as in the download.

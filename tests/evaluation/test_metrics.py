@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from wps_sam.evaluation import metrics
 from wps_sam.evaluation.metrics import binary_iou, confusion_matrix, pixel_accuracy, row_mean_f1, row_mean_iou
 
+import cv2
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
@@ -336,6 +338,113 @@ def test_open_vocabulary_means_against_a_count_of_their_own() -> None:
             over_all = (group[False][0] + group[True][0]) / count if count else math.nan
             expected = (over_all, seen_mean, unseen_mean)
             assert means[:3] == pytest.approx(expected, nan_ok=True)
+
+
+def test_open_vocabulary_recall_by_hand() -> None:
+    # TP = 6, 2, 0; gt = 8, 4, 0.
+    assert metrics.open_vocabulary_recall(OPEN) == pytest.approx([6 / 8, 2 / 4, math.nan], nan_ok=True)
+    # Half found, half predicted to be nothing: a recall without row N would be 1.
+    assert metrics.open_vocabulary_recall(np.array([[4, 0], [4, 0]])) == pytest.approx([1 / 2])
+
+
+def test_group_means_by_hand() -> None:
+    values = np.array([0.8, math.nan, 0.4, 0.1, math.nan])
+    means = metrics.group_means(values, [3, 4])
+    assert means == pytest.approx((1.3 / 3, 0.6, 0.1, 2 * 0.6 * 0.1 / 0.7))
+    # The means of IoU over classes with ground truth are these, too.
+    by_truth = metrics.open_vocabulary_means(OPEN, [1, 2], count_absent_but_predicted=False)
+    assert metrics.group_means(metrics.open_vocabulary_iou(OPEN), [1, 2]) == pytest.approx(by_truth[:4])
+    nobody_unseen = metrics.group_means(values)
+    assert nobody_unseen.all == nobody_unseen.seen and math.isnan(nobody_unseen.unseen)
+
+
+# ------------------------------------------------------------------ near the outlines
+
+
+def square(top: int, left: int, side: int, label: int = 0, size: int = 12, nothing: int = 255) -> np.ndarray:
+    labels = np.full((size, size), nothing)
+    labels[top : top + side, left : left + side] = label
+    return labels
+
+
+def test_boundary_iou_by_hand() -> None:
+    # The diagonal is 17 pixels, 2% of it less than one: d is 1. Of a square of 6 x 6 the ring counts, 36 - 16 = 20
+    # pixels; of two, one pixel beside each other, the top and bottom rows share 5 pixels each, and the sides none.
+    sums = metrics.boundary_sums(square(2, 3, 6, nothing=2), square(2, 2, 6, nothing=1), 2, 255)
+    assert sums[:, 0].tolist() == [10, 20, 20]
+    # Class 1 fills the picture but for the hole: 4 * 11 at the picture's border, which is an outline, 28 at the hole's.
+    assert sums[:, 1].tolist() == [0, 0, 44 + 28]
+    assert metrics.boundary_ious(sums) == pytest.approx([10 / 30, 0.0])
+    # Over whole masks the squares have 30 of 42; with d 2 they would have 32 of 36 pixels each near their outlines.
+    sums = metrics.boundary_sums(square(0, 0, 6, size=100), square(0, 0, 6, size=100), 1, 255)
+    assert sums[:, 0].tolist() == [36, 36, 36]  # d is round(2.83), and all of a square of 6 x 6 is near.
+    sums = metrics.boundary_sums(square(9, 9, 10, size=100), square(9, 9, 10, size=100), 1, 255)
+    assert sums[:, 0].tolist() == [100 - 16] * 3
+
+
+def test_boundary_iou_where_the_truth_is_unknown() -> None:
+    target = square(2, 2, 6)
+    # Everything is called class 0, and what is known of the truth is: the outlines are the same.
+    assert metrics.boundary_sums(np.zeros((12, 12), int), target, 1, 255)[:, 0].tolist() == [20, 20, 20]
+    # A class that is predicted and never the truth has no score; one that is not found has 0.
+    sums = metrics.boundary_sums(np.ones((12, 12), int), target, 2, 255)
+    assert metrics.boundary_ious(sums) == pytest.approx([0.0, math.nan], nan_ok=True)
+
+
+def test_wrong_boundaries_are_other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    pred, target = square(0, 1, 6, label=2, nothing=1), square(0, 0, 6, label=2, nothing=1)
+
+    def ious() -> list[float]:
+        return metrics.boundary_ious(metrics.boundary_sums(pred, target, 3, 255)).tolist()[1:]
+
+    # Two squares in the upper corner share 5 of their rings' 20 pixels at the top and 5 at the bottom: 10 of 30.
+    right = ious()
+    assert right[1] == pytest.approx(1 / 3)
+    wrong: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+        "the picture's border is no outline": lambda m, d: m & (cv2.erode(m.view(np.uint8), np.ones((3, 3))) == 0),
+        "on both sides of the outline": lambda m, d: cv2.dilate(m.view(np.uint8), np.ones((3, 3))).astype(bool) & ~m,
+        "a cross in place of a square": lambda m, d: (
+            m & (cv2.erode(np.pad(m, 1).view(np.uint8), CROSS) == 0)[1:-1, 1:-1]
+        ),
+        "the whole mask": lambda m, d: m,
+        "twice as wide": lambda m, d: near_outline_in_loops(m, 2 * d),
+    }
+    for name, near_outline in wrong.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, "_near_outline", near_outline)
+            assert ious() != pytest.approx(right, abs=1e-3), name
+    # Detectron2's picture of label numbers minus its erosion calls the squares' rings 2 - 1, which is another class.
+    rings = [labels - cv2.erode(labels.astype(np.uint8), np.ones((3, 3))) for labels in (pred, target)]
+    assert all((ring <= 1).all() and ring.any() for ring in rings)
+
+
+CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+
+
+def near_outline_in_loops(mask: np.ndarray, distance: int) -> np.ndarray:
+    height, width = mask.shape
+    near = np.zeros_like(mask)
+    for y, x in zip(*np.nonzero(mask)):
+        around = [(y + dy, x + dx) for dy in range(-distance, distance + 1) for dx in range(-distance, distance + 1)]
+        near[y, x] = not all(0 <= v < height and 0 <= u < width and mask[v, u] for v, u in around)
+    return near
+
+
+def test_boundary_iou_against_loops() -> None:
+    rng = np.random.default_rng(4)
+    total, expected = np.zeros((3, 3), int), np.zeros((3, 3), int)
+    for size in ((7, 9), (5, 70), (100, 60)):  # d: 1, 1, 2
+        coarse = rng.integers(0, 4, (2, size[0] // 4 + 1, size[1] // 4 + 1))
+        pred, target = (np.kron(labels, np.ones((4, 4), int))[: size[0], : size[1]] for labels in coarse)
+        target = np.where(target == 3, 65535, target)  # 3 of the prediction is nothing.
+        total += metrics.boundary_sums(pred, target, 3, 65535)
+        distance = 2 if size[0] == 100 else 1
+        for c in range(3):
+            masks = ((pred == c) & (target != 65535), target == c)
+            near = [near_outline_in_loops(mask, distance) for mask in masks]
+            expected[:, c] += (near[0] & near[1]).sum(), near[0].sum(), near[1].sum()
+    assert total.tolist() == expected.tolist() and expected.all()
+    assert metrics.boundary_ious(total) == pytest.approx(expected[0] / (expected[1] + expected[2] - expected[0]))
 
 
 # ------------------------------------------------------------------ over the images that contain the class

@@ -76,11 +76,39 @@ def test_oracle_by_hand(cat_and_bus: OVScene, outputs: list[Any]) -> None:
     assert scores["mIoU_gt-unbase"] == pytest.approx(50)
     assert scores["hIoU_gt"] == pytest.approx(100 * 2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2))
     assert scores["fwIoU"] == pytest.approx(100 * total * 2 / 6)
-    group_means = {"mIoU", "mIoU-base", "mIoU-unbase", "hIoU"}
-    assert set(scores) == group_means | {name.replace("IoU", "IoU_gt") for name in group_means} | {
-        "fwIoU",
-        *(f"IoU-{name}" for name in CLASSES),
+    # Recall: half of each class is found. In a picture of one row every pixel is near an outline.
+    assert scores["mRecall"] == scores["mRecall-base"] == scores["mRecall-unbase"] == scores["hRecall"] == 50
+    assert scores["Recall-bus's wheel"] == 50 and math.isnan(scores["Recall-bus's door"])
+    for name in ("-base", "-unbase"):
+        assert scores[f"mBoundaryIoU{name}"] == pytest.approx(scores[f"mIoU_gt{name}"])
+    assert scores["hBoundaryIoU"] == pytest.approx(scores["hIoU_gt"])
+    assert set(scores) == {
+        *(f"{mean}{group}" for mean in ("mIoU", "mIoU_gt", *MORE_MEANS) for group in ("", "-base", "-unbase")),
+        *("hIoU", "hIoU_gt", "hRecall", "hBoundaryIoU", "fwIoU"),
+        *(f"{score}-{name}" for score in ("IoU", "Recall", "BoundaryIoU") for name in CLASSES),
     }
+
+
+MORE_MEANS = ("mRecall", "mBoundaryIoU")
+
+
+def test_boundaries_of_an_object_are_those_of_its_labelled_pixels(ov_scene: OVScene) -> None:
+    # A cat of 12 x 6 pixels, upper half head, lower half leg; the model puts the border between them a row too low.
+    parts = np.full((14, 8), 255)
+    parts[1:7, 1:7], parts[7:13, 1:7] = 0, 1
+    ov_scene.add(parts, np.where(parts == 255, 255, CAT), CAT)
+    ov_scene.register()
+    halves = np.repeat([[0]] * 8 + [[1]] * 6, 8, axis=1)
+    scores = score(OracleObjectEvaluator(ov_scene.name), [own_output({}, [0, 1], halves)])
+    # Heads of 7 x 6 and 6 x 6, rings of 22 and 20 pixels, which share three sides, 6 + 5 + 5. Legs of 5 x 6 and 6 x 6,
+    # rings of 18 and 20: 6 + 4 + 4. What is predicted outside of the cat, where nobody knows the truth, is no outline.
+    head, leg = 16 / (22 + 20 - 16), 14 / (18 + 20 - 14)
+    assert scores["BoundaryIoU-cat's head"] == pytest.approx(100 * head)
+    assert scores["BoundaryIoU-cat's leg"] == pytest.approx(100 * leg)
+    assert scores["mBoundaryIoU"] == scores["mBoundaryIoU-base"] == pytest.approx(50 * (head + leg))
+    assert (scores["Recall-cat's head"], scores["Recall-cat's leg"]) == pytest.approx((100, 100 * 5 / 6))
+    # Over whole masks.
+    assert scores["mIoU"] == pytest.approx(50 * (36 / 42 + 30 / 36))
 
 
 def not_of_the_object(part_map: np.ndarray, *_: Any) -> np.ndarray:
@@ -413,9 +441,9 @@ def test_without_unseen_classes_or_across_data_sets_there_is_one_mean(
     ov_scene.register()
     evaluators = build_evaluators(["pred_obj", "pred_all"], ov_scene.name, training_family=training_family)
     results = run(evaluators, [record], [output(PREDICTED)])
-    classes = {f"IoU-{name}" for name in CLASSES}
-    assert set(results["pred_obj"]) == {"mIoU", "mIoU_gt", "fwIoU"} | classes
-    assert set(results["pred_all"]) == {"mIoU", "fwIoU"} | classes
+    classes = {f"{score}-{name}" for score in ("IoU", "Recall", "BoundaryIoU") for name in CLASSES}
+    assert set(results["pred_obj"]) == {"mIoU", "mIoU_gt", "fwIoU", *MORE_MEANS} | classes
+    assert set(results["pred_all"]) == {"mIoU", "fwIoU", *MORE_MEANS} | classes
     assert results["pred_obj"]["mIoU"] == pytest.approx(100 * 4 / 9)
     assert unseen_classes(GroundTruth(ov_scene.name).metadata) == unseen
     # Trained on the same data set, it is divided again.

@@ -25,7 +25,7 @@ from wps_sam.data.sources.coco import (
     tight_box,
     usable_segmentation,
 )
-from wps_sam.data.sources.ov_parts import OVSet, load_ade20k_part_234, load_pascal_part_116
+from wps_sam.data.sources.ov_parts import OVSet, load_ade20k_part_234, load_partimagenet_147, load_pascal_part_116
 from wps_sam.data.sources.part_map_check import check_part_map_ids
 from wps_sam.data.sources.pascal_part import VARIANTS, part_instances, part_map, read_annotation
 from wps_sam.data.tags import read_tags
@@ -245,6 +245,14 @@ def _ov_instances(folder: Path) -> Reader:
 
     whole = json.loads(file.read_bytes())
     return Reader(file, json_inputs(whole), read, (file.name, counts.name, "label map", ".jpg"))
+
+
+def _ov_partimagenet(folder: Path) -> Reader:
+    root = ov_layouts.write_partimagenet(folder)
+    file = root / "annotations" / "val" / "val.json"
+    whole = json.loads(file.read_bytes())
+    of_set = OVSet("val", "object", "all")
+    return Reader(file, json_inputs(whole), lambda: load_partimagenet_147(str(folder), of_set), (file.name, ".JPEG"))
 
 
 # -- pictures ---------------------------------------------------------------------------------------------
@@ -478,6 +486,7 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "ov_16_shot": lambda folder: _ov_pascal(folder, "train_16shot.json"),
     "ov_label_count": lambda folder: _ov_pascal(folder, "train_part_label_count.json"),
     "ov_instances": _ov_instances,
+    "ov_partimagenet": _ov_partimagenet,
     "picture": _picture,
     "label_png": _label_png,
     "import_coco": _export("coco.json", "coco", lambda: json_inputs(*_coco_contents())),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ov_layouts import write_ade20k_part_234, write_pascal_part_116
+from ov_layouts import write_ade20k_part_234, write_partimagenet, write_pascal_part_116
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "ov_parts"
@@ -31,6 +31,7 @@ RUNS = (
     "cross_dataset/clipseg_ade20k_part_234_va_l_f_d",
     "few_shot/wps_sam_vit_b_pascal_part_116",
     "few_shot/clipseg_ade20k_part_234_va_l_f_d",
+    "zero_shot/wps_sam_vit_b_partimagenet_147",
 )
 # One process for all of them: most of the time goes into the imports.
 SCRIPT = """
@@ -49,6 +50,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("ov_parts")
     write_pascal_part_116(folder)
     write_ade20k_part_234(folder)
+    write_partimagenet(folder)
     output = folder / "output"
     trainings, drawings = [], []
     for run in RUNS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
@@ -236,6 +237,91 @@ def open_vocabulary_means(
     of_all, of_seen, of_unseen = (group["mIoU"] for group in scores)
     harmonic = harmonic_mean(of_seen, of_unseen)
     return OpenVocabularyMeans(of_all, of_seen, of_unseen, harmonic, scores[0]["fwIoU"])
+
+
+def open_vocabulary_recall(matrix: np.ndarray) -> np.ndarray:
+    """Per class, pixels pooled: TP_c / gt_c, a pixel that is predicted to be nothing a miss; NaN without ground truth.
+
+    Args:
+        matrix: as in :func:`open_vocabulary_iou`.
+
+    Returns:
+        float64 [N] in 0..1. Source: PartCLIPSeg's evaluator, whose "mACC" is the same number.
+    """
+    return pooled_accuracy(_truth_known(matrix))[:-1]
+
+
+def boundary_sums(pred: np.ndarray, target: np.ndarray, num_classes: int, ignore_label: int) -> np.ndarray:
+    """What one image adds to :func:`boundary_ious`; sums of several images add up.
+
+    Of each class only the pixels of its mask that are near the mask's own outline count: those from which a pixel
+    outside of the mask, or of the image, is at most d rows and d columns away, where d is 2% of the image's diagonal,
+    at least 1. Where the truth is unknown nothing is predicted, so that a mask has an outline there.
+
+    Args:
+        pred: integer [H, W], the class of each pixel; any other number for none.
+        target: integer [H, W], classes 0..num_classes-1, or ``ignore_label`` where nothing is known.
+        num_classes: N.
+        ignore_label: a number outside 0..N-1.
+
+    Returns:
+        int64 [3, N], pixels of each class: near both outlines, near that of the prediction, near that of the truth.
+
+    Source: Cheng et al., "Boundary IoU", CVPR 2021 (arXiv 2103.16562). Detectron2 and PartCLIPSeg erode one picture of
+    all labels' numbers and subtract it: where 3 and 7 meet, that leaves a label 4 on one side and 0 on the other.
+    """
+    distance = max(1, round(0.02 * float(np.hypot(*target.shape))))
+    shown = np.where(target == ignore_label, ignore_label, pred)
+    sums = np.zeros((3, num_classes), np.int64)
+    for label in np.union1d(shown, target).tolist():
+        if 0 <= label < num_classes:
+            near_pred, near_target = (_near_outline(labels == label, distance) for labels in (shown, target))
+            sums[:, label] = (near_pred & near_target).sum(), near_pred.sum(), near_target.sum()
+    return sums
+
+
+def _near_outline(mask: np.ndarray, distance: int) -> np.ndarray:
+    """The pixels of a mask that a square of ``distance`` to all sides takes off it; both bool [H, W]."""
+    square = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
+    inner = cv2.erode(mask.view(np.uint8), square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return mask & (inner == 0)
+
+
+def boundary_ious(sums: np.ndarray) -> np.ndarray:
+    """Boundary IoU of each class, pixels pooled; NaN for a class without ground truth.
+
+    Args:
+        sums: integer [3, N], :func:`boundary_sums` added up over the images.
+
+    Returns:
+        float64 [N] in 0..1.
+    """
+    tp, pr, gt = np.asarray(sums, np.float64)
+    return np.where(gt > 0, _divide(tp, gt + pr - tp), np.nan)
+
+
+class GroupMeans(NamedTuple):
+    """A score averaged over all classes, over the seen and the unseen ones; harmonic mean of these two."""
+
+    all: float
+    seen: float
+    unseen: float
+    harmonic: float
+
+
+def group_means(values: np.ndarray, unseen: Sequence[int] = ()) -> GroupMeans:
+    """Plain means of a class's score, over the classes that have one.
+
+    Args:
+        values: float64 [N], NaN for a class without ground truth.
+        unseen: the classes 0..N-1 that training did not show; the others are seen.
+
+    Returns:
+        Means; NaN for a group in which no class has a score, and for what depends on it.
+    """
+    is_unseen = np.isin(np.arange(len(values)), np.asarray(unseen, np.int64))
+    of_seen, of_unseen = _mean_of_known(values[~is_unseen]), _mean_of_known(values[is_unseen])
+    return GroupMeans(_mean_of_known(values), of_seen, of_unseen, harmonic_mean(of_seen, of_unseen))
 
 
 def harmonic_mean(seen: float, unseen: float) -> float:

@@ -51,29 +51,40 @@ class OpenVocabularyEvaluator(PartEvaluator):
     Metrics: mIoU, fwIoU, IoU of each class and, if some classes are unseen, mIoU-base (the seen ones), mIoU-unbase
     (the others) and hIoU, the harmonic mean of the two. The sum of IoU over the classes with ground truth is divided by
     the number of classes with ground truth or prediction, as OV-PARTS does; mIoU_gt, mIoU_gt-base and so on
-    divide by those with ground truth, as PartCLIPSeg does.
+    divide by those with ground truth, as PartCLIPSeg does. So do the means of two more scores of each class: mRecall,
+    and mBoundaryIoU, the Boundary IoU of Cheng et al.; see :func:`wps_sam.evaluation.metrics.boundary_sums`.
 
     Arguments as in :class:`PartEvaluator`.
     """
 
     def reset(self) -> None:
         super().reset()
-        num_labels = self.ground_truth.num_classes + 1
-        self._matrix = np.zeros((num_labels, num_labels), dtype=np.int64)
+        num_classes = self.ground_truth.num_classes
+        self._matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+        self._boundary_sums = np.zeros((3, num_classes), dtype=np.int64)
 
     def _count(self, pred: np.ndarray, target: np.ndarray) -> None:
         """Adds int [H, W] labels: 0..N-1 or N for nothing, against 0..N-1 or ignore_label."""
         ignore_label = self.ground_truth.metadata.ignore_label
         self._matrix += metrics.confusion_matrix(pred, target, len(self._matrix), ignore_label)
+        self._boundary_sums += metrics.boundary_sums(pred, target, self.ground_truth.num_classes, ignore_label)
 
     def compute(self) -> Results:
-        gathered = self.gather(self._matrix)
-        return OrderedDict() if gathered is None else self._report(sum(gathered))
-
-    def _report(self, matrix: np.ndarray) -> Results:
+        gathered = self.gather((self._matrix, self._boundary_sums))
+        if gathered is None:
+            return OrderedDict()
+        matrix, boundary_sums = (sum(parts) for parts in zip(*gathered))
+        of_class = {
+            "IoU": metrics.open_vocabulary_iou(matrix),
+            "Recall": metrics.open_vocabulary_recall(matrix),
+            "BoundaryIoU": metrics.boundary_ious(boundary_sums),
+        }
         scores = self._means(matrix)
-        iou = metrics.open_vocabulary_iou(matrix).tolist()
-        scores.update({f"IoU-{name}": iou[c] for c, name in enumerate(self.ground_truth.class_names)})
+        for name in ("Recall", "BoundaryIoU"):
+            means = metrics.group_means(of_class[name], self.ground_truth.unseen)
+            scores |= self._by_group(means, f"m{name}", f"h{name}")
+        for name, values in of_class.items():
+            scores |= {f"{name}-{part}": value for part, value in zip(self.ground_truth.class_names, values.tolist())}
         return OrderedDict({self.protocol: percent(scores)})
 
     def _means(self, matrix: np.ndarray) -> dict[str, float]:
@@ -88,10 +99,24 @@ class OpenVocabularyEvaluator(PartEvaluator):
         means = metrics.open_vocabulary_means(
             matrix, self.ground_truth.unseen, count_absent_but_predicted=count_absent_but_predicted
         )
-        named = {mean: means.all}
-        if self.ground_truth.unseen:
-            named |= {f"{mean}-base": means.seen, f"{mean}-unbase": means.unseen, harmonic: means.harmonic}
-        return named | {"fwIoU": means.frequency_weighted}
+        return self._by_group(means, mean, harmonic) | {"fwIoU": means.frequency_weighted}
+
+    def _by_group(
+        self, means: metrics.GroupMeans | metrics.OpenVocabularyMeans, mean: str, harmonic: str
+    ) -> dict[str, float]:
+        """The means by their names; of the groups only where some classes are unseen."""
+        if not self.ground_truth.unseen:
+            return {mean: means.all}
+        return {mean: means.all, f"{mean}-base": means.seen, f"{mean}-unbase": means.unseen, harmonic: means.harmonic}
+
+
+def _columns(place: str) -> tuple[PartColumn, ...]:
+    """Of the table of parts; ``place`` says under which protocol."""
+    headings = {"IoU": "IoU", "Recall": "Recall", "BoundaryIoU": "Boundary IoU"}
+    return tuple(PartColumn(f"{heading}, {place}", metric) for metric, heading in headings.items())
+
+
+_GROUP_MEANS = ("mIoU", "mIoU_gt", "mRecall", "mBoundaryIoU")
 
 
 @register_protocols(
@@ -100,8 +125,8 @@ class OpenVocabularyEvaluator(PartEvaluator):
         note="the object's mask and class are given; per class, pixels pooled; OV-PARTS' Oracle-Obj",
         fits=single_objects,
         options={"compat": "ov_compat"},
-        columns=(PartColumn("IoU, oracle", "IoU"),),
-        group_means=("mIoU", "mIoU_gt"),
+        columns=_columns("oracle"),
+        group_means=_GROUP_MEANS,
     )
 )
 class OracleObjectEvaluator(OpenVocabularyEvaluator):
@@ -194,12 +219,10 @@ class OracleObjectEvaluator(OpenVocabularyEvaluator):
         return own
 
     def compute(self) -> Results:
-        gathered = self.gather((self._matrix, self._predictions))
-        if gathered is None:
-            return OrderedDict()
-        if self._output_dir:
-            write_predictions(self._output_dir, [entry for state in gathered for entry in state[1]])
-        return self._report(sum(state[0] for state in gathered))
+        gathered = self.gather(self._predictions)
+        if gathered is not None and self._output_dir:
+            write_predictions(self._output_dir, [entry for entries in gathered for entry in entries])
+        return super().compute()
 
 
 def _resize_and_back(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
@@ -214,8 +237,8 @@ def _resize_and_back(labels: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         note="the object has to be found too; OV-PARTS' Pred-Obj, which has no public code",
         fits=without_background,
         options={"object_predictions": "object_predictions"},
-        columns=(PartColumn("IoU, pred-obj", "IoU"),),
-        group_means=("mIoU", "mIoU_gt"),
+        columns=_columns("pred-obj"),
+        group_means=_GROUP_MEANS,
     )
 )
 class PredictedObjectEvaluator(OpenVocabularyEvaluator):
@@ -285,8 +308,8 @@ class PredictedObjectEvaluator(OpenVocabularyEvaluator):
         name="pred_all",
         note="all classes and background at once; PartCLIPSeg's Pred-All",
         fits=whole_pictures,
-        columns=(PartColumn("IoU, pred-all", "IoU"),),
-        group_means=("mIoU",),
+        columns=_columns("pred-all"),
+        group_means=_GROUP_MEANS,
     )
 )
 class AllPartsEvaluator(OpenVocabularyEvaluator):

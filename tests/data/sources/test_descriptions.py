@@ -211,7 +211,7 @@ def pets(tmp_path):
 
 
 def test_unseen_classes_make_a_second_data_set_of_the_seen_ones(pets):
-    whole, seen, _ = register_descriptions([pets(unseen=["dog's left ear", "dog's right ear"])])
+    whole, seen, *_ = register_descriptions([pets(unseen=["dog's left ear", "dog's right ear"])])
     assert seen == f"{whole}_seen"
     # The whole set keeps all classes, and says which are seen.
     metadata = MetadataCatalog.get(whole)
@@ -238,7 +238,7 @@ def test_tags_of_unseen_classes_are_hidden_from_training(pets, tmp_path):
     coco["images"][0]["tags"] = ["cat's tail", "dog's left ear", "dog's tail"]
     coco["images"][1]["tags"] = ["dog's right ear"]
     json_file.write_text(json.dumps(coco))
-    whole, seen, conditioned = register_descriptions([pets(unseen=["dog's left ear", "dog's right ear"])])
+    whole, seen, conditioned, _ = register_descriptions([pets(unseen=["dog's left ear", "dog's right ear"])])
     assert [r.get("tags") for r in DatasetCatalog.get(whole)] == [[0, 2, 3], [1], None]
     assert [r.get("tags") for r in DatasetCatalog.get(seen)] == [[0, 1], None, None]
     assert not any("tags" in record for record in DatasetCatalog.get(conditioned))
@@ -260,6 +260,20 @@ def test_object_maps_make_a_data_set_of_objects(pets):
     assert set(np.unique(read_part_map(records[1], metadata))) == {2, 3, 255}
 
 
+def test_object_by_object_training_sees_no_unseen_class(pets):
+    """ZSSeg+ trains on single objects: with all classes among them, its zero-shot scores would be none."""
+    *_, conditioned, seen = register_descriptions([pets(unseen=["dog's left ear", "dog's right ear", "cat's tail"])])
+    assert seen == conditioned.replace("_val_obj", "_val_seen_obj")
+    records, metadata = DatasetCatalog.get(seen), MetadataCatalog.get(seen)
+    # Nothing of the cat is left; objects keep their numbers in records, and obj_map says which they get in training.
+    assert [(r["image_id"], r["category_id"]) for r in records] == [("0_0", 0), ("1_0", 0)]
+    assert metadata.thing_classes == ["dog's tail"] and metadata.obj_part_map == {2: 0} and metadata.obj_map == {0: 0}
+    assert metadata.label_map == {0: 255, 1: 255, 2: 0, 3: 255, 4: 255}
+    part_map = read_part_map(records[0], metadata)
+    assert (part_map[2:5, 9:12] == 0).all() and (part_map == 0).sum() == 9 and set(np.unique(part_map)) == {0, 255}
+    assert metadata.family == MetadataCatalog.get(conditioned).family
+
+
 def test_one_object_owns_all_classes(pets):
     """With one object, names need not begin with it, as in ccp_parts: "hair" of a person."""
     _, conditioned = register_descriptions([pets(objects=["pet"])])
@@ -276,7 +290,7 @@ def test_missing_object_map_is_named(pets, tmp_path):
 
 def test_flip_pairs_are_numbered_as_each_data_set_numbers_its_classes(pets):
     pairs = [["dog's left ear", "dog's right ear"]]
-    whole, seen, conditioned = register_descriptions([pets(flip_pairs=pairs, unseen=["dog's tail"])])
+    whole, seen, conditioned, _ = register_descriptions([pets(flip_pairs=pairs, unseen=["dog's tail"])])
     assert MetadataCatalog.get(whole).flip_map == [1, 0, 2, 3]
     assert MetadataCatalog.get(conditioned).flip_map == [1, 0, 2, 3]
     assert MetadataCatalog.get(seen).flip_map == [1, 0, 2]
@@ -287,7 +301,7 @@ def test_left_and_right_are_paired_by_name_unless_the_description_says_otherwise
         (("left ear", "right ear"), ("legL", "legR")),
         ["dog's left paw", "left"],
     )
-    whole, seen, _ = register_descriptions([pets(unseen=["dog's tail"])])
+    whole, seen, *_ = register_descriptions([pets(unseen=["dog's tail"])])
     assert MetadataCatalog.get(whole).flip_map == [1, 0, 2, 3]
     assert MetadataCatalog.get(seen).flip_map == [1, 0, 2]
 

@@ -10,13 +10,16 @@ import sys
 from pathlib import Path
 
 from wps_sam.data.sources.builtin import OV_PARTS_SETS, PASCAL_PART_PROTOCOLS, register_all_ov_parts
+from wps_sam.data.sources.coco import load_vocabulary, read_vocabulary
 from wps_sam.data.sources.ov_parts import (
     ADE20K_PART_234,
+    PARTIMAGENET_147,
     PASCAL_PART_116,
     OVSet,
     draw_few_shot,
     load_ade20k_part_234,
     load_ov_vocabulary,
+    load_partimagenet_147,
     load_pascal_part_116,
     ov_metadata,
     prepare,
@@ -27,7 +30,7 @@ import numpy as np
 import ov_layouts
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from ov_layouts import write_ade20k_part_234, write_pascal_part_116
+from ov_layouts import write_ade20k_part_234, write_partimagenet, write_pascal_part_116
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,11 +40,12 @@ PASCAL_VAL, ADE_VAL = OVSet("val", "object", "all"), OVSet("val", "object", "all
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The root of both data sets, read only. Folders above are called like what the reference replaces in paths."""
+    """The root of all data sets, read only. Folders above are called like what the reference replaces in paths."""
     root = tmp_path_factory.mktemp("some_part") / "images_of_jpgs" / "datasets"
     root.mkdir(parents=True)
     write_pascal_part_116(root)
     write_ade20k_part_234(root)
+    write_partimagenet(root)
     register_all_ov_parts(str(root), PREFIX)
     return root
 
@@ -59,7 +63,11 @@ def image_ids(name):
 
 @pytest.mark.parametrize(
     ("family", "num_objects", "num_unseen_objects", "num_classes", "num_unseen", "ignore_label"),
-    [("pascal_part_116", 20, 5, 116, 42, 255), ("ade20k_part_234", 44, 11, 234, 58, 65535)],
+    [
+        ("pascal_part_116", 20, 5, 116, 42, 255),
+        ("ade20k_part_234", 44, 11, 234, 58, 65535),
+        ("partimagenet_147", 40, 15, 147, 55, 65535),
+    ],
 )
 def test_vocabulary_has_the_published_counts(
     family, num_objects, num_unseen_objects, num_classes, num_unseen, ignore_label
@@ -108,11 +116,28 @@ def test_names_ids_and_seen_ids_equal_the_published_lists(benchmark, specs):
     assert metadata["thing_classes"] == expected["seen_obj_parts"]
 
 
+def test_objects_of_partimagenet_equal_the_published_lists(specs):
+    expected = specs["partimagenet"]["open_vocabulary_40_objects"]
+    vocabulary, content = load_ov_vocabulary("partimagenet_147"), read_vocabulary("partimagenet_147")
+    assert [{k: o[k] for k in ("id", "name", "wnid", "seen")} for o in expected["objects"]] == content["objects"]
+    assert [c["name"] for c in expected["obj_parts"]] == list(vocabulary.names)
+    assert [c["object"] for c in expected["obj_parts"]] == list(vocabulary.supercategories)
+    assert {c["id"] for c in expected["obj_parts"] if not c["seen"]} == vocabulary.unseen
+    # Of every object's supercategory all of PartImageNet's parts, in its order and in lower case.
+    forty = load_vocabulary("partimagenet")
+    for entry in expected["objects"]:
+        kind = entry["supercategory"]
+        words = [n.removeprefix(f"{kind} ").lower() for n, k in zip(forty.names, forty.supercategories) if k == kind]
+        assert [vocabulary.names[c] for c in vocabulary.parts_of(entry["id"])] == [
+            f"{entry['name']}'s {w}" for w in words
+        ]
+
+
 # --- Metadata
 
 
 def test_all_data_sets_of_the_benchmark_are_registered():
-    assert len(OV_PARTS_SETS) == 12 and set(OV_PARTS_SETS) <= set(DatasetCatalog.list())
+    assert len(OV_PARTS_SETS) == 16 and set(OV_PARTS_SETS) <= set(DatasetCatalog.list())
     for name in OV_PARTS_SETS:
         metadata = MetadataCatalog.get(name)
         assert metadata.evaluator_type == "sem_seg"
@@ -468,6 +493,88 @@ def test_part_map_of_another_size_is_refused(tmp_path):
     Image.fromarray(np.full((47, 64), 65535, np.uint16)).save(png)
     with pytest.raises(ValueError, match=r"ADE_val_00000003\.png: height and width are \(47, 64\)"):
         load_ade20k_part_234(str(tmp_path), ADE_VAL)
+
+
+# --- PartImageNet
+
+
+def test_partimagenet_has_the_pictures_of_forty_objects(written):
+    """In training of the seen 25 alone; the springer spaniel, n02102040, is none of them, and the PNGs are not used."""
+    assert image_ids("partimagenet_obj_part_sem_seg_train") == [
+        *("n02129604_10", "n03769881_4", "n02129604_12", "n03769881_9")
+    ]
+    assert image_ids("partimagenet_obj_part_sem_seg_val") == [
+        "n02129604_2",
+        "n03594945_3",
+        "n02134084_5",
+        "n03769881_8",
+    ]
+    records, metadata = records_of("partimagenet_obj_part_sem_seg_val_obj_condition")
+    assert [metadata.obj_classes[r["category_id"]] for r in records] == ["tiger", "jeep", "ice bear", "minibus"]
+    # Objects 24, 21, 19 and 28 of PartCLIPSeg's list.
+    assert [r["image_id"] for r in records] == ["n02129604_2_24", "n03594945_3_21", "n02134084_5_19", "n03769881_8_28"]
+    folder = written / "PartImageNet"
+    assert records[0]["file_name"] == str(folder / "images/val/n02129604_2.JPEG")
+    assert all("sem_seg_file_name" not in record and "tags" not in record for record in records)
+    assert metadata.sem_seg_root == str(folder / "annotations/val")
+
+
+def test_partimagenets_parts_are_those_of_the_pictures_object(written):
+    """The json says Quadruped Head in both: of a tiger it is class 54, and of an ice bear 95."""
+    records, metadata = records_of("partimagenet_obj_part_sem_seg_val")
+    by_name = {r["image_id"]: r for r in records}
+    for stem, first in (("n02129604_2", 54), ("n02134084_5", 95)):
+        record = by_name[stem]
+        assert [a["category_id"] for a in record["annotations"]] == [first, first + 1, first + 2, first + 2]
+        assert metadata.thing_classes[first].endswith("'s head")
+        part_map, object_map = read_part_map(record, metadata), read_object_map(record, metadata)
+        # By hand: bands of (40 - 4) // 3 = 12 rows in an outline of 27 columns, two pixels inside; feet in two pieces.
+        x = 4
+        for row, label in ((6, first), (18, first + 1), (30, first + 2)):
+            assert (part_map[row, x : x + 7] == label).all() and part_map[row, x - 1] == 65535
+        assert part_map[30, x + 7] == 65535
+        # Elsewhere nobody knows, as there is no background; the object is all that has a part.
+        assert set(np.unique(part_map)) == {first, first + 1, first + 2, 65535}
+        assert ((part_map == 65535) == (object_map == 65535)).all() and len(np.unique(object_map)) == 2
+    jeep = by_name["n03594945_3"]
+    assert {metadata.thing_classes[a["category_id"]] for a in jeep["annotations"]} == {"jeep's body", "jeep's tier"}
+
+
+def test_partimagenets_training_numbers_seen_classes_anew(written):
+    records, metadata = records_of("partimagenet_obj_part_sem_seg_train")
+    assert len(metadata.thing_classes) == 92 and len(metadata.obj_map) == 25
+    found = [metadata.thing_classes[a["category_id"]] for a in records[1]["annotations"]]
+    assert found == ["minibus's body", "minibus's side mirror", "minibus's tier", "minibus's tier"]
+    part_map = read_part_map(records[1], metadata)
+    assert {metadata.thing_classes[c] for c in np.unique(part_map) if c != 65535} == set(found)
+
+
+def test_partimagenets_picture_without_a_mask_is_left_out(written, caplog):
+    with caplog.at_level(logging.INFO, logger="wps_sam"):
+        records_of("partimagenet_obj_part_sem_seg_train_obj_condition")
+    assert "1 records left out" in caplog.text and "'tiger': 1" in caplog.text
+
+
+def test_part_that_its_object_cannot_have_is_refused(tmp_path):
+    """The object by the file's name, the part by the json: one of them is wrong."""
+    folder = write_partimagenet(tmp_path)
+    rewrite(folder / "annotations/val/val.json", lambda coco: coco["annotations"][0].update(category_id=25))
+    with pytest.raises(
+        ValueError, match=r"val\.json: annotation 0: category_id: n02129604_2 shows 'tiger', .* no part 'Car Tier'"
+    ):
+        load_partimagenet_147(str(tmp_path), PASCAL_VAL)
+    (folder / "annotations/val/val.json").unlink()
+    with pytest.raises(ValueError, match=r"annotations/val/val\.json"):
+        load_partimagenet_147(str(tmp_path), PASCAL_VAL)
+
+
+def test_partimagenet_needs_no_preparing_and_has_no_few_shot_task(tmp_path):
+    folder = write_partimagenet(tmp_path)
+    before = sorted(folder.rglob("*"))
+    prepare(str(tmp_path), PARTIMAGENET_147)
+    assert sorted(folder.rglob("*")) == before
+    with pytest.raises(ValueError, match="PartImageNet: .* no few-shot task"):
+        prepare(str(tmp_path), PARTIMAGENET_147, draw_seed=1)
 
 
 # --- 16 shots

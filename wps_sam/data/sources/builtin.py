@@ -9,7 +9,14 @@ import os
 
 from wps_sam.data.sources import pascal_part, voc
 from wps_sam.data.sources.coco import load_vocabulary, register_part_dataset
-from wps_sam.data.sources.ov_parts import ADE20K_PART_234, PASCAL_PART_116, Benchmark, OVSet, register_ov_set
+from wps_sam.data.sources.ov_parts import (
+    ADE20K_PART_234,
+    PARTIMAGENET_147,
+    PASCAL_PART_116,
+    Benchmark,
+    OVSet,
+    register_ov_set,
+)
 
 # Split name -> (folder of the images, COCO json), below the root.
 PARTIMAGENET_SPLITS: dict[str, tuple[str, str]] = {
@@ -30,8 +37,8 @@ PASCAL_PART_PROTOCOLS: dict[str, tuple[str, ...]] = {
     "201": ("d2_semseg", "pascal_sq", "wps_image_part", "coco_ap"),
 }
 
-# OV-PARTS' ten, by their own names; ADE's test set image by image, which the protocols without a given object need; and
-# Pascal's few-shot set object by object.
+# OV-PARTS' ten, by their own names; ADE's test set image by image, which the protocols without a given object need;
+# Pascal's few-shot set object by object; and PartCLIPSeg's three of PartImageNet, with the test set image by image.
 OV_PARTS_SETS: dict[str, tuple[Benchmark, OVSet]] = {
     "voc_obj_part_sem_seg_train": (PASCAL_PART_116, OVSet("train", "image", "seen")),
     "voc_obj_part_sem_seg_val": (PASCAL_PART_116, OVSet("val", "image", "all")),
@@ -48,6 +55,10 @@ OV_PARTS_SETS: dict[str, tuple[Benchmark, OVSet]] = {
     "ade_obj_part_sem_seg_val_obj_condition": (ADE20K_PART_234, OVSet("val", "object", "all")),
     "ade_obj_part_sem_seg_val_few_shot": (ADE20K_PART_234, OVSet("val", "object", "all", few_shot=True)),
     "ade_obj_part_sem_seg_val": (ADE20K_PART_234, OVSet("val", "image", "all")),
+    "partimagenet_obj_part_sem_seg_train": (PARTIMAGENET_147, OVSet("train", "image", "seen")),
+    "partimagenet_obj_part_sem_seg_train_obj_condition": (PARTIMAGENET_147, OVSet("train", "object", "seen")),
+    "partimagenet_obj_part_sem_seg_val": (PARTIMAGENET_147, OVSet("val", "image", "all")),
+    "partimagenet_obj_part_sem_seg_val_obj_condition": (PARTIMAGENET_147, OVSet("val", "object", "all")),
 }
 
 
@@ -82,7 +93,7 @@ def register_all_pascal_part(root: str) -> None:
 
 
 def register_all_ov_parts(root: str, prefix: str = "") -> None:
-    """Registers the data sets of OV-PARTS below the folder ``root``; ``prefix`` keeps those of two roots apart."""
+    """Registers OV-PARTS' data sets and PartCLIPSeg's below ``root``; ``prefix`` keeps those of two roots apart."""
     for name, (benchmark, ov_set) in OV_PARTS_SETS.items():
         register_ov_set(prefix + name, root, benchmark, ov_set)
 

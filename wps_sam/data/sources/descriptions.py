@@ -86,9 +86,9 @@ def register_descriptions(paths: Iterable[str]) -> list[str]:
     """Registers the data sets of every description and returns their names.
 
     ``{name}_{split}`` shows all classes. With ``unseen`` there is also ``{name}_{split}_seen``, which shows the others
-    only, numbered 0..; and of a split with object maps ``{name}_{split}_obj_condition``, one record for each object of
-    a picture, as in OV-PARTS. The class list is the description's, or that of the first split's json. Registering a
-    description again does nothing.
+    only, numbered 0..; and of a split with object maps both as ``{name}_{split}_obj_condition`` and
+    ``{name}_{split}_seen_obj_condition``, one record for each object of a picture, as in OV-PARTS. The class list is
+    the description's, or that of the first split's json. Registering a description again does nothing.
 
     Raises:
         ValueError: names the description and the key, what came and what was expected; or the data set of that
@@ -190,11 +190,10 @@ def _dataset_names(description: Description) -> list[str]:
     names = []
     for paths in description.splits:
         name = f"{description.name}_{paths.split}"
-        names.append(name)
-        if description.unseen:
-            names.append(f"{name}_seen")
+        of_split = [name, f"{name}_seen"] if description.unseen else [name]
+        names += of_split
         if paths.objects is not None:
-            names.append(f"{name}_obj_condition")
+            names += [f"{shown}_obj_condition" for shown in of_split]
     return names
 
 
@@ -308,10 +307,12 @@ def _register_split(description: Description, paths: SplitPaths, vocabulary: Par
             **numbers_in_training(vocabulary),
         )
     if paths.objects is not None:
-        _register_objects(name, paths, paths.objects, vocabulary)
+        _register_objects(name, paths, paths.objects, vocabulary, OVSet("val", "object", "all"))
+        if description.unseen:
+            _register_objects(f"{name}_seen", paths, paths.objects, vocabulary, OVSet("train", "object", "seen"))
 
 
-def _register_objects(name: str, paths: SplitPaths, objects: str, vocabulary: PartVocabulary) -> None:
+def _register_objects(name: str, paths: SplitPaths, objects: str, vocabulary: PartVocabulary, ov_set: OVSet) -> None:
     """Registers ``{name}_obj_condition``: which part of a given object is each of its pixels?"""
     num_objects, ignore_label = len(vocabulary.object_names), vocabulary.ignore_label
     DatasetCatalog.register(f"{name}_obj_condition", lambda: _one_object_each(name, objects))
@@ -321,7 +322,7 @@ def _register_objects(name: str, paths: SplitPaths, objects: str, vocabulary: Pa
         image_root=paths.images,
         sem_seg_root=os.path.dirname(paths.json_file),
         obj_label_map={value: value if value < num_objects else ignore_label for value in range(256)},
-        **ov_metadata(inside, OVSet("val", "object", "all")),
+        **ov_metadata(inside, ov_set),
     )
 
 

@@ -1,4 +1,5 @@
-"""Pascal-Part-116 and ADE20K-Part-234 as OV-PARTS (NeurIPS 2023, data sets track) releases them.
+"""Pascal-Part-116 and ADE20K-Part-234 as OV-PARTS (NeurIPS 2023, data sets track) releases them, and PartImageNet as
+PartCLIPSeg (NeurIPS 2024) adds it to them.
 
 Classes are parts of objects ("dog's ear"). The zero-shot split trains on the parts of seen objects and tests on all.
 One record is an image, or one object of an image. The label maps number all classes of the benchmark; a
@@ -31,7 +32,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-PASCAL_FOLDER, ADE_FOLDER = "PascalPart116", "ADE20KPart234"
+PASCAL_FOLDER, ADE_FOLDER, PARTIMAGENET_FOLDER = "PascalPart116", "ADE20KPart234", "PartImageNet"
 FEW_SHOT_FILE = "train_16shot.json"
 _PARTS, _OBJECTS = "annotations_detectron2_part", "annotations_detectron2_obj"
 _HOW_TO_DRAW = "datasets/prepare_ov_parts.py --draw-16-shot makes one of your own"
@@ -55,7 +56,7 @@ class OVSet:
 
 @lru_cache
 def load_ov_vocabulary(family: str) -> PartVocabulary:
-    """The vocabulary "pascal_part_116" or "ade20k_part_234", with all objects; pixels without part are ignored."""
+    """The vocabulary of a benchmark, such as "pascal_part_116", with all objects; pixels without part are ignored."""
     classes, objects = load_vocabulary(family), read_vocabulary(family)["objects"]
     names = tuple(entry["name"] for entry in objects)
     return replace(
@@ -176,18 +177,87 @@ def load_ade20k_part_234(root: str, ov_set: OVSet) -> list[Record]:
     return records
 
 
+def load_partimagenet_147(root: str, ov_set: OVSet) -> list[Record]:
+    """The records of a data set of 40 objects of PartImageNet, of its packaging Seg in ``root``/PartImageNet.
+
+    A picture shows one object, by the WNID that its name begins with; those of other objects are left out, and so are
+    those of unseen objects where ``ov_set`` shows seen classes only. There are no label maps: a record holds height,
+    width, annotations and obj_annotations, all of its parts together as the one object of the picture, and both maps
+    are painted from these. Otherwise as :func:`load_pascal_part_116`.
+
+    Source: PartCLIPSeg, which deletes the other pictures from the folder, and paints parts in the json's order.
+    """
+    folder, vocabulary = Path(root) / PARTIMAGENET_FOLDER, load_ov_vocabulary("partimagenet_147")
+    objects = {entry["wnid"]: entry["id"] for entry in read_vocabulary("partimagenet_147")["objects"]}
+    class_ids = _class_ids(vocabulary, ov_set)
+    shown = {vocabulary.part_objects[c] for c in class_ids}
+    json_file = str(folder / "annotations" / ov_set.split / f"{ov_set.split}.json")
+    parts = load_vocabulary("partimagenet")
+    records: list[Record] = []
+    empty: list[Record] = []
+    for image in load_coco_parts(str(folder / "images" / ov_set.split), json_file, parts):
+        stem = os.path.splitext(os.path.basename(image["file_name"]))[0]
+        category_id = objects.get(stem.split("_")[0])
+        if category_id not in shown:
+            continue
+        # Of PartImageNet's 40 classes, which are others.
+        image.pop("tags", None)
+        for annotation in image["annotations"]:
+            part, owner = parts.names[annotation["category_id"]], vocabulary.object_names[category_id]
+            name = f"{owner}'s {part.removeprefix(parts.supercategories[annotation['category_id']]).strip().lower()}"
+            if name not in vocabulary.names:
+                raise ValueError(
+                    f"{json_file}: annotation {annotation['id']}: category_id: {stem} shows {owner!r}, which has no "
+                    f"part {part!r}"
+                )
+            annotation["category_id"] = class_ids[vocabulary.names.index(name)]
+        with_mask = [a for a in image["annotations"] if "segmentation" in a]
+        whole = {"id": image["image_id"], "category_id": category_id, "iscrowd": 0}
+        if with_mask:
+            whole["segmentation"] = _union(image, with_mask)
+        image |= {"image_id": stem, "obj_sem_seg_file_name": "NA", "obj_annotations": [whole]}
+        if ov_set.record == "object":
+            image |= {"image_id": f"{stem}_{category_id}", "category_id": category_id}
+        (records if with_mask else empty).append(image)
+    _log_loaded(folder, ov_set, records, empty, vocabulary)
+    return records
+
+
+def _union(record: Record, annotations: Sequence[Mapping[str, Any]]) -> Any:
+    """One segmentation of all annotations of a picture."""
+    segmentations = [annotation["segmentation"] for annotation in annotations]
+    if all(isinstance(polygons, list) for polygons in segmentations):
+        return [polygon for polygons in segmentations for polygon in polygons]
+    return mask_to_rle(np.logical_or.reduce([annotation_mask(record, a) for a in annotations]))
+
+
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: its folder below the root of all data sets, its vocabulary, the folder of each split, its loader."""
+    """A benchmark.
+
+    Args:
+        folder: below the root of all data sets.
+        family: its vocabulary.
+        split_folders: the name of each split's folder.
+        load: makes the records of one of its data sets.
+        labels: the folder of the part labels.
+        few_shot: whether it has the few-shot task.
+    """
 
     folder: str
     family: str
     split_folders: Mapping[str, str]
     load: Callable[[str, OVSet], list[Record]]
+    labels: str = _PARTS
+    few_shot: bool = True
 
 
-PASCAL_PART_116 = Benchmark(PASCAL_FOLDER, "pascal_part_116", {"train": "train", "val": "val"}, load_pascal_part_116)
+_SPLIT_FOLDERS = {"train": "train", "val": "val"}
+PASCAL_PART_116 = Benchmark(PASCAL_FOLDER, "pascal_part_116", _SPLIT_FOLDERS, load_pascal_part_116)
 ADE20K_PART_234 = Benchmark(ADE_FOLDER, "ade20k_part_234", _ADE_FOLDERS, load_ade20k_part_234)
+PARTIMAGENET_147 = Benchmark(
+    PARTIMAGENET_FOLDER, "partimagenet_147", _SPLIT_FOLDERS, load_partimagenet_147, labels="annotations", few_shot=False
+)
 
 
 def register_ov_set(name: str, root: str, benchmark: Benchmark, ov_set: OVSet) -> None:
@@ -197,7 +267,7 @@ def register_ov_set(name: str, root: str, benchmark: Benchmark, ov_set: OVSet) -
     split_folder = benchmark.split_folders[ov_set.split]
     MetadataCatalog.get(name).set(
         image_root=str(folder / "images" / split_folder),
-        sem_seg_root=str(folder / _PARTS / split_folder),
+        sem_seg_root=str(folder / benchmark.labels / split_folder),
         **ov_metadata(load_ov_vocabulary(benchmark.family), ov_set),
     )
 
@@ -213,6 +283,8 @@ def prepare(root: str, benchmark: Benchmark, draw_seed: int | None = None) -> No
         ValueError: names what is wrong with the layout.
     """
     few_shot_file = Path(root) / benchmark.folder / FEW_SHOT_FILE
+    if draw_seed is not None and not benchmark.few_shot:
+        raise ValueError(f"{benchmark.folder}: expected no list to draw, as it has no few-shot task")
     if draw_seed is not None and few_shot_file.exists():
         raise ValueError(f"{few_shot_file}: exists already; move it away before drawing another")
     benchmark.load(root, OVSet("train", "image", "all"))
@@ -223,6 +295,8 @@ def prepare(root: str, benchmark: Benchmark, draw_seed: int | None = None) -> No
         entries = draw_few_shot(objects, draw_seed)
         _write_json(few_shot_file, lambda: entries)
         logger.info("%s: drew %d images with the seed %d", few_shot_file, len(entries), draw_seed)
+    if not benchmark.few_shot:
+        return
     if few_shot_file.exists():
         benchmark.load(root, OVSet("train", "object", "all", few_shot=True))
     else:
