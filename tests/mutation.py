@@ -3,13 +3,13 @@
     python tests/mutation.py --sample 40
     python tests/mutation.py --files wps_sam/prompters/losses.py --seed 3
 
-``GUARDS`` says which tests guard which file. Survivors are printed with their line; fewer than 95 % noticed is exit code
-1. A change that makes no difference has a line in mutation_equivalents.txt with the reason, and is left out.
+``GUARDS`` says which tests guard which file. Survivors are printed with their line; fewer than 95 % noticed is exit
+code 1. A change that makes no difference has a line in mutation_equivalents.txt with the reason, and is left out.
 
-A process a file imports everything and collects its tests once, and sees which test runs which line. Each change is made
-in a fork of it, in the functions' code, and only the tests that run the line are run. What is computed while modules are
-imported (constants, defaults of parameters) is imported anew in a fork that has PyTorch alone. Processes that tests
-start see the code as it is.
+A process a file imports everything and collects its tests once, and sees which test runs which line. Each change is
+made in a fork of it, in the functions' code, and only the tests that run the line are run. What is computed while
+modules are imported (constants, defaults of parameters) is imported anew in a fork that has PyTorch alone. Processes
+that tests start see the code as it is.
 """
 
 from __future__ import annotations
@@ -48,14 +48,20 @@ INFERENCE = ("tests/inference",)
 GUARDS: dict[str, tuple[str, ...]] = {
     "wps_sam/structures.py": (*INFERENCE, "tests/prompters/test_losses.py", "tests/prompters/test_matcher.py"),
     "wps_sam/mask_losses.py": ("tests/prompters/test_losses.py",),
-    "wps_sam/masks.py": ("tests/test_masks.py",),
+    "wps_sam/masks.py": (
+        "tests/test_masks.py",
+        "tests/real_files/test_nothing_lost.py::test_files_of_16_bits_are_read_by_the_bits_they_use",
+        "tests/real_files/test_nothing_lost.py::test_a_later_page_of_16_bits_is_not_the_first",
+        "tests/real_files/test_nothing_lost.py::test_an_orientation_behind_the_pixels_of_a_png",
+    ),
     "wps_sam/checkpointer.py": ("tests/test_checkpointer.py",),
     "wps_sam/prompters/losses.py": ("tests/prompters/test_losses.py",),
     "wps_sam/prompters/matcher.py": ("tests/prompters/test_matcher.py",),
-    "wps_sam/prompters/dense.py": ("tests/prompters/test_prompter.py", "tests/prompters/test_dense_losses.py"),
+    "wps_sam/prompters/dense.py": ("tests/prompters/test_prompter.py", "tests/models/test_wps_sam.py"),
     "wps_sam/inference/merge.py": INFERENCE,
     "wps_sam/inference/naming.py": INFERENCE,
     "wps_sam/inference/select.py": INFERENCE,
+    "wps_sam/encoders/promptable.py": ("tests/data/test_mapper.py", "tests/encoders/test_sam.py"),
     "wps_sam/data/mapper.py": ("tests/data/test_mapper.py",),
     "wps_sam/data/weak_labels.py": ("tests/data/test_weak_labels.py", "tests/data/test_mapper.py"),
     "wps_sam/data/sources/pascal_part.py": ("tests/data/sources/test_pascal_part.py",),
@@ -130,9 +136,9 @@ def mutants(path: str) -> list[Mutant]:
     """Every change of a file, in the order of its lines."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     made = [
-        Mutant(path, function, _lines(statement), tree, node.value if isinstance(node, ast.keyword) else node, changed)
+        Mutant(path, function, _lines(statement), tree, replaced, changed)
         for node, function, statement in _visited(tree, "", None)
-        for changed in _replacements(node)
+        for replaced, changed in _replacements(node)
     ]
     return sorted(made, key=lambda mutant: mutant.node.lineno)
 
@@ -173,45 +179,51 @@ def _is_words(node: ast.AST) -> bool:
     return isinstance(call, ast.Call) and ast.unparse(call.func).startswith(("logger.", "logging."))
 
 
-def _replacements(node: Any) -> Iterator[ast.AST]:
+def _replacements(node: Any) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """A node, or one below it, and what can take its place."""
     if isinstance(node, ast.Compare):
         for i, operator in enumerate(node.ops):
             ops = [*node.ops[:i], COMPARISONS[type(operator)](), *node.ops[i + 1 :]]
-            yield ast.Compare(node.left, ops, node.comparators)
+            yield node, ast.Compare(node.left, ops, node.comparators)
     elif isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in OPERATORS:
         other = copy.copy(node)
         other.op = OPERATORS[type(node.op)]()
-        yield other
+        yield node, other
     elif isinstance(node, ast.BoolOp):
-        yield ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
-    elif isinstance(node, ast.UnaryOp):
-        yield node.operand
+        yield node, ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+    elif isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
+        yield node, node.operand
     elif isinstance(node, ast.Constant):
-        yield from map(ast.Constant, _other_values(node.value))
+        for value in _other_values(node.value):
+            yield node, ast.Constant(value)
     elif isinstance(node, ast.Name) and node.id in BUILTINS:
-        yield ast.Name(BUILTINS[node.id], node.ctx)
+        yield node, ast.Name(BUILTINS[node.id], node.ctx)
     elif isinstance(node, ast.Attribute) and node.attr in NAMES:
-        yield ast.Attribute(node.value, NAMES[node.attr], node.ctx)
+        yield node, ast.Attribute(node.value, NAMES[node.attr], node.ctx)
     elif isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant) and node.value.value in TEXTS:
-        yield ast.Constant(TEXTS[node.value.value])
-    elif isinstance(node, ast.Return) and node.value is not None:
-        if not (isinstance(node.value, ast.Constant) and node.value.value is None):
-            yield ast.Return(ast.Constant(None))
-    elif isinstance(node, ast.Raise | ast.Continue | ast.Break) or (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-    ):
-        yield ast.Pass()
+        yield node.value, ast.Constant(TEXTS[node.value.value])
+    elif isinstance(node, ast.Return) and node.value and not _is_none(node.value):
+        yield node, ast.Return(ast.Constant(None))
+    elif isinstance(node, ast.Raise | ast.Continue | ast.Break) or _is_call(node):
+        yield node, ast.Pass()
     if isinstance(node, ast.If | ast.IfExp) and isinstance(node.test, ast.Name | ast.Attribute | ast.Call):
-        other = copy.copy(node)
-        other.test = ast.copy_location(ast.UnaryOp(ast.Not(), node.test), node.test)
-        yield other
+        yield node.test, ast.UnaryOp(ast.Not(), node.test)
+
+
+def _is_none(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _is_call(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
 
 
 def _other_values(value: object) -> list[Any]:
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return [value + 1, value - 1]
+        # The last place in that of the first would often be the same one.
+        return [value + 1, value - 1] if value else [1]
     if isinstance(value, float):
         return [value * 2, value / 2] if value else [1.0]
     return []

@@ -362,3 +362,43 @@ def test_a_mask_that_a_crop_leaves_nothing_of_is_its_box_or_nothing(tmp_path):
 def test_an_object_conditioned_record_says_so_to_the_model(tmp_path):
     record = {**record_of(tmp_path, [np.ones((20, 30), bool)]), "category_id": 3}
     assert PartDatasetMapper(is_train=False, augmentations=[])(record)["category_id"] == 3
+
+
+def test_a_point_on_the_border_of_a_crop_stays_and_one_beyond_is_gone(tmp_path):
+    """A crop of 6 x 4 pixels from (10, 8): in coordinates of pixel centres it spans 9.5 to 15.5 and 7.5 to 11.5."""
+    record = record_of(tmp_path, [np.ones((20, 30), bool)] * 8)
+    inside = [[9.5, 7.5], [15.5, 11.5], [12.0, 10.0]]
+    outside = [[9.4, 10.0], [15.6, 10.0], [12.0, 7.4], [12.0, 11.6], [0.0, 0.0]]
+    for entry, point in zip(record["annotations"], inside + outside):
+        entry["point"] = point
+    crop = CropTransform(10, 8, 6, 4)
+    instances = PartDatasetMapper(is_train=True, augmentations=[crop], label_type="point")(record)["instances"]
+    assert instances.gt_classes.tolist() == [0, 1, 2]
+    assert instances.gt_points.tolist() == [[-0.5, -0.5], [5.5, 3.5], [2, 2]]
+
+
+def test_a_box_that_only_touches_a_crop_is_gone(tmp_path):
+    masks = [np.zeros((20, 30), bool) for _ in range(5)]
+    # Left, above, right of and below the crop of 6 x 4 from (10, 8), up to its sides; and its last pixel.
+    masks[0][8:12, 5:10] = masks[1][4:8, 10:16] = masks[2][8:12, 16:20] = masks[3][12:15, 10:16] = True
+    masks[4][11, 15] = True
+    crop = CropTransform(10, 8, 6, 4)
+    instances = PartDatasetMapper(is_train=True, augmentations=[crop])(record_of(tmp_path, masks))["instances"]
+    assert instances.gt_classes.tolist() == [4]
+    assert instances.gt_boxes.tensor.tolist() == [[5, 3, 6, 4]]
+
+
+def test_a_crop_of_a_thin_picture_keeps_a_pixel():
+    crop = RandomCrop("relative", (0.3, 0.3))
+    # 0.3 and 0.6 pixels; Detectron2 rounds the first to none.
+    assert crop.get_crop_size((1, 2)) == (1, 1) and crop.get_crop_size((2, 1)) == (1, 1)
+    assert crop.get_crop_size((40, 60)) == (12, 18)
+
+
+def test_sides_are_rounded_to_the_nearest_pixel():
+    def size(height, width, longest):
+        resized = ResizeLongestSide(longest).get_transform(np.zeros((height, width, 3), np.uint8))
+        return resized.new_h, resized.new_w
+
+    # 4 of 6 pixels become 6.67 of 10; 3 of 8 become 4.5 of 12; 5 of 12 become 3.33 of 8.
+    assert size(4, 6, 10) == (7, 10) and size(8, 3, 12) == (12, 5) and size(5, 12, 8) == (3, 8)

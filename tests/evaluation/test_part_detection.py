@@ -140,6 +140,10 @@ def test_broken_annotations_are_cleaned(scene: Scene, tmp_path: Path, caplog: py
     written = json.loads((tmp_path / "coco_ap_ground_truth_mask.json").read_text())
     assert [a["category_id"] for a in written["annotations"]] == [0, 2]
     assert [a["id"] for a in written["annotations"]] == [1, 2]
+    # Of the masks; in the other file of the boxes where there is no mask.
+    assert [a["area"] for a in written["annotations"]] == [100, 100]
+    boxes = json.loads((tmp_path / "coco_ap_ground_truth_box.json").read_text())
+    assert [(a["id"], a["area"]) for a in boxes["annotations"]] == [(1, 100), (2, 100), (3, 100)]
     assert (tmp_path / "coco_ap_mask" / "coco_instances_results.json").exists()
 
 

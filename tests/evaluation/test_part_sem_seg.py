@@ -345,6 +345,19 @@ def test_agrees_with_the_authors_way_written_out(scene: Scene) -> None:
     assert not torch.equal(largest, probabilities[[c == 1 for c in classes]].sum(0) >= 0.5)
 
 
+def test_a_probability_and_a_share_of_exactly_one_half_are_foreground(scene: Scene) -> None:
+    # A logit of 0 is one half. Two of four rows, resized to one row of the square's two, cover half of it.
+    record = scene.add([annotation(0, box_mask(4, 4, 0, 1, 4, 3))], size=(4, 4))
+    scene.register()
+    output = scene.output(record, [(0, box_mask(4, 4, 0, 0, 4, 4))], logits=torch.zeros(1, 1, 1), frame=Frame(2, 2, 2))
+    assert run(AuthorsEvaluator(scene.name), [record], [output])["wps_authors"]["mIoU"] == pytest.approx(100.0)
+    # A little less is background: both rows are missed.
+    output = output | scene.output(
+        record, [(0, EMPTY[:4, :4])], logits=torch.full((1, 1, 1), -1e-6), frame=Frame(2, 2, 2)
+    )
+    assert run(AuthorsEvaluator(scene.name), [record], [output])["wps_authors"]["mIoU"] == 0.0
+
+
 # ------------------------------------------------------------------ bad input
 
 

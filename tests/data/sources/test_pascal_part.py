@@ -365,6 +365,23 @@ def test_unlabelled_pixels_that_are_a_class(tmp_path):
     assert (map_of([screen], "108") == 255).sum() == frame
 
 
+def test_what_no_part_covers_is_a_part_of_its_own_and_lies_below_the_others(tmp_path):
+    (bicycle,) = annotation(tmp_path, layout.BICYCLE)
+    rest, *parts = bicycle.with_unlabelled
+    assert (rest.kind, rest.number) == (UNLABELED, None) and tuple(parts) == bicycle.parts
+    assert rest.mask.sum() == 1200 - 2 * 225 - 16 and not any((rest.mask & part.mask).any() for part in parts)
+    (body,) = instances_of([bicycle], "58", "bicycle's body")
+    assert body.sum() == 1200 - 2 * 225 - 16
+
+
+def test_every_number_above_zero_is_of_the_mask(tmp_path):
+    levels = layout.box(0, 0, 9, 9).astype(np.uint8) * 255
+    levels[0, :3] = 1, 2, 128
+    (cat,) = annotation(tmp_path, layout.Thing("cat", levels, [("head", levels)]))
+    assert cat.mask.dtype == cat.parts[0].mask.dtype == bool
+    assert cat.mask.sum() == cat.parts[0].mask.sum() == 81
+
+
 def test_a_screen_seen_from_behind_is_all_frame(tmp_path):
     objects = annotation(tmp_path, layout.SCREEN_FROM_BEHIND)
     assert (map_of(objects, "58")[objects[0].mask] == ids("58")["tvmonitor's frame"]).all()
@@ -439,10 +456,10 @@ def test_two_objects_share_no_instance(tmp_path):
 
 
 def test_numbered_parts_are_instances_beyond_the_official_maximum(tmp_path):
-    wheels = [(f"wheel_{n}", layout.box(2 * n, 0, 2 * n + n % 3 + 1, 1)) for n in (1, 2, 10, 23)]
+    wheels = [(f"wheel_{n}", layout.box(2 * n, 0, 2 * n + n % 3 + 1, 1)) for n in (10, 2, 23, 1)]
     objects = annotation(tmp_path, layout.Thing("bus", layout.box(0, 0, 60, 10), wheels))
     found = instances_of(objects, "58", "bus's wheel")
-    # In the order of the numbers, not of their letters.
+    # In the order of the numbers, not of their letters nor of the file.
     assert [int(np.flatnonzero(mask.any(axis=0))[0]) for mask in found] == [2, 4, 20, 46]
     # A bus's body of 58 has numbered members and others, and is one.
     bus = layout.Thing(

@@ -1,2 +1,0 @@
-"""x"""
-def test_x(): pass
