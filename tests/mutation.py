@@ -42,8 +42,8 @@ from _pytest.main import pytest_runtestloop as run_collected
 
 ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENTS = ROOT / "tests" / "mutation_equivalents.txt"
-EVALUATION = ("tests/evaluation",)
 INFERENCE = ("tests/inference",)
+SEM_SEG, OPEN = (f"tests/evaluation/test_{name}.py" for name in ("part_sem_seg", "open_vocabulary"))
 # What is changed: the tests that are to notice.
 GUARDS: dict[str, tuple[str, ...]] = {
     "wps_sam/structures.py": (*INFERENCE, "tests/prompters/test_losses.py", "tests/prompters/test_matcher.py"),
@@ -65,13 +65,13 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "wps_sam/data/mapper.py": ("tests/data/test_mapper.py",),
     "wps_sam/data/weak_labels.py": ("tests/data/test_weak_labels.py", "tests/data/test_mapper.py"),
     "wps_sam/data/sources/pascal_part.py": ("tests/data/sources/test_pascal_part.py",),
-    "wps_sam/evaluation/evaluator.py": EVALUATION,
-    "wps_sam/evaluation/ground_truth.py": EVALUATION,
+    "wps_sam/evaluation/evaluator.py": (SEM_SEG, "tests/evaluation/test_distributed.py"),
+    "wps_sam/evaluation/ground_truth.py": (SEM_SEG, OPEN, "tests/evaluation/test_part_detection.py"),
     "wps_sam/evaluation/metrics.py": ("tests/evaluation/test_metrics.py",),
-    "wps_sam/evaluation/open_vocabulary.py": EVALUATION,
-    "wps_sam/evaluation/part_detection.py": EVALUATION,
-    "wps_sam/evaluation/part_sem_seg.py": EVALUATION,
-    "wps_sam/evaluation/pascal_sq.py": EVALUATION,
+    "wps_sam/evaluation/open_vocabulary.py": (OPEN,),
+    "wps_sam/evaluation/part_detection.py": ("tests/evaluation/test_part_detection.py", OPEN),
+    "wps_sam/evaluation/part_sem_seg.py": (SEM_SEG, OPEN),
+    "wps_sam/evaluation/pascal_sq.py": ("tests/evaluation/test_pascal_sq.py",),
 }
 LEAST_NOTICED = 0.95
 # What tests import and what takes long to import; the rest is ours.

@@ -182,6 +182,7 @@ def test_a_proposal_that_naming_may_still_lift_passes():
     assert threshold_before_naming(0.5, 0.75) == pytest.approx(1 / 16)
     assert threshold_before_naming(0.5, 0.0) == 0.5
     # Where the insides alone decide, any may.
+    assert threshold_before_naming(0.0, 1.0) == 0
     assert threshold_before_naming(0.5, 1.0) == 0 and threshold_before_naming(torch.ones(2), 1.0).tolist() == [0, 0]
 
 

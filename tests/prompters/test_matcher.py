@@ -115,10 +115,13 @@ def test_centre_matcher_measures_each_direction_by_its_own_side():
     # Middle (12, 12), 7.5 to either side: the cells at 4 and 20 are 8 away.
     ((query, _),) = CenterMatcher(min_radius=1)(_cells(), [_part([[-3, 8, 27, 16]])])
     assert query.tolist() == [5]
+    # A flat and wide one: all columns of its row.
+    ((query, _),) = CenterMatcher(min_radius=1)(_cells(), [_part([[-20, 8, 44, 16]])])
+    assert query.tolist() == [4, 5, 6, 7]
 
 
 def test_centre_matcher_counts_the_least_radius_from_the_middle():
-    # Cells at 4, 12, 20, 28; a part of one pixel at 12: 8 pixels reach those at 4 and 20, 7.9 do not; 16 would reach 28.
+    # Cells at 4, 12, 20, 28; a part of one pixel at 12: 8 pixels reach 4 and 20, 7.9 do not, and 16 would reach 28.
     tiny = _part([[11.5, 11.5, 12.5, 12.5]])
     ((query, _),) = CenterMatcher(min_radius=8)(_cells(), [tiny])
     assert query.tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
