@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import subprocess
 import sys
 
 from wps_sam.checkpointer import (
@@ -136,12 +137,15 @@ def test_processes_that_write_one_file_at_once_have_a_temporary_one_each(tmp_pat
 
 
 def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
-    # No process has such numbers; the parent of this one lives.
+    # No process has such numbers.
     dead = [f"model.pth.{pid}.tmp" for pid in (2**30, 10**30, os.getpid())]
-    kept = [f"model.pth.{os.getppid()}.tmp", "notes.tmp", ".7.tmp", "model.pth", f"model.pth.{2**30}.tmp.txt"]
+    living = subprocess.Popen(["sleep", "60"])
+    kept = [f"model.pth.{living.pid}.tmp", "notes.tmp", ".7.tmp", "model.pth", f"model.pth.{2**30}.tmp.txt"]
     for name in [*dead, *kept]:
         (tmp_path / name).touch()
     remove_leftovers(tmp_path)
+    living.kill()
+    living.wait()
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
     remove_leftovers(tmp_path / "not_there")
 
@@ -268,7 +272,9 @@ def test_a_sam_is_not_taken_for_a_part_model(tmp_path):
             SafeCheckpointer(nn.Linear(2, 3)).load(str(tmp_path / "sam.pth"))
 
 
-@pytest.mark.parametrize(("content", "kind"), [([1], "list"), ({"model": 7}, "int"), ({1: torch.ones(1)}, "dict")])
+@pytest.mark.parametrize(
+    ("content", "kind"), [([1], "list"), ({"model": 7}, "int"), ({1: torch.ones(1), "a": torch.ones(1)}, "dict")]
+)
 def test_what_holds_no_weights_is_refused(tmp_path, content, kind):
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(ValueError, match=rf"model\.pth: expected a dict of weights, got {kind}"):

@@ -19,6 +19,7 @@ from wps_sam.masks import (
     restrict_to_object,
     segmentation_to_mask,
     stored_size,
+    to_eight_bits,
     valid_polygons,
 )
 
@@ -335,9 +336,21 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     values = np.linspace(0, 65535, 24).reshape(4, 6).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     assert np.array_equal(read_rgb(str(tmp_path / "a.png")), np.repeat((values >> 8)[..., None], 3, axis=2))
-    Image.fromarray(np.full((4, 6), 70000, np.int32)).save(tmp_path / "b.tiff")
-    with pytest.raises(ValueError, match=r"b\.tiff: cannot be decoded: expected 8 or 16 bits"):
-        read_rgb(str(tmp_path / "b.tiff"))
+    for wrong in (70000, -1):
+        values = np.full((4, 6), 7, np.int32)
+        values[0, 0] = wrong
+        Image.fromarray(values).save(tmp_path / "b.tiff")
+        with pytest.raises(ValueError, match=r"b\.tiff: cannot be decoded: expected 8 or 16 bits"):
+            read_rgb(str(tmp_path / "b.tiff"))
+
+
+@pytest.mark.parametrize(
+    ("highest", "upper_eight"), [(1, 1), (255, 255), (300, 75), (1500, 93), (4095, 255), (16383, 255), (20000, 78)]
+)
+def test_the_upper_eight_of_an_even_number_of_bits_are_taken(highest, upper_eight):
+    """300 has 9 bits and 1500 has 11, so 10 and 12 are in use: divided by 4 and 16; 20000 has 15: by 256."""
+    found = to_eight_bits(np.array([0, highest]), "a.png")
+    assert found.dtype == np.uint8 and found.tolist() == [0, upper_eight]
 
 
 def save_rotated(path, orientation):
@@ -410,6 +423,9 @@ def test_sides_of_pictures_limit_their_own_direction():
     """A picture of height 5 and width 20: x from -20 to 40 and y from -5 to 10."""
     (cut,) = clip_far_polygons([[-99, -99, 99, -99, 99, 99, -99, 99]], 5, 20)
     assert sorted(zip(cut[::2], cut[1::2])) == [(-20, -5), (-20, 10), (40, -5), (40, 10)]
+    # Within 20 of it both ways, and yet too high above it.
+    (cut,) = clip_far_polygons([[0, -15, 10, -15, 10, 5, 0, 5]], 5, 20)
+    assert min(cut[1::2]) == -5
 
 
 @pytest.mark.parametrize("counts", ["P", "o" * 8 + "0", "o" * 30])

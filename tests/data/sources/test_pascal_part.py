@@ -16,6 +16,7 @@ from wps_sam.data.sources.pascal_part import (
     VARIANTS,
     ObjectMask,
     PartMask,
+    _field,
     load_part_groups,
     load_pascal_vocabulary,
     original_parts,
@@ -284,6 +285,12 @@ def test_refuses_other_files(tmp_path):
         savemat(path, anno)
         with pytest.raises(ValueError, match=message):
             read_annotation(path)
+
+
+def test_a_field_that_holds_no_array_is_named():
+    (struct,) = np.array([(7,)], dtype=[("mask", object)])
+    with pytest.raises(ValueError, match=r"anno\.mask: expected a MATLAB array, got int"):
+        _field(struct, "mask", "anno")
 
 
 # --- part maps
@@ -612,8 +619,11 @@ def test_prepare_says_what_is_wrong(tmp_path):
         prepare(written.voc, tmp_path / "nowhere", written.output, ["58"])
     with pytest.raises(ValueError, match=r"list of pictures .*train\.txt: the file does not exist"):
         prepare(tmp_path / "nowhere", written.mats, written.output, ["58"])
+    # Before anything is written.
+    fresh = layout.write_voc(tmp_path / "fresh")
     with pytest.raises(ValueError, match="expected a variant among"):
-        prepare(written.voc, written.mats, written.output, ["59"])
+        prepare(fresh.voc, fresh.mats, fresh.output, ["58", "59"])
+    assert not list(fresh.output.iterdir())
 
 
 def test_base_and_novel_classes_are_in_the_metadata() -> None:
