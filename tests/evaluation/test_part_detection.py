@@ -172,6 +172,16 @@ def test_an_annotation_without_box_takes_part_in_mask_ap_alone(
     assert ["bbox" in a for a in written[0]["annotations"]] == [True, False]
 
 
+def test_the_one_class_of_a_data_set_has_the_ap_of_all(scene: Scene) -> None:
+    scene.classes = scene.classes[:1]
+    mask = block(0, 0, 10, 10)
+    # Without a word on crowds it is none.
+    record = scene.add([annotation(0, mask, iscrowd=None)], size=(40, 40))
+    scene.register()
+    scores = ap(scene, [scene.output(record, [(0, mask)])])
+    assert scores["AP"] == scores["AP-Animal Head"] == scores["box_AP-Animal Head"] == pytest.approx(100)
+
+
 def test_a_second_evaluation_forgets_the_first(scene: Scene) -> None:
     mask = block(0, 0, 10, 10)
     record = scene.add([annotation(0, mask)], size=(40, 40))
