@@ -57,7 +57,7 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "wps_sam/checkpointer.py": ("tests/test_checkpointer.py",),
     "wps_sam/prompters/losses.py": ("tests/prompters/test_losses.py",),
     "wps_sam/prompters/matcher.py": ("tests/prompters/test_matcher.py",),
-    "wps_sam/prompters/dense.py": ("tests/prompters/test_prompter.py", "tests/models/test_wps_sam.py"),
+    "wps_sam/prompters/dense.py": ("tests/prompters/test_prompter.py",),
     "wps_sam/inference/merge.py": INFERENCE,
     "wps_sam/inference/naming.py": INFERENCE,
     "wps_sam/inference/select.py": INFERENCE,

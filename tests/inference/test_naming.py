@@ -126,6 +126,8 @@ def test_cells_of_a_square_become_pixels_by_way_of_the_masks_size():
     cells = [(c + 0.5) / 4 - 0.5 for c in range(16)]
     expected = [0 if x < 0 else x if x < 1 else 1 + 2 * (x - 1) if x < 2 else 3 + x - 2 if x < 3 else 4 for x in cells]
     assert found.tolist() == pytest.approx(expected, abs=1e-3)
+    lying = pixel_probability(part_map.mT, Frame(16, 16, 16), 16, 16)[0, :, 8].logit()
+    assert lying.tolist() == pytest.approx(expected, abs=1e-3)
     # The square lies as the picture does.
     assert pixel_probability(part_map, Frame(16, 16, 16), 4, 6).shape == (2, 4, 6)
 
