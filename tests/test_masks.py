@@ -5,22 +5,28 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from wps_sam.masks import (
+    clip_far_polygons,
     deepest_pixel,
     mask_to_box,
     mask_to_rle,
+    pil_to_rgb,
+    read_label_png,
     read_object_map,
     read_part_map,
+    read_predicted_objects,
     read_rgb,
     record_size,
     restrict_to_object,
     segmentation_to_mask,
+    stored_size,
+    to_eight_bits,
     valid_polygons,
 )
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 TRIANGLE = [0.0, 0.0, 8.0, 0.0, 0.0, 8.0]
 METADATA = SimpleNamespace(label_map={0: 0, 1: 1, 2: 2}, background_label=2, ignore_label=255)
@@ -330,9 +336,21 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     values = np.linspace(0, 65535, 24).reshape(4, 6).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     assert np.array_equal(read_rgb(str(tmp_path / "a.png")), np.repeat((values >> 8)[..., None], 3, axis=2))
-    Image.fromarray(np.full((4, 6), 70000, np.int32)).save(tmp_path / "b.tiff")
-    with pytest.raises(ValueError, match=r"b\.tiff: cannot be decoded: expected 8 or 16 bits"):
-        read_rgb(str(tmp_path / "b.tiff"))
+    for wrong in (70000, -1):
+        values = np.full((4, 6), 7, np.int32)
+        values[0, 0] = wrong
+        Image.fromarray(values).save(tmp_path / "b.tiff")
+        with pytest.raises(ValueError, match=r"b\.tiff: cannot be decoded: expected 8 or 16 bits"):
+            read_rgb(str(tmp_path / "b.tiff"))
+
+
+@pytest.mark.parametrize(
+    ("highest", "upper_eight"), [(1, 1), (255, 255), (300, 75), (1500, 93), (4095, 255), (16383, 255), (20000, 78)]
+)
+def test_the_upper_eight_of_an_even_number_of_bits_are_taken(highest, upper_eight):
+    """300 has 9 bits and 1500 has 11, so 10 and 12 are in use: divided by 4 and 16; 20000 has 15: by 256."""
+    found = to_eight_bits(np.array([0, highest]), "a.png")
+    assert found.dtype == np.uint8 and found.tolist() == [0, upper_eight]
 
 
 def save_rotated(path, orientation):
@@ -382,3 +400,122 @@ def test_the_deepest_pixel_does_not_hang_on_opencvs_last_bits(monkeypatch: pytes
     mask[10:17, 5:25] = True
     # Depth 4 from column 8 to 21 of row 13.
     assert deepest_pixel(mask) == (8, 13)
+
+
+def transposed(polygon):
+    return [v for x, y in zip(polygon[::2], polygon[1::2]) for v in (y, x)]
+
+
+@pytest.mark.parametrize("turn", [list, transposed])
+def test_a_polygon_is_cut_its_pictures_size_outside_of_it(turn):
+    # The picture spans 0 to 10 both ways, so -10 to 20 is left; the side from (1000, 0) to (0, 10) leaves that at 9.8.
+    (cut,) = clip_far_polygons([turn([0, 0, 1000, 0, 0, 10])], 10, 10)
+    assert cut == pytest.approx(turn([0, 0, 20, 0, 20, 9.8, 0, 10]))
+    # From (-110, 0) to (90, 10): enters at 5 and leaves at 6.5.
+    (cut,) = clip_far_polygons([turn([-110, 0, 90, 10, 90, 20, -110, 20])], 10, 10)
+    assert cut == pytest.approx(turn([-10, 5, 20, 6.5, 20, 20, -10, 20]))
+    # What lies beyond one side is gone; what reaches the limits is left as it was.
+    assert clip_far_polygons([turn([30, 0, 40, 0, 40, 10]), turn([-40, 0, -30, 0, -30, 10])], 10, 10) == []
+    assert clip_far_polygons([turn([-10, -10, 20, -10, 20, 20])], 10, 10) == [turn([-10, -10, 20, -10, 20, 20])]
+
+
+def test_sides_of_pictures_limit_their_own_direction():
+    """A picture of height 5 and width 20: x from -20 to 40 and y from -5 to 10."""
+    (cut,) = clip_far_polygons([[-99, -99, 99, -99, 99, 99, -99, 99]], 5, 20)
+    assert sorted(zip(cut[::2], cut[1::2])) == [(-20, -5), (-20, 10), (40, -5), (40, 10)]
+    # Within 20 of it both ways, and yet too high above it.
+    (cut,) = clip_far_polygons([[0, -15, 10, -15, 10, 5, 0, 5]], 5, 20)
+    assert min(cut[1::2]) == -5
+
+
+@pytest.mark.parametrize("counts", ["P", "o" * 8 + "0", "o" * 30])
+def test_bytes_that_are_no_runs_are_refused(counts):
+    """A byte says that more follow and none does; a number of more bits than any picture has pixels."""
+    with pytest.raises(ValueError, match="segmentation.counts: expected"):
+        segmentation_to_mask({"size": [4, 3], "counts": counts}, 4, 3)
+
+
+@pytest.mark.parametrize("byte", ["/", "p"])
+def test_bytes_beside_the_encodings_are_named(byte):
+    with pytest.raises(ValueError, match="expected COCO's compressed encoding, got"):
+        segmentation_to_mask({"size": [4, 3], "counts": byte}, 4, 3)
+
+
+def test_a_box_without_mask_is_ignored_as_far_as_it_touches_pixels(tmp_path):
+    boxed = {"id": 1, "category_id": 0, "bbox": [-1.5, 0.5, 3.0, 1.2]}
+    part_map = read_part_map(record(tmp_path, annotations=[boxed]), METADATA)
+    # Columns 0 and 1, of which the second half is covered, and rows 0 and 1.
+    assert (part_map == 255).nonzero()[0].tolist() == [0, 0, 1, 1]
+    assert (part_map == 255).nonzero()[1].tolist() == [0, 1, 0, 1]
+    outside = {"id": 1, "category_id": 0, "bbox": [-9.0, -9.0, 8.0, 8.0]}
+    assert (read_part_map(record(tmp_path, annotations=[outside]), METADATA) == 2).all()
+    with pytest.raises(ValueError, match=r"a\.jpg: annotation 3: expected a mask or a box to paint"):
+        read_part_map(record(tmp_path, annotations=[{"id": 3, "category_id": 0, "point": [1, 1]}]), METADATA)
+
+
+def test_of_two_equally_large_parts_the_later_is_seen(tmp_path):
+    parts = [{"id": c, "category_id": c, "segmentation": square(c, 0, 2)} for c in (0, 1)]
+    assert read_part_map(record(tmp_path, annotations=parts), METADATA)[0].tolist() == [0, 1, 1, 2, 2, 2]
+    assert read_part_map(record(tmp_path, annotations=parts[::-1]), METADATA)[0].tolist() == [0, 0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_that_of_pillow(tmp_path, orientation):
+    path = str(tmp_path / "a.png")
+    save_rotated(path, orientation)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+        assert np.array_equal(pil_to_rgb(image), expected)
+    with Image.open(path) as image:
+        assert np.array_equal(pil_to_rgb(image, exif="stored"), picture())
+    assert np.array_equal(read_rgb(path), expected)
+    assert np.array_equal(read_rgb(path, *expected.shape[:2], exif="upright"), expected)
+    assert np.array_equal(read_rgb(path, 4, 6, exif="stored"), picture())
+    assert stored_size(path) == (4, 6, orientation if 2 <= orientation <= 8 else 1)
+    if orientation >= 5 and orientation < 9:
+        with pytest.raises(ValueError, match=r"its annotation says \(4, 6\), and its data set exif: upright"):
+            read_rgb(path, 4, 6, exif="upright")
+
+
+def test_damaged_exif_is_upright_and_said(tmp_path, monkeypatch, caplog):
+    path = str(tmp_path / "a.png")
+    save_rotated(path, 6)
+
+    def fail(image):
+        raise SyntaxError("no EXIF")
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert np.array_equal(read_rgb(path), picture())
+    assert "a.png: its EXIF block is damaged (no EXIF); taken as upright" in caplog.text
+
+
+def test_pictures_in_memory_are_converted_as_files_are():
+    with pytest.raises(ValueError, match="image without a file name: .*got floating point numbers"):
+        pil_to_rgb(Image.fromarray(np.ones((2, 3), np.float32)))
+    with pytest.raises(ValueError, match="expected pixels, got 0 x 0"):
+        pil_to_rgb(Image.new("RGB", (0, 0)))
+    assert np.array_equal(pil_to_rgb(Image.fromarray(picture())), picture())
+
+
+def test_predicted_objects_are_found_by_the_pictures_name(tmp_path):
+    objects = np.full((4, 6), 2, np.uint8)
+    Image.fromarray(objects).save(tmp_path / "a.b.png")
+    entry = {"file_name": "elsewhere/a.b.jpg", "height": 4, "width": 6}
+    assert np.array_equal(read_predicted_objects(str(tmp_path), entry), objects)
+    with pytest.raises(ValueError, match=r"c\.png: the file does not exist"):
+        read_predicted_objects(str(tmp_path), {**entry, "file_name": "c.jpg"})
+
+
+def test_a_label_png_that_claims_no_size_is_taken_as_it_is(tmp_path):
+    entry = record(tmp_path, labels())
+    assert read_label_png(entry["sem_seg_file_name"]).tolist() == labels().tolist()
+    assert read_label_png(entry["sem_seg_file_name"]).dtype == np.int64
+
+
+def test_the_deepest_pixel_is_found_where_the_mask_is():
+    mask = np.zeros((12, 15), bool)
+    mask[3:8, 6:13] = True
+    # Row 5 is 3 from either border, from column 8 on.
+    assert deepest_pixel(mask) == (8, 5)
+    with pytest.raises(ValueError, match=r"the deepest pixel of an empty mask \(4, 6\)"):
+        deepest_pixel(np.zeros((4, 6), bool))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from wps_sam.config import add_wps_sam_config
 from wps_sam.data import PartDatasetMapper
-from wps_sam.data.mapper import RandomCrop, build_augmentations
+from wps_sam.data.mapper import RandomCrop, RandomViews, build_augmentations
 from wps_sam.data.sources.coco import load_partimagenet, load_vocabulary
 from wps_sam.encoders import ResizeLongestSide
 from wps_sam.encoders.build_sam import SAM_ARCHS
 from wps_sam.masks import mask_to_box, mask_to_rle
-from wps_sam.structures import LabelKind
+from wps_sam.structures import UNKNOWN, LabelKind
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -362,3 +364,145 @@ def test_a_mask_that_a_crop_leaves_nothing_of_is_its_box_or_nothing(tmp_path):
 def test_an_object_conditioned_record_says_so_to_the_model(tmp_path):
     record = {**record_of(tmp_path, [np.ones((20, 30), bool)]), "category_id": 3}
     assert PartDatasetMapper(is_train=False, augmentations=[])(record)["category_id"] == 3
+
+
+def test_a_point_on_the_border_of_a_crop_stays_and_one_beyond_is_gone(tmp_path):
+    """A crop of 6 x 4 pixels from (10, 8): in coordinates of pixel centres it spans 9.5 to 15.5 and 7.5 to 11.5."""
+    record = record_of(tmp_path, [np.ones((20, 30), bool)] * 8)
+    inside = [[9.5, 7.5], [15.5, 11.5], [12.0, 10.0]]
+    outside = [[9.4, 10.0], [15.6, 10.0], [12.0, 7.4], [12.0, 11.6], [0.0, 0.0]]
+    for entry, point in zip(record["annotations"], inside + outside):
+        entry["point"] = point
+    crop = CropTransform(10, 8, 6, 4)
+    instances = PartDatasetMapper(is_train=True, augmentations=[crop], label_type="point")(record)["instances"]
+    assert instances.gt_classes.tolist() == [0, 1, 2]
+    assert instances.gt_points.tolist() == [[-0.5, -0.5], [5.5, 3.5], [2, 2]]
+
+
+def test_a_box_that_only_touches_a_crop_is_gone(tmp_path):
+    masks = [np.zeros((20, 30), bool) for _ in range(5)]
+    # Left, above, right of and below the crop of 6 x 4 from (10, 8), up to its sides; and its last pixel.
+    masks[0][8:12, 5:10] = masks[1][4:8, 10:16] = masks[2][8:12, 16:20] = masks[3][12:15, 10:16] = True
+    masks[4][11, 15] = True
+    crop = CropTransform(10, 8, 6, 4)
+    instances = PartDatasetMapper(is_train=True, augmentations=[crop])(record_of(tmp_path, masks))["instances"]
+    assert instances.gt_classes.tolist() == [4]
+    assert instances.gt_boxes.tensor.tolist() == [[5, 3, 6, 4]]
+
+
+def test_a_crop_of_a_thin_picture_keeps_a_pixel():
+    crop = RandomCrop("relative", (0.3, 0.3))
+    # 0.3 and 0.6 pixels; Detectron2 rounds the first to none.
+    assert crop.get_crop_size((1, 2)) == (1, 1) and crop.get_crop_size((2, 1)) == (1, 1)
+    assert crop.get_crop_size((40, 60)) == (12, 18)
+
+
+def test_sides_are_rounded_to_the_nearest_pixel():
+    def size(height, width, longest):
+        resized = ResizeLongestSide(longest).get_transform(np.zeros((height, width, 3), np.uint8))
+        return resized.new_h, resized.new_w
+
+    # 4 of 6 pixels become 6.67 of 10; 3 of 8 become 4.5 of 12; 5 of 12 become 3.33 of 8.
+    assert size(4, 6, 10) == (7, 10) and size(8, 3, 12) == (12, 5) and size(5, 12, 8) == (3, 8)
+
+
+def views(count, only=None):
+    return RandomViews([RandomCrop("relative", (0.5, 0.5)), ResizeLongestSide(16)], count, only)
+
+
+def test_every_crop_of_a_picture_is_drawn_and_so_is_the_whole():
+    np.random.seed(0)
+    drawn = [views(2).draw() for _ in range(60)]
+    # Each as often as none: 20 times, give or take.
+    assert [drawn.count(number) for number in (0, 1, None)] == pytest.approx([20] * 3, abs=10)
+    assert views(2, only=1).draw() == 1 and views(2, only=0).draw() == 0 and views(2, only=2).draw() is None
+
+
+def test_crops_are_fixed_by_picture_and_number_and_leave_other_draws_alone():
+    def crop(number, image_id):
+        shown = T.AugInput(np.arange(40 * 60 * 3).reshape(40, 60, 3).astype(np.uint8))
+        transforms = views(9).apply(number, {"image_id": image_id}, shown).transforms
+        return transforms[0].x0, transforms[0].y0
+
+    np.random.seed(1)
+    first = [crop(number, image_id) for number in range(5) for image_id in ("a", "b")]
+    after = np.random.rand()
+    np.random.seed(1)
+    assert np.random.rand() == after
+    assert first == [crop(number, image_id) for number in range(5) for image_id in ("a", "b")]
+    assert len(set(first)) > 5
+    # The number that seeds is part of what stored features are known by.
+    np.random.seed(int.from_bytes(hashlib.sha256(b"a/3").digest()[:4], "little"))
+    expected = RandomCrop("relative", (0.5, 0.5)).get_transform(np.zeros((40, 60, 3), np.uint8))
+    assert crop(3, "a") == (expected.x0, expected.y0)
+
+
+class StoredFeatures:
+    """Says which view it was asked for."""
+
+    def read(self, record, view):
+        return {"image_embedding": torch.ones(1), "view": view}
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_labels_are_the_same_whether_pictures_are_read_or_not(tmp_path, count):
+    """Stored features stand in the picture's place: the same draws, and of the picture its size alone."""
+    mask = np.zeros((40, 60), bool)
+    mask[4:38, 4:56] = True
+    record = record_of(tmp_path, [mask])
+    seen = set()
+    for seed in range(20):
+        outputs = []
+        for pixels in (True, False):
+            mapper = PartDatasetMapper(
+                is_train=True,
+                augmentations=[T.RandomFlip(), ResizeLongestSide(16)],
+                random_views=views(count) if count else None,
+                features=StoredFeatures(),
+                pixels=pixels,
+            )
+            np.random.seed(seed)
+            outputs.append(mapper(record))
+        whole, unread = outputs
+        assert "image" not in unread and "image_size" not in whole and whole["view"] == unread["view"]
+        assert unread["image_size"] == tuple(whole["image"].shape[1:]) == whole["instances"].image_size
+        assert torch.equal(whole["instances"].gt_boxes.tensor, unread["instances"].gt_boxes.tensor)
+        seen.add(whole["view"])
+    assert {"original", "flipped"} <= seen and any(view.startswith("random_") for view in seen) == bool(count)
+
+
+def test_without_stored_features_pictures_are_read():
+    assert PartDatasetMapper(is_train=True, augmentations=[], pixels=False).pixels
+    assert PartDatasetMapper(is_train=True, augmentations=[], features=StoredFeatures()).pixels
+    assert not PartDatasetMapper(is_train=True, augmentations=[], features=StoredFeatures(), pixels=False).pixels
+
+
+def test_part_maps_of_teachers_move_with_the_picture(tmp_path):
+    """Numbers of 16 bits: 300 and UNKNOWN at the left, classes 0 and 1 at the right, which change sides."""
+    part_map = np.array([[300, UNKNOWN, 0, 1]], np.uint16).repeat(2, 0)
+    record = record_of(tmp_path, [np.ones((2, 4), bool)])
+    record["teacher_map"] = cv2.imencode(".png", part_map)[1]
+
+    def moved(augmentations, flip_map=None):
+        return PartDatasetMapper(is_train=True, augmentations=augmentations, flip_map=flip_map)(record)["part_map"]
+
+    assert moved([]).dtype == torch.int64 and moved([]).tolist() == part_map.tolist()
+    flip = [T.RandomFlip(prob=1.0)]
+    assert moved(flip)[0].tolist() == [1, 0, UNKNOWN, 300]
+    assert moved(flip, [1, 0, 2])[0].tolist() == [0, 1, UNKNOWN, 300]
+    assert moved([], [1, 0, 2])[0].tolist() == [300, UNKNOWN, 0, 1]
+    # Enlarged by the nearest pixel.
+    assert moved([ResizeLongestSide(8)])[3].tolist() == [300, 300, UNKNOWN, UNKNOWN, 0, 0, 1, 1]
+
+
+def test_a_record_without_some_fields_is_passed_on_without_them(tmp_path):
+    record = record_of(tmp_path, [np.ones((20, 30), bool)])
+    del record["image_id"]
+    output = PartDatasetMapper(is_train=False, augmentations=[])(record)
+    assert set(output) == {"image", "file_name", "height", "width"} and output["image"].shape == (3, 20, 30)
+
+
+def test_without_any_label_masks_are_none_of_the_pictures_size(tmp_path):
+    record = {**record_of(tmp_path, [np.ones((20, 30), bool)]), "annotations": []}
+    instances = PartDatasetMapper(is_train=True, augmentations=[], label_type="mask")(record)["instances"]
+    assert instances.gt_masks.tensor.shape == (0, 20, 30)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from wps_sam.data.weak_labels import part_point, usable_box
+import hashlib
+
+from wps_sam.data.weak_labels import label_kind, part_point, usable_box
 from wps_sam.masks import mask_to_rle, segmentation_to_mask
+from wps_sam.structures import LabelKind
 
 import numpy as np
 import pytest
@@ -98,3 +101,47 @@ def test_part_without_usable_mask_gets_its_box_centre(rule):
     for entry in (annotation([7, 4, 1, 1]), annotation([7, 4, 1, 1], mask_to_rle(np.zeros((HEIGHT, WIDTH), bool)))):
         assert part_point(entry, HEIGHT, WIDTH, rule, 0) == (7.0, 4.0)
     assert part_point(annotation([7, 4, 0, 0]), HEIGHT, WIDTH, rule, 0) is None
+
+
+def test_every_pixel_of_a_mask_may_be_drawn():
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[4, 7] = mask[5, 3] = True
+    pair = [annotation([3, 4, 5, 2], mask_to_rle(mask), i) for i in range(20)]
+    assert {part_point(a, HEIGHT, WIDTH, "random_pixel", 0) for a in pair} == {(7, 4), (3, 5)}
+
+
+@pytest.mark.parametrize(
+    ("annotation_id", "number"),
+    [
+        (7, 7),
+        # Which some tools give.
+        (-7, 2**64 - 7),
+        ("ear", int.from_bytes(hashlib.sha256(b"ear").digest()[:8], "little")),
+    ],
+)
+def test_a_random_pixel_is_that_of_the_ids_number(annotation_id, number):
+    rows, columns = np.nonzero(l_shape())
+    drawn = np.random.default_rng([5, number]).integers(len(rows))
+    entry = annotation([3, 2, 23, 16], mask_to_rle(l_shape()), annotation_id)
+    assert part_point(entry, HEIGHT, WIDTH, "random_pixel", 5) == (columns[drawn], rows[drawn])
+
+
+@pytest.mark.parametrize(
+    ("label_type", "kinds"),
+    [
+        ("point", [LabelKind.POINT] * 4),
+        ("box", [LabelKind.BOX, LabelKind.BOX, LabelKind.TAG, LabelKind.TAG]),
+        ("mask", [LabelKind.MASK, LabelKind.BOX, LabelKind.TAG, LabelKind.TAG]),
+        ("as_annotated", [LabelKind.MASK, LabelKind.BOX, LabelKind.POINT, LabelKind.TAG]),
+    ],
+)
+def test_what_of_an_annotation_a_run_is_shown(label_type, kinds):
+    boxed = annotation([3, 2, 5, 6])
+    shown = [{**boxed, "segmentation": mask_to_rle(l_shape())}, boxed, {"id": 1, "point": [3, 4]}, {"id": 2}]
+    assert [label_kind(entry, HEIGHT, WIDTH, label_type) for entry in shown] == kinds
+
+
+def test_a_malformed_mask_names_its_annotation():
+    broken = annotation([3, 2, 5, 6], {"size": [HEIGHT, WIDTH], "counts": [7]}, annotation_id=12)
+    with pytest.raises(ValueError, match=r"annotation 12: segmentation\.counts"):
+        part_point(broken, HEIGHT, WIDTH, "random_pixel", 0)

@@ -140,6 +140,10 @@ def test_broken_annotations_are_cleaned(scene: Scene, tmp_path: Path, caplog: py
     written = json.loads((tmp_path / "coco_ap_ground_truth_mask.json").read_text())
     assert [a["category_id"] for a in written["annotations"]] == [0, 2]
     assert [a["id"] for a in written["annotations"]] == [1, 2]
+    # Of the masks; in the other file of the boxes where there is no mask.
+    assert [a["area"] for a in written["annotations"]] == [100, 100]
+    boxes = json.loads((tmp_path / "coco_ap_ground_truth_box.json").read_text())
+    assert [(a["id"], a["area"]) for a in boxes["annotations"]] == [(1, 100), (2, 100), (3, 100)]
     assert (tmp_path / "coco_ap_mask" / "coco_instances_results.json").exists()
 
 
@@ -166,6 +170,16 @@ def test_an_annotation_without_box_takes_part_in_mask_ap_alone(
     written = [json.loads((tmp_path / f"coco_ap_ground_truth_{k}.json").read_text()) for k in ("mask", "box")]
     assert [[a["category_id"] for a in truth["annotations"]] for truth in written] == [[0, 1], [0]]
     assert ["bbox" in a for a in written[0]["annotations"]] == [True, False]
+
+
+def test_the_one_class_of_a_data_set_has_the_ap_of_all(scene: Scene) -> None:
+    scene.classes = scene.classes[:1]
+    mask = block(0, 0, 10, 10)
+    # Without a word on crowds it is none.
+    record = scene.add([annotation(0, mask, iscrowd=None)], size=(40, 40))
+    scene.register()
+    scores = ap(scene, [scene.output(record, [(0, mask)])])
+    assert scores["AP"] == scores["AP-Animal Head"] == scores["box_AP-Animal Head"] == pytest.approx(100)
 
 
 def test_a_second_evaluation_forgets_the_first(scene: Scene) -> None:

@@ -8,7 +8,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from wps_sam.evaluation import AuthorsEvaluator, ImagePartEvaluator, PooledPartEvaluator, build_evaluators
+from wps_sam.evaluation import (
+    AuthorsEvaluator,
+    CocoAPEvaluator,
+    ImagePartEvaluator,
+    OracleObjectEvaluator,
+    PooledPartEvaluator,
+    PredictedObjectEvaluator,
+    build_evaluators,
+)
+from wps_sam.evaluation.ground_truth import GroundTruth, annotation_box
 from wps_sam.structures import Frame
 
 import numpy as np
@@ -345,6 +354,19 @@ def test_agrees_with_the_authors_way_written_out(scene: Scene) -> None:
     assert not torch.equal(largest, probabilities[[c == 1 for c in classes]].sum(0) >= 0.5)
 
 
+def test_a_probability_and_a_share_of_exactly_one_half_are_foreground(scene: Scene) -> None:
+    # A logit of 0 is one half. Two of four rows, resized to one row of the square's two, cover half of it.
+    record = scene.add([annotation(0, box_mask(4, 4, 0, 1, 4, 3))], size=(4, 4))
+    scene.register()
+    output = scene.output(record, [(0, box_mask(4, 4, 0, 0, 4, 4))], logits=torch.zeros(1, 1, 1), frame=Frame(2, 2, 2))
+    assert run(AuthorsEvaluator(scene.name), [record], [output])["wps_authors"]["mIoU"] == pytest.approx(100.0)
+    # A little less is background: both rows are missed.
+    output = output | scene.output(
+        record, [(0, EMPTY[:4, :4])], logits=torch.full((1, 1, 1), -1e-6), frame=Frame(2, 2, 2)
+    )
+    assert run(AuthorsEvaluator(scene.name), [record], [output])["wps_authors"]["mIoU"] == 0.0
+
+
 # ------------------------------------------------------------------ bad input
 
 
@@ -399,6 +421,59 @@ def test_damaged_outputs_are_refused(scene: Scene) -> None:
         ImagePartEvaluator(scene.name).process([record], [scene.output(record, [(3, mask)])])
 
 
+def test_masks_of_another_kind_and_classes_beyond_the_last_are_refused(scene: Scene) -> None:
+    mask = block(0, 0, 8, 8)
+    record = scene.add([annotation(0, mask)])
+    scene.register()
+    output = scene.output(record, [(0, mask), (3, mask)])
+    with pytest.raises(ValueError, match=r"picture_0.JPEG: expected pred_classes in 0..2, got 0..3"):
+        ImagePartEvaluator(scene.name).process([record], [output])
+    output["instances"].pred_classes = torch.tensor([0, -1])
+    with pytest.raises(ValueError, match=r"picture_0.JPEG: expected pred_classes in 0..2, got -1..0"):
+        ImagePartEvaluator(scene.name).process([record], [output])
+    output["instances"].pred_masks = output["instances"].pred_masks.float()
+    with pytest.raises(ValueError, match=r"expected pred_masks bool \[K, 16, 16\], got torch.float32 \[2, 16, 16\]"):
+        ImagePartEvaluator(scene.name).process([record], [output])
+
+
+def test_evaluators_gather_from_all_processes_unless_told_otherwise(scene: Scene, monkeypatch) -> None:
+    mask = block(0, 0, 8, 8)
+    record = scene.add([annotation(0, mask)])
+    scene.register()
+    output = scene.output(record, [(0, mask)])
+    evaluators = [ImagePartEvaluator, PooledPartEvaluator, AuthorsEvaluator, CocoAPEvaluator, OracleObjectEvaluator]
+    assert all(evaluator(scene.name)._distributed for evaluator in evaluators)
+    assert PredictedObjectEvaluator(scene.name)._distributed
+    alone = ImagePartEvaluator(scene.name, distributed=False)
+    monkeypatch.setattr("detectron2.utils.comm.gather", None)
+    assert run(alone, [record], [output])["wps_image_part"]["mIoU"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("protocol", [name for name in PART_PROTOCOLS if name != "coco_ap"])
+def test_other_processes_than_the_main_one_have_no_results(scene: Scene, protocol: str, monkeypatch) -> None:
+    scene.register()
+    monkeypatch.setattr("detectron2.utils.comm.gather", lambda state, dst: [])
+    monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: False)
+    (evaluator,) = build_evaluators([protocol], scene.name)._evaluators
+    assert evaluator.evaluate() == {}
+
+
+def test_nothing_is_said_where_every_picture_is_scored(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    record = scene.add([annotation(0, block(0, 0, 8, 8))])
+    scene.register()
+    run(ImagePartEvaluator(scene.name), [record], [scene.output(record, [])])
+    assert "scored" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("bbox", "expected"),
+    [((3, 4, 5, 6), (3, 4, 8, 10)), ((3, 4, 0.5, 0.5), (3, 4, 3.5, 4.5)), ((3, 4, 0, 6), None), ((3, 4, 5, 0), None)],
+)
+def test_boxes_of_annotations_have_an_area(bbox: tuple[float, ...], expected: tuple[float, ...] | None) -> None:
+    assert annotation_box({"bbox": bbox}) == expected
+    assert annotation_box({}) is None
+
+
 def test_an_unscored_picture_is_reported(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     mask = block(0, 0, 8, 8)
     record = scene.add([annotation(0, mask)])
@@ -407,6 +482,18 @@ def test_an_unscored_picture_is_reported(scene: Scene, caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING, logger="wps_sam.evaluation"):
         run(ImagePartEvaluator(scene.name), [record], [scene.output(record, [(0, mask)])])
     assert "ImagePartEvaluator scored 1 of 2 pictures" in caplog.text
+
+
+def test_what_a_data_set_has_is_read_off_its_records(scene: Scene) -> None:
+    scene.add([annotation(0, block(0, 0, 8, 8), segmentation=None)])
+    scene.register()
+    truth = GroundTruth(scene.name)
+    assert (truth.has_masks, truth.is_object_conditioned) == (False, False)
+    # One label map among others without is enough.
+    scene.add(NOTHING, part_map=np.zeros((16, 16), np.uint8))
+    assert GroundTruth(scene.name).has_masks
+    scene.records[0]["category_id"] = 0
+    assert GroundTruth(scene.name).is_object_conditioned is True
 
 
 def test_two_records_with_one_id_are_refused(scene: Scene) -> None:

@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from wps_sam.inference.merge import AuthorsMerge, SemanticMerge, WithinObjectMerge, resize_masks
-from wps_sam.inference.select import select_for_object, select_parts
+from wps_sam.inference.merge import AuthorsMerge, SemanticMerge, WithinObjectMerge, resize_mask, resize_masks
+from wps_sam.inference.select import select_for_object, select_parts, threshold_before_naming
 from wps_sam.structures import Frame
 
 import pytest
@@ -142,3 +142,53 @@ def test_merge_within_an_object_by_hand():
     assert torch.allclose(scores[:, 0], torch.tensor([[0.24, 0.09], [0.16, 0.72]]))
     # With a mask threshold of one half pixel 0 would have had no part.
     assert scores.argmax(0).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("merge", [SemanticMerge, AuthorsMerge])
+def test_a_mask_of_exactly_one_half_covers(merge):
+    below = 0.49999997  # The next smaller number.
+    part_map = _merged(merge, torch.tensor([[[0.5, below]]]), [1.0], [0], 1)
+    assert part_map.argmax(0).tolist() == [[0, 1]]
+    assert part_map[1].tolist() == [[0, 1]]
+
+
+def test_thresholds_of_scores_take_what_reaches_them():
+    # 4/8 and 1/8 are exact: the first has just the score asked for.
+    logits = _logits([0.5, 0.25, 0.25], [0.75, 0.125, 0.125])
+    score = float(logits[:1].softmax(-1).max())
+    assert select_parts(logits, **{**KEEP_ALL, "score_threshold": score}).queries.tolist() == [1, 0]
+    assert select_parts(logits, **{**KEEP_ALL, "score_threshold": score + 1e-6}).queries.tolist() == [1]
+
+
+def test_where_no_part_does_not_compete_the_last_class_may_win():
+    found = select_parts(_logits([0.1, 0.2, 0.3, 0.4]), **KEEP_ALL, no_part_competes=False)
+    assert found.queries.tolist() == [0] and found.classes.tolist() == [2]
+    assert found.scores.tolist() == pytest.approx([0.3])
+
+
+def test_for_an_object_no_query_is_too_unlikely():
+    # Most likely no part, and still the best there is.
+    queries, scores, _ = select_for_object(_logits([0.1, 0.1, 0.8]), None, [0, 1], nms_threshold=1.0, max_parts=100)
+    assert queries.tolist() == [0] and scores.tolist() == [pytest.approx([0.1, 0.1])]
+    # Boxes are thinned and counted here, too.
+    boxes, two = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]]), _logits([0.6, 0.2, 0.2], [0.7, 0.2, 0.1])
+    assert select_for_object(two, boxes, [0, 1], nms_threshold=0.5, max_parts=100).queries.tolist() == [1]
+    assert select_for_object(two, None, [0, 1], nms_threshold=0.5, max_parts=1).queries.tolist() == [1]
+
+
+def test_a_proposal_that_naming_may_still_lift_passes():
+    # A mean of p^(1/2) * 1^(1/2) reaches 0.5 from p = 0.25 on, and one of p^(1/4) from 1/16.
+    assert threshold_before_naming(0.5, 0.5) == pytest.approx(0.25)
+    assert threshold_before_naming(0.5, 0.75) == pytest.approx(1 / 16)
+    assert threshold_before_naming(0.5, 0.0) == 0.5
+    # Where the insides alone decide, any may.
+    assert threshold_before_naming(0.0, 1.0) == 0
+    assert threshold_before_naming(0.5, 1.0) == 0 and threshold_before_naming(torch.ones(2), 1.0).tolist() == [0, 0]
+
+
+def test_a_stretched_square_goes_back_in_one_step():
+    # 1-D: cells 0 and 4 to four pixels are 0, 1, 3, 4; by way of a square of 3, whose pixels are 0, 2, 4, they are not.
+    mask = torch.tensor([[0.0, 4.0], [0.0, 4.0]])
+    image = resize_mask(mask, Frame(3, 3, 3, stretched=True), 5, 4)
+    assert image.shape == (5, 4) and image[1].tolist() == pytest.approx([0, 1, 3, 4])
+    assert resize_mask(mask, Frame(3, 3, 3), 5, 4)[1].tolist() == pytest.approx([0, 1.25, 2.75, 4])

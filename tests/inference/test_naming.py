@@ -108,3 +108,34 @@ def test_with_a_confidence_no_part_does_not_compete():
     assert found.queries.tolist() == [0, 1] and found.classes.tolist() == [0, 1] and len(kept) == 2
     assert found.scores.tolist() == pytest.approx([math.sqrt(0.21), math.sqrt(0.03)], abs=1e-4)
     assert name_masks(selected, masks, logits, PART_MAP, 0.5, confidence=0.2)[0].queries.tolist() == [0]
+
+
+def test_sure_pixels_count_more_than_those_of_the_border():
+    """Masks of 0.9 on the left and 0.6 on the right: 0.4 and 0.1 above one half weigh the halves of the map 4 to 1."""
+    columns = torch.tensor([0.9, 0.9, 0.6, 0.6]).logit()
+    found = class_inside(columns.expand(1, 4, 4), PART_MAP)[0]
+    expected = 0.8 * torch.tensor([0.7, 0.2, 0.1]) + 0.2 * torch.tensor([0.1, 0.1, 0.8])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_cells_of_a_square_become_pixels_by_way_of_the_masks_size():
+    """Logits 0 and 4 of a square of 16 pixels: 0, 1, 3, 4 in its four cells of a mask, then bilinear to the pixels."""
+    part_map = torch.stack([torch.tensor([[0.0, 4.0], [0.0, 4.0]]), torch.zeros(2, 2)])
+    found = pixel_probability(part_map, Frame(16, 16, 16), 16, 16)[0, 8].logit()
+    # The pixel of column c is at cell (c + 1/2) / 4 - 1/2.
+    cells = [(c + 0.5) / 4 - 0.5 for c in range(16)]
+    expected = [0 if x < 0 else x if x < 1 else 1 + 2 * (x - 1) if x < 2 else 3 + x - 2 if x < 3 else 4 for x in cells]
+    assert found.tolist() == pytest.approx(expected, abs=1e-3)
+    lying = pixel_probability(part_map.mT, Frame(16, 16, 16), 16, 16)[0, :, 8].logit()
+    assert lying.tolist() == pytest.approx(expected, abs=1e-3)
+    # The square lies as the picture does.
+    assert pixel_probability(part_map, Frame(16, 16, 16), 4, 6).shape == (2, 4, 6)
+
+
+def test_a_confidence_takes_what_reaches_it():
+    logits = torch.tensor([[0.3, 0.6, 0.1], [0.1, 0.3, 0.6]]).log()
+    selected = Selection(torch.tensor([0, 1]), torch.tensor([0.6, 0.3]), torch.tensor([1, 1]))
+    masks = torch.stack([mask(0, 1), mask(3)])
+    scores = name_masks(selected, masks, logits, PART_MAP, 0.5, confidence=0.0)[0].scores.tolist()
+    assert name_masks(selected, masks, logits, PART_MAP, 0.5, confidence=scores[1])[0].scores.tolist() == scores
+    assert len(name_masks(selected, masks, logits, PART_MAP, 0.5, confidence=scores[1] + 1e-6)[0].scores) == 1

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+from wps_sam.mask_losses import dice_loss, focal_loss
 from wps_sam.prompters.losses import (
     KINDS_OF_PLACE,
     balanced,
@@ -16,6 +17,7 @@ from wps_sam.prompters.losses import (
     presence_loss,
     token_loss,
     unplaced_tags,
+    weighted,
 )
 from wps_sam.structures import LabelKind, PartTargets
 
@@ -164,3 +166,79 @@ def test_parts_of_few_cells_may_be_favoured():
     found = class_loss(focal_cross_entropy, logits, [target], matches, 0.5)
     assert found.item() == pytest.approx(float(expected) / 5, rel=1e-5)
     assert found.item() != pytest.approx(class_loss(focal_cross_entropy, logits, [target], matches).item(), rel=1e-2)
+
+
+def test_losses_of_places_are_means_over_the_matched_queries():
+    near, far = torch.tensor([[8.0, 0.0], [0.0, 16.0]]), torch.zeros(2, 2)
+    # One cell and two: 1.5 in the mean, 3 in the sum.
+    assert point_loss(near, far, stride=8).item() == pytest.approx(1.5)
+    # 4/3, see above, and 0.
+    boxes = torch.tensor([[0.0, 0, 1, 1], [5.0, 5, 6, 6]])
+    assert box_loss(boxes, torch.tensor([[2.0, 0, 3, 1], [5, 5, 6, 6]])).item() == pytest.approx(2 / 3, rel=1e-5)
+
+
+def test_cross_entropy_takes_weights_whether_tags_are_open_or_not():
+    probability = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.6, 0.3]])
+    weight, labels = torch.tensor([3.0, 1.0]), torch.tensor([0, 2])
+    expected = -(3 * math.log(0.5) + math.log(0.3)) / 2
+    assert cross_entropy(probability.log(), labels, None, weight).item() == pytest.approx(expected, rel=1e-5)
+    either = -(3 * math.log(0.5) + math.log(0.9)) / 2
+    found = cross_entropy(probability.log(), labels, torch.tensor([1]), weight)
+    assert found.item() == pytest.approx(either, rel=1e-5)
+
+
+def test_parts_are_not_favoured_unless_asked_for():
+    logits = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0))
+    target = PartTargets.of_boxes(torch.tensor([0, 1]), torch.rand(2, 4))
+    matches = [(torch.arange(4), torch.tensor([0, 0, 0, 1]))]
+    expected = cross_entropy(logits[0], torch.tensor([0, 0, 0, 1])).item()
+    assert class_loss(cross_entropy, logits, [target], matches).item() == pytest.approx(expected)
+    assert class_loss(cross_entropy, logits, [target], matches, 1.0).item() != pytest.approx(expected, rel=1e-3)
+
+
+def test_an_image_without_masks_or_tags_counts_as_zero_and_stays_in_the_graph():
+    """Every process of a distributed run needs the same gradients: those of such an image are zeros, not missing."""
+    empty, full = torch.zeros(0, 2, 2, requires_grad=True), torch.zeros(2, 2, 2, requires_grad=True)
+    truth = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]])
+    loss = mask_loss([full, empty], [truth, torch.zeros(0, 2, 2)])
+    # Of the first mask see above; of the second focal = 0.25 * 1/4 * log 2 and dice = 1 - (2 * 2 + 1) / (2 + 4 + 1).
+    first = 20 * (0.25 + 3 * 0.75) / 4 * 0.25 * math.log(2) + 0.5
+    second = 20 * 0.25 * 0.25 * math.log(2) + 2 / 7
+    assert loss.item() == pytest.approx((first + second) / 2 / 2, rel=1e-5)
+    loss.backward()
+    assert empty.grad is not None and empty.grad.shape == (0, 2, 2) and full.grad.all()
+    logits = torch.randn(1, 3, 4, requires_grad=True)
+    presence_loss(logits, [NO_PARTS]).backward()
+    assert logits.grad is not None and not logits.grad.any()
+
+
+def test_presence_looks_among_all_queries():
+    """Three queries, two tags: the largest over the queries, the mean over the tags."""
+    logits = torch.tensor([[[0.5, 0.2, 0.1, 0.2], [0.1, 0.6, 0.1, 0.2], [0.7, 0.1, 0.1, 0.1]]]).log() + 5
+    tagged = PartTargets.of_boxes(NONE, torch.zeros(0, 4))
+    tagged.tags = torch.tensor([0, 1])
+    expected = -(math.log(0.7) + math.log(0.6)) / 2
+    assert presence_loss(logits, [tagged]).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_are_named_and_weighted():
+    found = weighted({"box": torch.tensor(3.0), "class": torch.tensor(5.0)}, {"class": 1.0, "box": 2.0})
+    assert {name: loss.item() for name, loss in found.items()} == {"loss_box": 6.0, "loss_class": 5.0}
+
+
+def test_focal_and_dice_loss_of_masks_by_hand():
+    """p = 3/4 and 1/4 of two pixels, of which the first is half covered."""
+    logits, covered = torch.tensor([[[math.log(3), -math.log(3)]]]), torch.tensor([[[0.5, 0.0]]])
+    first = 0.25 * 0.5 * 0.25**2 * math.log(3 / 4) + 0.75 * 0.5 * 0.75**2 * math.log(1 / 4)
+    second = 0.75 * 1 * 0.25**2 * math.log(3 / 4)
+    assert focal_loss(logits, covered).tolist() == pytest.approx([-(first + second) / 2], rel=1e-5)
+    # The overlap is 3/4 * 1/2, p adds up to 1 and the cover to 1/2.
+    assert dice_loss(logits, covered).tolist() == pytest.approx([1 - (2 * 0.375 + 1) / (1 + 0.5 + 1)], rel=1e-5)
+    # Each mask has its own.
+    several, truth = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0)), torch.eye(4)[:3].expand(5, 3, 4)
+    for loss in (focal_loss, dice_loss):
+        alone = torch.cat([loss(a[None], t[None]) for a, t in zip(several, truth)])
+        torch.testing.assert_close(loss(several, truth), alone)
+    other = focal_loss(logits, covered, alpha=0.5, gamma=0.0)
+    expected = 0.5 * (0.5 * math.log(3 / 4) + 0.5 * math.log(1 / 4) + math.log(3 / 4)) / 2
+    assert other.tolist() == pytest.approx([-expected], rel=1e-5)

@@ -106,3 +106,37 @@ def test_centre_matcher_takes_boxes_masks_and_points_of_one_picture():
     target = PartTargets(torch.zeros(3, dtype=torch.int64), kinds, boxes, points)
     ((query, part),) = CenterMatcher(min_radius=4)(_cells(), [target])
     assert dict(zip(query.tolist(), part.tolist())) == {5: 2, 6: 0, 9: 0, 10: 1}
+
+
+def test_centre_matcher_measures_each_direction_by_its_own_side():
+    # Middle (14, 12), a quarter of the sides 6 and 2: columns 8 to 20, whose end is a cell's centre, and rows 10 to 14.
+    ((query, _),) = CenterMatcher(min_radius=1)(_cells(), [_part([[2, 8, 26, 16]])])
+    assert query.tolist() == [5, 6]
+    # Middle (12, 12), 7.5 to either side: the cells at 4 and 20 are 8 away.
+    ((query, _),) = CenterMatcher(min_radius=1)(_cells(), [_part([[-3, 8, 27, 16]])])
+    assert query.tolist() == [5]
+    # A flat and wide one: all columns of its row.
+    ((query, _),) = CenterMatcher(min_radius=1)(_cells(), [_part([[-20, 8, 44, 16]])])
+    assert query.tolist() == [4, 5, 6, 7]
+
+
+def test_centre_matcher_counts_the_least_radius_from_the_middle():
+    # Cells at 4, 12, 20, 28; a part of one pixel at 12: 8 pixels reach 4 and 20, 7.9 do not, and 16 would reach 28.
+    tiny = _part([[11.5, 11.5, 12.5, 12.5]])
+    ((query, _),) = CenterMatcher(min_radius=8)(_cells(), [tiny])
+    assert query.tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    ((query, _),) = CenterMatcher(min_radius=7.9)(_cells(), [tiny])
+    assert query.tolist() == [5]
+
+
+def test_a_point_goes_before_the_smallest_box_however_far():
+    """One cell at (12, 12), in the middle of a box of 0.04 square pixels, 7 from a point."""
+    boxes, points = torch.tensor([[11.9, 11.9, 12.1, 12.1], [0, 0, 0, 0]]), torch.tensor([[0.0, 0], [19, 12]])
+    kinds = torch.tensor([LabelKind.BOX, LabelKind.POINT])
+    target = PartTargets(torch.zeros(2, dtype=torch.int64), kinds, boxes, points)
+    ((query, part),) = CenterMatcher(min_radius=8)(torch.tensor([[12.0, 12.0]]), [target])
+    assert query.tolist() == [0] and part.tolist() == [1]
+    # Of two points the nearest, here too.
+    both = _part([[19, 12], [13, 12]])
+    ((_, part),) = CenterMatcher(min_radius=8)(torch.tensor([[12.0, 12.0]]), [both])
+    assert part.tolist() == [1]

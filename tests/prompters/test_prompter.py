@@ -3,10 +3,13 @@
 from functools import partial
 
 from wps_sam.config import check_config
+from wps_sam.encoders.promptable import MaskPredictions
 from wps_sam.prompters import DensePrompter, DETRPrompter
-from wps_sam.prompters.losses import box_loss, point_loss
-from wps_sam.prompters.matcher import HungarianMatcher
+from wps_sam.prompters.losses import box_loss, class_loss, focal_cross_entropy, mask_loss, point_loss, presence_loss
+from wps_sam.prompters.matcher import CenterMatcher, HungarianMatcher
+from wps_sam.prompters.part_head import part_map_loss, tagged_map_loss
 from wps_sam.prompters.transformer import Transformer
+from wps_sam.structures import UNKNOWN, LabelKind, PartTargets
 
 import pytest
 import torch
@@ -108,19 +111,20 @@ def test_matrices_of_the_transformer_start_xavier_uniform():
     assert weight.abs().max() <= bound and weight.abs().max() > 0.95 * bound
 
 
-def _dense(label_type, encode=None, companion_dim=0, stride=8):
+def _dense(label_type, encode=None, companion_dim=0, stride=8, image_size=256, embedding_size=16, decode=None, **more):
     encode = encode or (lambda boxes=None, points=None: torch.zeros(len(points if boxes is None else boxes), 2, 256))
     return DensePrompter(
         num_classes=3,
         label_type=label_type,
-        image_size=256,
-        embedding_size=16,
+        image_size=image_size,
+        embedding_size=embedding_size,
         stride=stride,
         conv_dim=32,
         num_convs=1,
         companion_dim=companion_dim,
         encode_prompts=encode,
-        decode=None,
+        decode=decode,
+        **more,
     )
 
 
@@ -275,3 +279,105 @@ def test_companion_looks_at_the_picture_and_says_when_it_cannot(caplog):
     # A prompter without one does not look, whatever it is shown.
     alone = _dense("box")
     assert torch.equal(alone(_features(embedding, picture)).logits, alone(embedding).logits)
+
+
+def test_the_longest_distances_are_the_pictures_side():
+    boxes = _dense("box").apply_deltas(torch.full((1, 32 * 32, 4), 1e4))
+    # The cell of row 0, column 0, at (4, 4): 256 pixels to each side.
+    torch.testing.assert_close(boxes[0, 0], torch.tensor([-252.0, -252, 260, 260]))
+
+
+def test_no_part_starts_with_99_in_100():
+    assert _dense("box").class_head.bias.softmax(0)[-1].item() == pytest.approx(0.99)
+
+
+def test_cells_of_a_segmenter_whose_own_do_not_fit_the_stride_come_nearest():
+    """SAM 3: 72 cells of 14 pixels along 1008. Twice as many are 7 pixels wide; for 16, as many, of 14."""
+    for stride, nearest in ((8, 7), (16, 14)):
+        prompter = _dense("box", stride=stride, image_size=1008, embedding_size=72)
+        assert prompter.stride == prompter.matcher.min_radius == nearest
+        assert len(prompter.anchors) == (1008 // nearest) ** 2
+
+
+def _labelled_picture():
+    """A box, a mask and a point; class 2 is tagged alone, and the left half of the part map is known."""
+    boxes = torch.tensor([[40.0, 40, 104, 72], [150, 10, 190, 50], [0, 0, 0, 0]])
+    points = torch.tensor([[0.0, 0], [0, 0], [60, 200]])
+    kinds = torch.tensor([LabelKind.BOX, LabelKind.MASK, LabelKind.POINT])
+    masks, part_map = torch.zeros(3, 64, 64), torch.full((256, 256), UNKNOWN)
+    masks[1, 3:12, 38:47] = 1
+    part_map[:, :128] = 3
+    part_map[40:72, 40:104] = 0
+    target = PartTargets(torch.tensor([0, 1, 0]), kinds, boxes, points, masks, torch.tensor([0, 2]))
+    target.part_map = part_map
+    return target
+
+
+def _encode(boxes=None, points=None):
+    return torch.cat([points, points] if boxes is None else [boxes], dim=1)[:, None].expand(-1, 2, 4)
+
+
+def _decode(features, prompts):
+    """Masks whose logits are the left edges of the boxes that are asked with."""
+    return [MaskPredictions(p[:, 0, 0][:, None, None, None].expand(-1, 1, 64, 64) / 256, None) for p in prompts]
+
+
+def test_losses_of_the_dense_prompter_are_those_of_its_parts():
+    torch.manual_seed(0)
+    weights = dict(class_weight=2.0, prompt_weight=3.0, mask_weight=5.0, presence_weight=7.0, part_weight=11.0)
+    prompter = _dense("as_annotated", _encode, decode=_decode, class_balance=0.5, part_balance=0.25, **weights)
+    features, target = {"image_embedding": torch.randn(1, 256, 16, 16)}, _labelled_picture()
+    found = {name: loss.item() for name, loss in prompter.losses(features, [target]).items()}
+    memory = prompter.remember(features)
+    logits, places = prompter.predict(memory)
+    matches = CenterMatcher(min_radius=8)(prompter.anchors, [target])
+    part_map = prompter.part_map(memory)
+    assert part_map.shape == (1, 4, 32, 32)
+    ((query, part),) = matches
+    of_place = [query[part < 2], part[part < 2]]
+    share = len(of_place[0]) / len(query)
+    # Of the mask's cells that nearest to its middle, (170, 30), is asked with its box: the cell at (172, 28).
+    nearest = 3 * 32 + 21
+    mask = _decode(features, [prompter.encode(prompter.within_square(places[0, [nearest]]))])[0].logits[:, 0]
+    expected = {
+        "loss_class": 2 * class_loss(focal_cross_entropy, logits, [target], matches, 0.5),
+        "loss_box": 3 * share * box_loss(places[0, of_place[0]], target.boxes[of_place[1]]),
+        "loss_mask": 5 * mask_loss([mask], [target.masks[1:2]]),
+        "loss_presence": 7 * (presence_loss(logits, [target]) + tagged_map_loss(part_map, [target])),
+        "loss_part": 11 * part_map_loss(part_map, [target], 0.25),
+    }
+    assert found == pytest.approx({name: loss.item() for name, loss in expected.items()}, rel=1e-5)
+    assert all(value > 0 for value in found.values())
+    # A loss of no weight is not computed, and a run from boxes has none of tags.
+    without = _dense("mask", _encode, decode=_decode, mask_weight=0.0)
+    assert list(without.losses(features, [target])) == ["loss_class", "loss_box"]
+    of_points = _dense("point", _encode).losses(features, [PartTargets.of_points(torch.tensor([1]), torch.rand(1, 2))])
+    assert list(of_points) == ["loss_class", "loss_point"]
+
+
+def test_losses_of_the_dense_prompter_weigh_one_if_nothing_is_said():
+    torch.manual_seed(0)
+    features, target = {"image_embedding": torch.randn(1, 256, 16, 16)}, _labelled_picture()
+    prompter = _dense("as_annotated", _encode, decode=_decode)
+    assert prompter.weights == {"class": 1.0, "box": 1.0, "mask": 1.0, "presence": 1.0, "part": 0.0}
+    assert (prompter.class_balance, prompter.part_balance) == (0.0, 0.5)
+    losses = prompter.losses(features, [target])
+    assert list(losses) == ["loss_class", "loss_box", "loss_mask", "loss_presence"]
+    # Without a dense head no part map is proposed.
+    assert prompter(features).part_map is None
+
+
+def test_cells_are_measured_from_the_middle_of_their_parts_box():
+    prompter, target = _dense("box"), _labelled_picture()
+    # Cells at (4, 4) and (76, 60); the middles are (72, 56) and (170, 30).
+    matches = [(torch.tensor([0, 7 * 32 + 9]), torch.tensor([1, 0]))]
+    (found,) = prompter._distances_from_middle([target], matches)
+    assert found.tolist() == pytest.approx([(166**2 + 26**2) ** 0.5, (4**2 + 4**2) ** 0.5])
+
+
+def test_what_a_configuration_asks_of_the_dense_prompter(tiny_cfg):
+    dense = ("MODEL.PROMPTER.NAME", "DensePrompter")
+    plain = tiny_cfg(*dense)
+    assert not DensePrompter.needs_image(plain) and not DensePrompter.needs_part_maps(plain)
+    more = tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.COMPANION_DIM", 1, "MODEL.DENSE_PROMPTER.PART_WEIGHT", 0.5)
+    assert DensePrompter.needs_image(more) and DensePrompter.needs_part_maps(more)

@@ -16,6 +16,7 @@ from wps_sam.data.sources.pascal_part import (
     VARIANTS,
     ObjectMask,
     PartMask,
+    _field,
     load_part_groups,
     load_pascal_vocabulary,
     original_parts,
@@ -286,6 +287,12 @@ def test_refuses_other_files(tmp_path):
             read_annotation(path)
 
 
+def test_a_field_that_holds_no_array_is_named():
+    (struct,) = np.array([(7,)], dtype=[("mask", object)])
+    with pytest.raises(ValueError, match=r"anno\.mask: expected a MATLAB array, got int"):
+        _field(struct, "mask", "anno")
+
+
 # --- part maps
 
 
@@ -365,6 +372,23 @@ def test_unlabelled_pixels_that_are_a_class(tmp_path):
     assert (map_of([screen], "108") == 255).sum() == frame
 
 
+def test_what_no_part_covers_is_a_part_of_its_own_and_lies_below_the_others(tmp_path):
+    (bicycle,) = annotation(tmp_path, layout.BICYCLE)
+    rest, *parts = bicycle.with_unlabelled
+    assert (rest.kind, rest.number) == (UNLABELED, None) and tuple(parts) == bicycle.parts
+    assert rest.mask.sum() == 1200 - 2 * 225 - 16 and not any((rest.mask & part.mask).any() for part in parts)
+    (body,) = instances_of([bicycle], "58", "bicycle's body")
+    assert body.sum() == 1200 - 2 * 225 - 16
+
+
+def test_every_number_above_zero_is_of_the_mask(tmp_path):
+    levels = layout.box(0, 0, 9, 9).astype(np.uint8) * 255
+    levels[0, :3] = 1, 2, 128
+    (cat,) = annotation(tmp_path, layout.Thing("cat", levels, [("head", levels)]))
+    assert cat.mask.dtype == cat.parts[0].mask.dtype == bool
+    assert cat.mask.sum() == cat.parts[0].mask.sum() == 81
+
+
 def test_a_screen_seen_from_behind_is_all_frame(tmp_path):
     objects = annotation(tmp_path, layout.SCREEN_FROM_BEHIND)
     assert (map_of(objects, "58")[objects[0].mask] == ids("58")["tvmonitor's frame"]).all()
@@ -439,10 +463,10 @@ def test_two_objects_share_no_instance(tmp_path):
 
 
 def test_numbered_parts_are_instances_beyond_the_official_maximum(tmp_path):
-    wheels = [(f"wheel_{n}", layout.box(2 * n, 0, 2 * n + n % 3 + 1, 1)) for n in (1, 2, 10, 23)]
+    wheels = [(f"wheel_{n}", layout.box(2 * n, 0, 2 * n + n % 3 + 1, 1)) for n in (10, 2, 23, 1)]
     objects = annotation(tmp_path, layout.Thing("bus", layout.box(0, 0, 60, 10), wheels))
     found = instances_of(objects, "58", "bus's wheel")
-    # In the order of the numbers, not of their letters.
+    # In the order of the numbers, not of their letters nor of the file.
     assert [int(np.flatnonzero(mask.any(axis=0))[0]) for mask in found] == [2, 4, 20, 46]
     # A bus's body of 58 has numbered members and others, and is one.
     bus = layout.Thing(
@@ -595,8 +619,11 @@ def test_prepare_says_what_is_wrong(tmp_path):
         prepare(written.voc, tmp_path / "nowhere", written.output, ["58"])
     with pytest.raises(ValueError, match=r"list of pictures .*train\.txt: the file does not exist"):
         prepare(tmp_path / "nowhere", written.mats, written.output, ["58"])
+    # Before anything is written.
+    fresh = layout.write_voc(tmp_path / "fresh")
     with pytest.raises(ValueError, match="expected a variant among"):
-        prepare(written.voc, written.mats, written.output, ["59"])
+        prepare(fresh.voc, fresh.mats, fresh.output, ["58", "59"])
+    assert not (fresh.output / "58").exists()
 
 
 def test_base_and_novel_classes_are_in_the_metadata() -> None:
