@@ -69,7 +69,11 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "wps_sam/evaluation/ground_truth.py": (SEM_SEG, OPEN, "tests/evaluation/test_part_detection.py"),
     "wps_sam/evaluation/metrics.py": ("tests/evaluation/test_metrics.py",),
     "wps_sam/evaluation/open_vocabulary.py": (OPEN,),
-    "wps_sam/evaluation/part_detection.py": ("tests/evaluation/test_part_detection.py", OPEN, "tests/evaluation/test_report.py"),
+    "wps_sam/evaluation/part_detection.py": (
+        "tests/evaluation/test_part_detection.py",
+        OPEN,
+        "tests/evaluation/test_report.py",
+    ),
     "wps_sam/evaluation/part_sem_seg.py": (SEM_SEG, OPEN),
     "wps_sam/evaluation/pascal_sq.py": (
         "tests/evaluation/test_pascal_sq.py",
