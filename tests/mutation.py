@@ -43,7 +43,9 @@ from _pytest.main import pytest_runtestloop as run_collected
 ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENTS = ROOT / "tests" / "mutation_equivalents.txt"
 INFERENCE = ("tests/inference",)
-SEM_SEG, OPEN = (f"tests/evaluation/test_{name}.py" for name in ("part_sem_seg", "open_vocabulary"))
+SEM_SEG, OPEN, PARTS, REPORT = (
+    f"tests/evaluation/test_{name}.py" for name in ("part_sem_seg", "open_vocabulary", "part_detection", "report")
+)
 # What is changed: the tests that are to notice.
 GUARDS: dict[str, tuple[str, ...]] = {
     "wps_sam/structures.py": (*INFERENCE, "tests/prompters/test_losses.py", "tests/prompters/test_matcher.py"),
@@ -65,21 +67,13 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "wps_sam/data/mapper.py": ("tests/data/test_mapper.py",),
     "wps_sam/data/weak_labels.py": ("tests/data/test_weak_labels.py", "tests/data/test_mapper.py"),
     "wps_sam/data/sources/pascal_part.py": ("tests/data/sources/test_pascal_part.py",),
-    "wps_sam/evaluation/evaluator.py": (SEM_SEG, "tests/evaluation/test_distributed.py"),
-    "wps_sam/evaluation/ground_truth.py": (SEM_SEG, OPEN, "tests/evaluation/test_part_detection.py"),
+    "wps_sam/evaluation/evaluator.py": (SEM_SEG,),
+    "wps_sam/evaluation/ground_truth.py": (SEM_SEG, OPEN, PARTS),
     "wps_sam/evaluation/metrics.py": ("tests/evaluation/test_metrics.py",),
     "wps_sam/evaluation/open_vocabulary.py": (OPEN,),
-    "wps_sam/evaluation/part_detection.py": (
-        "tests/evaluation/test_part_detection.py",
-        OPEN,
-        "tests/evaluation/test_report.py",
-    ),
+    "wps_sam/evaluation/part_detection.py": (PARTS, OPEN, REPORT),
     "wps_sam/evaluation/part_sem_seg.py": (SEM_SEG, OPEN),
-    "wps_sam/evaluation/pascal_sq.py": (
-        "tests/evaluation/test_pascal_sq.py",
-        "tests/evaluation/test_report.py",
-        SEM_SEG,
-    ),
+    "wps_sam/evaluation/pascal_sq.py": ("tests/evaluation/test_pascal_sq.py", REPORT, SEM_SEG),
 }
 LEAST_NOTICED = 0.95
 # What tests import and what takes long to import; the rest is ours.
@@ -276,7 +270,7 @@ def live_functions(file: str) -> Live:
     """The functions of a file that this process has made, whatever they are wrapped in."""
     found: defaultdict[tuple[int, str], list[FunctionType]] = defaultdict(list)
     for thing in gc.get_objects():
-        if isinstance(thing, FunctionType) and thing.__code__.co_filename == file:
+        if type(thing) is FunctionType and thing.__code__.co_filename == file:
             found[thing.__code__.co_firstlineno, thing.__code__.co_name].append(thing)
     return found
 
@@ -493,4 +487,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
     sys.exit(main())

@@ -156,7 +156,7 @@ def test_a_process_of_somebody_else_lives(monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", refuse)
-    assert process_lives(1) and not process_lives(os.getpid())
+    assert process_lives(1) is True and process_lives(os.getpid()) is False
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

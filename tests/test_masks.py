@@ -41,6 +41,8 @@ METADATA = SimpleNamespace(label_map={0: 0, 1: 1, 2: 2}, background_label=2, ign
         ([[1, 2, 3, 4]], 0, 0),
         ([[1, 2, 3, 4, 5]], 0, 1),
         ([TRIANGLE], 1, 1),
+        ([[1, 2, 3, 4, 5, 6, 7]], 0, 1),
+        ([[1, 2, 3, 4, 5, 6, 7, 8]], 1, 1),
         ([[1, 2, 3, 4], TRIANGLE], 1, 0),
         ([TRIANGLE, [1, 2]], 1, 2),
         ([[*TRIANGLE, 1.0]], 0, 1),
@@ -351,6 +353,13 @@ def test_the_upper_eight_of_an_even_number_of_bits_are_taken(highest, upper_eigh
     """300 has 9 bits and 1500 has 11, so 10 and 12 are in use: divided by 4 and 16; 20000 has 15: by 256."""
     found = to_eight_bits(np.array([0, highest]), "a.png")
     assert found.dtype == np.uint8 and found.tolist() == [0, upper_eight]
+
+
+def test_unused_bits_are_said_once_a_depth(monkeypatch, caplog):
+    monkeypatch.setattr("wps_sam.masks._BITS_SAID", set())
+    for highest in (4095, 3000, 65535, 700):
+        to_eight_bits(np.array([0, highest]), f"{highest}.png")
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["image 4095.png", "image 700.png"]
 
 
 def save_rotated(path, orientation):

@@ -280,6 +280,8 @@ def test_sides_change_places_in_a_mirrored_picture(tmp_path):
     assert mirrored.gt_boxes.tensor[0].tolist() == [24, 2, 28, 6]
     twice = PartDatasetMapper(augmentations=[T.RandomFlip(prob=1.0)] * 2, **options)(record)["instances"]
     assert twice.gt_classes.tolist() == [0, 1, 2]
+    thrice = PartDatasetMapper(augmentations=[T.RandomFlip(prob=1.0)] * 3, **options)(record)["instances"]
+    assert thrice.gt_classes.tolist() == [1, 0, 2]
     upside_down = [T.RandomFlip(prob=1.0, horizontal=False, vertical=True)]
     turned = PartDatasetMapper(augmentations=upside_down, **options)(record)["instances"]
     assert turned.gt_classes.tolist() == [0, 1, 2]

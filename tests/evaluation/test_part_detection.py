@@ -228,6 +228,19 @@ def test_a_name_elsewhere_in_the_picture_explains_nothing(scene: Scene) -> None:
     assert scores["false_positives_per_image"] == 1
 
 
+def test_a_mask_of_exactly_one_half_is_found(scene: Scene) -> None:
+    record = scene.add([annotation(0, block(0, 0, 10, 10))], size=(40, 40))
+    scene.register()
+    assert breakdown(scene, [scene.output(record, [(0, block(0, 0, 10, 5))])])["found"] == 100
+    assert breakdown(scene, [scene.output(record, [(0, block(0, 0, 10, 4))])])["found"] == 0
+    # Unmatched, it is no false positive if half of it lies in a crowd of its class, and one if less does.
+    crowd = scene.records[0]["annotations"]
+    crowd.append(annotation(0, block(15, 0, 25, 10), iscrowd=1) | {"id": 2})
+    for width, expected in ((20, 0), (21, 1)):
+        scores = breakdown(scene, [scene.output(record, [(0, block(15, 0, 15 + width, 10))])])
+        assert scores["false_positives_per_image"] == expected
+
+
 def test_duplicates_are_false_positives_and_the_surest_is_matched_first(scene: Scene) -> None:
     mask, near = block(0, 0, 10, 10), block(0, 0, 10, 7)
     record = scene.add([annotation(0, mask)], size=(40, 40))

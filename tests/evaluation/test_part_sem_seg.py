@@ -17,7 +17,7 @@ from wps_sam.evaluation import (
     PredictedObjectEvaluator,
     build_evaluators,
 )
-from wps_sam.evaluation.ground_truth import GroundTruth, annotation_box
+from wps_sam.evaluation.ground_truth import GroundTruth, annotation_box, boxes_without_masks
 from wps_sam.structures import Frame
 
 import numpy as np
@@ -482,6 +482,44 @@ def test_an_unscored_picture_is_reported(scene: Scene, caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING, logger="wps_sam.evaluation"):
         run(ImagePartEvaluator(scene.name), [record], [scene.output(record, [(0, mask)])])
     assert "ImagePartEvaluator scored 1 of 2 pictures" in caplog.text
+
+
+def test_too_much_and_too_little_are_told_apart(scene: Scene) -> None:
+    record = scene.add([annotation(0, block(0, 0, 8, 8))])
+    scene.register()
+    scores = run(PooledPartEvaluator(scene.name), [record], [scene.output(record, [(0, block(4, 0, 16, 8))])])
+    # 4 of 8 columns found, 12 called so.
+    assert scores["d2_semseg"]["USI"] == scores["d2_semseg"]["USI-Animal Head"] == pytest.approx(100 * 4 / 8)
+    assert scores["d2_semseg"]["OSI"] == scores["d2_semseg"]["OSI-Animal Head"] == pytest.approx(100 * 8 / 12)
+    found = run(PooledPartEvaluator(scene.name), [record], [scene.output(record, [(0, block(0, 0, 6, 8))])])
+    assert found["d2_semseg"]["USI"] == pytest.approx(25) and found["d2_semseg"]["OSI"] == 0
+
+
+def test_a_picture_scored_by_two_processes_is_named(scene: Scene, monkeypatch) -> None:
+    for _ in range(3):
+        scene.add(NOTHING)
+    scene.register()
+    monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda seen: [{0, 1, 2}, {2, 1}])
+    with pytest.raises(ValueError, match=r"picture_1.JPEG: scored by two processes; 2 pictures were"):
+        ImagePartEvaluator(scene.name).evaluate()
+
+
+def test_parts_of_which_a_box_is_known_and_no_mask(scene: Scene) -> None:
+    boxed = annotation(1, block(2, 3, 8, 8), segmentation=None)
+    annotations = [annotation(0, block(0, 0, 8, 8)), boxed, annotation(2, EMPTY, segmentation=None), boxed]
+    record = scene.add(annotations)
+    classes, boxes = boxes_without_masks(record)
+    assert classes == [1, 1] and boxes.tolist() == [[2, 3, 8, 8]] * 2 and boxes.dtype == np.float64
+    # A label map knows the pixels.
+    with_map = scene.add(annotations, part_map=np.full((16, 16), 1, np.uint8))
+    classes, boxes = boxes_without_masks(with_map)
+    assert classes == [] and boxes.shape == (0, 4)
+    scene.register()
+    # Masks of annotations go before the map, where there are any.
+    truth = GroundTruth(scene.name)
+    assert [(c, int(mask.sum())) for c, mask in truth.class_masks(with_map)] == [(0, 64)]
+    boxes_alone = {**with_map, "annotations": [boxed]}
+    assert [(c, int(mask.sum())) for c, mask in truth.class_masks(boxes_alone)] == [(1, 256)]
 
 
 def test_what_a_data_set_has_is_read_off_its_records(scene: Scene) -> None:

@@ -188,6 +188,10 @@ def test_the_stride_of_the_config_reaches_all_that_count_in_cells(tiny_cfg):
     for stride in (8, 16):
         prompter = build_model(tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.STRIDE", stride, "MODEL.DEVICE", "meta")).prompter
         assert prompter.stride == prompter.matcher.min_radius == stride
+        assert isinstance(prompter.classifier, nn.Identity)
+        assert prompter.weights == {"class": 1.0, "point": 1.0, "mask": 1.0, "presence": 1.0, "part": 0.0}
+        assert (prompter.class_balance, prompter.part_balance) == (0.0, 0.5)
+        assert len(prompter.context) == 1 + 1 and prompter.class_head.in_channels == 32
         assert prompter.place_losses["point"](a, b).item() == pytest.approx(12 / stride)
 
 
