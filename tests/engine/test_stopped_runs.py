@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -38,10 +39,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return SafeCheckpointer.read(str(folder / "model_final.pth"))["model"]
 
 
-def assert_same_runs(one: Path, other: Path) -> None:
+def assert_same_results(one: Path, other: Path) -> None:
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert (one / "evaluation.json").read_bytes() == (other / "evaluation.json").read_bytes()
+
+
+def assert_same_runs(one: Path, other: Path) -> None:
+    assert_same_results(one, other)
     assert evaluations(one) == evaluations(other)
 
 
@@ -105,6 +110,17 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(run, tmp_path, monkeypat
     assert f"Taking the checkpoint before it, {tmp_path / 'torn' / 'model_0000001.pth'}" in out
     assert not dead.exists() and alive.exists()
     assert_same_runs(tmp_path / "torn", tmp_path / "whole")
+
+
+def test_a_kill_between_the_last_two_checkpoints_costs_nothing(run, tmp_path):
+    assert run("whole")[0] == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    (tmp_path / "killed" / "model_final.pth").unlink()
+    (tmp_path / "killed" / "evaluation.json").unlink()
+    last = max((tmp_path / "killed").glob("model_0*.pth"))
+    (tmp_path / "killed" / "last_checkpoint").write_text(last.name)
+    assert run("killed", "--resume")[0] == 0
+    assert_same_results(tmp_path / "killed", tmp_path / "whole")
 
 
 def test_the_state_of_another_optimizer_is_refused(run, tmp_path, monkeypatch):

@@ -275,6 +275,9 @@ class Trainer(DefaultTrainer):
         done = f"{self.iter + 1} of {self.max_iter} iterations are in {path}"
         return Stopped(stop.signum, f"{done}; the same command with --resume goes on")
 
+    def _last_name(self) -> str:
+        return os.path.basename(self.checkpointer.get_checkpoint_file())
+
     def _best_file(self) -> str:
         return os.path.join(self.cfg.OUTPUT_DIR, f"{BEST}.pth")
 
@@ -293,6 +296,9 @@ class Trainer(DefaultTrainer):
         """
         with suppress(_StopsEarly), self.stop:
             try:
+                if 0 < self.max_iter <= self.start_iter and self._last_name() != f"{FINAL}.pth":
+                    # Killed between the last step's checkpoint and this one, which no later step would write.
+                    self.checkpointer.save(FINAL)
                 super(DefaultTrainer, self).train(self.start_iter, self.max_iter)
             except Stopped as stop:
                 raise self._save_and_tell(stop) from None
