@@ -80,12 +80,15 @@ TINY = {
 
 
 def write_weights(arch: str, folder: Path) -> None:
-    """A folder of Hugging Face's, no weight of which is as it was initialised: many would be 0."""
+    """A folder of Hugging Face's, no weight of which is as it was initialised: many would be 0.
+
+    The same weights whatever ran before: transformers initialises by the global generator.
+    """
     import transformers
 
-    network = getattr(transformers, TINY[arch].family.model)(networks.config_of(arch))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        network = getattr(transformers, TINY[arch].family.model)(networks.config_of(arch))
         for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    network.save_pretrained(folder)
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        network.save_pretrained(folder)
