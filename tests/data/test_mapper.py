@@ -7,7 +7,7 @@ import json
 
 from wps_sam.config import add_wps_sam_config
 from wps_sam.data import PartDatasetMapper
-from wps_sam.data.mapper import RandomCrop, RandomViews, build_augmentations
+from wps_sam.data.mapper import RandomCrop, RandomViews, build_augmentations, is_mirrored
 from wps_sam.data.sources.coco import load_partimagenet, load_vocabulary
 from wps_sam.encoders import ResizeLongestSide
 from wps_sam.encoders.build_sam import SAM_ARCHS
@@ -508,3 +508,9 @@ def test_without_any_label_masks_are_none_of_the_pictures_size(tmp_path):
     record = {**record_of(tmp_path, [np.ones((20, 30), bool)]), "annotations": []}
     instances = PartDatasetMapper(is_train=True, augmentations=[], label_type="mask")(record)["instances"]
     assert instances.gt_masks.tensor.shape == (0, 20, 30)
+
+
+def test_a_picture_that_is_mirrored_twice_is_not():
+    flip = T.HFlipTransform(8)
+    for times in range(4):
+        assert is_mirrored(T.TransformList([flip] * times)) == (times % 2 == 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +383,11 @@ def test_results_of_another_image_are_refused(scene: Scene) -> None:
     squeezed = scene.output(record, [(0, mask)], frame=Frame(16, 8, 16))
     with pytest.raises(ValueError, match=r"picture_0.JPEG: .* does not fit its frame of \(8, 16\)"):
         AuthorsEvaluator(scene.name).process([record], [squeezed])
+    # A pixel of rounding is none of another picture, to either side and in either direction; two are.
+    for size, fits in {(15, 16): True, (16, 15): True, (14, 16): False, (16, 14): False}.items():
+        rounded = scene.output(record, [(0, mask)], frame=Frame(16, *size))
+        with nullcontext() if fits else pytest.raises(ValueError, match="does not fit its frame"):
+            AuthorsEvaluator(scene.name).process([record], [rounded])
 
 
 @pytest.mark.parametrize("protocol", PART_PROTOCOLS)
@@ -495,6 +501,15 @@ def test_too_much_and_too_little_are_told_apart(scene: Scene) -> None:
     assert found["d2_semseg"]["USI"] == pytest.approx(25) and found["d2_semseg"]["OSI"] == 0
 
 
+def test_too_much_and_too_little_are_means_over_parts(scene: Scene) -> None:
+    record = scene.add([annotation(0, block(0, 0, 8, 8)), annotation(1, block(8, 8, 16, 16))])
+    scene.register()
+    # All of the first part and nothing beside it; a quarter of the second, and as much beside it.
+    output = scene.output(record, [(0, block(0, 0, 8, 8)), (1, block(8, 6, 16, 10))])
+    scores = run(PooledPartEvaluator(scene.name), [record], [output])["d2_semseg"]
+    assert scores["USI"] == pytest.approx((0 + 75) / 2) and scores["OSI"] == pytest.approx((0 + 50) / 2)
+
+
 def test_a_picture_scored_by_two_processes_is_named(scene: Scene, monkeypatch) -> None:
     for _ in range(3):
         scene.add(NOTHING)
@@ -520,6 +535,11 @@ def test_parts_of_which_a_box_is_known_and_no_mask(scene: Scene) -> None:
     assert [(c, int(mask.sum())) for c, mask in truth.class_masks(with_map)] == [(0, 64)]
     boxes_alone = {**with_map, "annotations": [boxed]}
     assert [(c, int(mask.sum())) for c, mask in truth.class_masks(boxes_alone)] == [(1, 256)]
+    # Of a sliver that covers no pixel centre the authors' rule knows the class, and the strict one nothing.
+    sliver = {**boxed, "segmentation": [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]}
+    with_sliver = {**record, "annotations": [sliver]}
+    assert list(truth.class_masks(with_sliver)) == []
+    assert [(c, mask.any()) for c, mask in truth.class_masks(with_sliver, "wps_sam")] == [(1, False)]
 
 
 def test_what_a_data_set_has_is_read_off_its_records(scene: Scene) -> None:

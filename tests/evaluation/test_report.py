@@ -49,10 +49,10 @@ def test_means_of_seen_and_unseen_classes_are_shown_and_unseen_classes_marked() 
 
 
 def test_columns_stand_by_kind_and_not_by_protocol() -> None:
-    scores = {"IoU-ear": 1.0, "ACC-ear": 2.0, "sqIoU-ear": 3.0, "AP-ear": 4.0}
+    scores = {"IoU-ear": 1.0, "ACC-ear": 2.0, "sqIoU-ear": 3.0, "AP-ear": 4.0, "box_AP-ear": 5.0}
     names = ("coco_ap", "oracle_filled_box", "pascal_sq", "oracle_box_prompt", "pred_all", "d2_semseg")
     header = format_results_table(dict.fromkeys(names, scores), ["ear"]).splitlines()[-2]
-    columns = ("IoU", "ACC", "IoU, pred-all", "sq-IoU", "mask AP", "IoU, box prompt", "IoU, filled box")
+    columns = ("IoU", "ACC", "IoU, pred-all", "sq-IoU", "mask AP", "box AP", "IoU, box prompt", "IoU, filled box")
     assert header.split() == " ".join(["part", *columns]).split()
 
 

@@ -1,9 +1,11 @@
 """Prompters: the paper's sizes, a plain re-computation of its transformer, and dense read-outs."""
 
+import inspect
 from functools import partial
 
 from wps_sam.config import check_config
 from wps_sam.encoders.promptable import MaskPredictions
+from wps_sam.prompt_evaluation import load_encoder
 from wps_sam.prompters import DensePrompter, DETRPrompter
 from wps_sam.prompters.losses import box_loss, class_loss, focal_cross_entropy, mask_loss, point_loss, presence_loss
 from wps_sam.prompters.matcher import CenterMatcher, HungarianMatcher
@@ -285,6 +287,20 @@ def test_companion_looks_at_the_picture_and_says_when_it_cannot(caplog):
     assert torch.equal(alone(_features(embedding, picture)).logits, alone(embedding).logits)
 
 
+@pytest.mark.parametrize("side", [8, 16, 32, 64])
+def test_a_semantic_map_of_any_size_is_seen_where_it_lies(side):
+    torch.manual_seed(0)
+    prompter, embedding = _dense("box", semantic={"blocks": (5, side, side)}), torch.randn(1, 256, 16, 16)
+    shapes = []
+    prompter.semantic.register_forward_hook(lambda module, given, seen: shapes.append(seen.shape))
+    there = {"image_embedding": embedding, "blocks": torch.zeros(1, 5, side, side)}
+    nothing = prompter.remember(there)
+    assert nothing.shape == (1, 32, 32, 32) and shapes == [(1, 32, 32, 32)]
+    there["blocks"][..., : side // 8, : side // 8] = 3.0
+    changed = (prompter.remember(there) - nothing).abs().amax(1)[0]
+    assert changed[:4, :4].min() > 0 and changed[16:, 16:].max() == 0
+
+
 def test_the_longest_distances_are_the_pictures_side():
     boxes = _dense("box").apply_deltas(torch.full((1, 32 * 32, 4), 1e4))
     # The cell of row 0, column 0, at (4, 4): 256 pixels to each side.
@@ -385,3 +401,11 @@ def test_what_a_configuration_asks_of_the_dense_prompter(tiny_cfg):
     assert not DensePrompter.needs_image(plain) and not DensePrompter.needs_part_maps(plain)
     more = tiny_cfg(*dense, "MODEL.DENSE_PROMPTER.COMPANION_DIM", 1, "MODEL.DENSE_PROMPTER.PART_WEIGHT", 0.5)
     assert DensePrompter.needs_image(more) and DensePrompter.needs_part_maps(more)
+
+
+def test_the_configuration_asks_by_default_for_what_the_constructor_does(tiny_cfg):
+    cfg = tiny_cfg("MODEL.PROMPTER.NAME", "DensePrompter")
+    asked = DensePrompter.from_config(cfg, load_encoder("vit_tiny", "shipped"), {})
+    ours = inspect.signature(DensePrompter.__init__).parameters
+    defaults = {name: p.default for name, p in ours.items() if p.default is not p.empty and name in asked}
+    assert {name: asked[name] for name in defaults} == defaults
