@@ -17,6 +17,7 @@ from wps_sam.cli import parse
 from wps_sam.config import read_config
 from wps_sam.data.imports import Notes, read_labels
 from wps_sam.data.sources import mat_file
+from wps_sam.data.sources.fields import read_json, read_yaml
 from wps_sam.data.sources.mat_file import MatReader
 from wps_sam.data.sources.pascal_part import prepare
 from wps_sam.data.tags import read_tags
@@ -250,3 +251,19 @@ def test_a_model_names_files_of_its_folder(tmp_path):
 
 def test_pages_answer_this_machine_alone():
     assert parse("app", []).host == parse("label-studio", []).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\uDFFF", "\\uD83D and more"])
+def test_half_a_character_is_refused(tmp_path, half):
+    """Python's readers take it for a text, which then no file can be named by and no log can tell."""
+    for name, read in {"a.json": read_json, "a.yaml": read_yaml}.items():
+        file = tmp_path / name
+        for content in ('{"a": ["%s"]}', '{"%s": 1}'):
+            file.write_text(content % half)
+            with pytest.raises(ValueError, match=rf"labels .*{name}: no valid (json|YAML).*surrogates"):
+                read(file, "labels")
+        file.write_text('{"a": ["\\u00e9 \\\\ud800"]}')
+        assert read(file, "labels") == {"a": ["\u00e9 \\ud800"]}
+    file = tmp_path / "a.json"
+    file.write_text('["\\ud83d\\ude00"]')
+    assert read_json(file, "labels") == ["\U0001f600"]

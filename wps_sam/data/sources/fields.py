@@ -32,10 +32,16 @@ def read_json(path: str | Path, what: str) -> Any:
     """The content of a json in UTF-8, -16 or -32, with a byte-order mark or without.
 
     Raises:
-        ValueError: begins with ``what`` and the file, which is missing, cut off, or no json.
+        ValueError: begins with ``what`` and the file, which is missing, cut off, or no json; also where a text in it
+            has a half of a character, which no file could be named by.
     """
+    content = _read_bytes(path, what)
     try:
-        return json.loads(_read_bytes(path, what))
+        written = content.decode(json.detect_encoding(content))
+        found = json.loads(written)
+        if "\\ud" in written or "\\uD" in written:
+            _check_characters(found)
+        return found
     except (ValueError, RecursionError) as error:
         # ValueError is also what the decoder raises on bytes that are no text, and on numbers of 4,301 digits.
         raise ValueError(f"{what} {path}: no valid json, perhaps cut off: {error}") from error
@@ -53,10 +59,26 @@ def read_yaml(path: str | Path, what: str) -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """:func:`read_yaml` of what has been read already."""
     try:
-        return yaml.safe_load(text)
+        found = yaml.safe_load(text)
+        if "\\u" in text or "\\U" in text:
+            _check_characters(found)
+        return found
     # Dates that are none, and the like, the parser does not turn into its own error.
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"{where}: no valid YAML: {error}") from error
+
+
+def _check_characters(value: Any) -> None:
+    """UnicodeEncodeError, a ValueError, where a text has half of a character, a surrogate alone: escapes can write what
+    neither a file nor a log can."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            _check_characters(pair)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            _check_characters(one)
 
 
 def read_text(path: str | Path, what: str) -> str:
