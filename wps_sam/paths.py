@@ -35,7 +35,7 @@ def find_file(path: str | Path) -> str:
     """
     text = os.fspath(path)
     in_project = PROJECT / text
-    return str(in_project) if text and not os.path.exists(text) and in_project.exists() else text
+    return str(in_project) if text and not os.path.exists(text) and os.path.exists(in_project) else text
 
 
 def leads_out(name: str) -> bool:

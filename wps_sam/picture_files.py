@@ -105,7 +105,7 @@ def pictures_of(
     Raises:
         ValueError: the folder holds no picture.
     """
-    if not given.is_dir():
+    if not os.path.isdir(given):
         return [(given, Path(given.name))], Counter()
     # Archives packed on a Mac carry "._name.jpg" beside name.jpg, which is no picture.
     inside = sorted(p for p in given.rglob("*") if p.is_file() and not p.name.startswith("._"))

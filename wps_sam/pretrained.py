@@ -7,6 +7,7 @@ copies of the other weights that the configuration names by a path, such as a SA
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -108,7 +109,7 @@ def _paths_in(folder: Path, config: Mapping[str, Any]) -> list[Any]:
     for section, name in _COPIED:
         value = _value(config, "MODEL", section, name)
         # A folder of anybody's names no file outside of it.
-        if isinstance(value, str) and value and not leads_out(value) and (folder / value).exists():
+        if isinstance(value, str) and value and not leads_out(value) and os.path.exists(folder / value):
             opts += [f"MODEL.{section}.{name}", str((folder / value).resolve())]
     return opts
 

@@ -120,7 +120,7 @@ def test_a_level_stays_with_its_mask(arch, tiny_encoders):
     for one in found:
         by_point.setdefault(one.point, []).append((one.level, one.mask.sum()))
     assert any(len(levels) > 1 for levels in by_point.values())
-    # Levels are ranked on the decoder's own masks, of a few cells each here: nearly equal ones may change when enlarged.
+    # Levels are ranked on the decoder's own masks, of a few cells here: nearly equal ones may change when enlarged.
     height, width = found[0].mask.shape
     for levels in by_point.values():
         areas = np.array([area for _, area in sorted(levels)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..shares import WHOLE, Share
@@ -44,7 +43,7 @@ def load_model(args: argparse.Namespace, device: str | None = None, **settings: 
 
 def weights_file(text: str) -> str:
     """A file of weights, or an address."""
-    if "://" not in text and not Path(text).is_file():
+    if "://" not in text and not os.path.isfile(text):
         raise argparse.ArgumentTypeError(f"{text}: the file does not exist")
     return text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -13,10 +14,20 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import transforms as T
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
+from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor
 
 from ..structures import Frame
-from .hugging_face_networks import HUGGING_FACE_ARCHS, Family, config_of, network_hash, read_network, weights_hash
+from .hugging_face_networks import (
+    HUGGING_FACE_ARCHS,
+    Family,
+    config_of,
+    network_hash,
+    read_network,
+    sam_transformer,
+    weights_hash,
+)
+from .mask_decoder import cut_masks, tokens_read
 from .promptable import (
     EncoderSpec,
     MaskPredictions,
@@ -36,8 +47,6 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 # A point is itself and a padding, "not a point".
 POINT_TOKENS = 2
-PROMPTS_AT_ONCE = 64
-PROMPTS_AT_ONCE_ON_CPU = 4
 
 
 @BACKBONE_REGISTRY.register()
@@ -164,6 +173,11 @@ class HuggingFaceSAM(PromptableEncoder):
 
     # -- prompts and masks
 
+    @functools.cached_property
+    def _transformer(self) -> TwoWayTransformer:
+        """No module of this one: its parameters are the network's."""
+        return sam_transformer(self.network.mask_decoder.transformer)
+
     def encode_prompts(
         self, *, boxes: Tensor | None = None, points: Tensor | None = None, inside: Tensor | None = None
     ) -> Tensor:
@@ -187,28 +201,21 @@ class HuggingFaceSAM(PromptableEncoder):
     def decode(
         self, features: Mapping[str, Tensor], prompts: Sequence[Tensor], multimask: bool = False
     ) -> list[MaskPredictions]:
-        embeddings = features["image_embedding"]
-        if len(prompts) != len(embeddings):
-            raise ValueError(f"{len(embeddings)} images, but prompts for {len(prompts)}")
-        position = self.network.get_image_wide_positional_embeddings()
+        decoder, embeddings = self.network.mask_decoder, features["image_embedding"]
         no_mask = self.network.prompt_encoder.no_mask_embed.weight[..., None, None]
-        at_once = PROMPTS_AT_ONCE_ON_CPU if embeddings.device.type == "cpu" else PROMPTS_AT_ONCE
+        position = self.network.get_image_wide_positional_embeddings()
         shapes = self.family.shapes(self.network.config)
-        missing = {name: embeddings.new_zeros(1, *shapes[name]) for name in shapes.keys() - self.spec.features.keys()}
-        predictions = []
-        for i, of_image in enumerate(prompts):
-            own = missing | {name: features[name][i : i + 1] for name in self.spec.features}
-            decoded = [
-                self.family.decode(self.network.mask_decoder, own, some, position, no_mask, multimask)
-                for some in (of_image.split(at_once) if len(of_image) else ())
-            ]
-            if decoded:
-                masks, iou = (torch.cat(parts) for parts in zip(*decoded))
-            else:
-                masks = embeddings.new_zeros(0, 3 if multimask else 1, self.spec.mask_size, self.spec.mask_size)
-                iou = masks.new_zeros(masks.shape[:2])
-            predictions.append(MaskPredictions(masks, iou if multimask else None))
-        return predictions
+        missing = {
+            name: embeddings.new_zeros(1, *shapes[name]).expand(len(embeddings), -1, -1, -1)
+            for name in shapes.keys() - self.spec.features.keys()
+        }
+        names = self.family.own_tokens
+        read = tokens_read(multimask, names.index("iou_token"))
+        own = torch.cat([getattr(decoder, name).weight for name in names])
+        if names[-1] != "mask_tokens":
+            read.append(len(own) - 1)
+        cut = self.family.cutter(decoder, {**missing, **features}, multimask)
+        return cut_masks(self._transformer, own, read, embeddings + no_mask, prompts, position, cut, multimask)
 
     # -- identity
 

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import Tensor
+from torch.nn import functional as F
 
 from .build_sam import RANDOM_WEIGHTS_SEED, key_differences, read_state_dict, refuse_differences
 from .clip import import_transformers
 from .frozen import hash_tensors
+from .mask_decoder import Cut, grid_to_pixels, mask_weights, pixels_to_grid, upscale
 from .official_names import OFFICIAL_NAMES
 
 # Mean and deviation of RGB in 0..255: ImageNet's, as all SAMs but the third have them.
@@ -41,9 +44,9 @@ class Family:
             and right.
         shapes: a configuration to the shapes (channels, h, w) of the features that are kept, by name.
         look: a network and its inputs [B, 3, S, S] to those features.
-        decode: the network's mask decoder, features of one image [1, channels, h, w], prompts [K, T, D], the position
-            code [1, D, h, w], "no mask" [1, D, 1, 1], and whether it is asked for all masks of an ambiguous prompt, to
-            masks' logits [K, n, E, E] and expected IoU [K, n].
+        own_tokens: names of the mask decoder's own tokens, in the order in which they stand before those of a prompt.
+        cutter: the network's mask decoder, the features of a batch, and whether it is asked for the three masks of an
+            ambiguous prompt, to how masks are cut out of it.
         normalisation: mean and deviation of RGB in 0..255.
         needs_all_levels: why its decoder has no use for the embedding alone; "" if it has.
     """
@@ -55,7 +58,8 @@ class Family:
     scales_both_sides: bool
     shapes: Callable[[Any], Shapes]
     look: Callable[[Any, Tensor], dict[str, Tensor]]
-    decode: Callable[[Any, Mapping[str, Tensor], Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor]]
+    own_tokens: tuple[str, ...]
+    cutter: Callable[[Any, Mapping[str, Tensor], bool], Cut]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     needs_all_levels: str = ""
 
@@ -83,38 +87,42 @@ def _hq_look(network: Any, images: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _hq_decode(
-    decoder: Any, features: Mapping[str, Tensor], prompts: Tensor, position: Tensor, no_mask: Tensor, multimask: bool
-) -> tuple[Tensor, Tensor]:
-    """SAM-HQ's masks (section 3.2): those of its own token are added to SAM's. The n masks of an ambiguous prompt come
+def _hq_cutter(decoder: Any, features: Mapping[str, Tensor], multimask: bool) -> Cut:
+    """SAM-HQ's masks (section 3.2): those of its own token are added to SAM's. The three of an ambiguous prompt come
     the best first.
 
-    Not by the decoder's own forward, which (transformers 5.23) cuts masks out of the image as it was before the prompts
+    Not as the decoder's own forward, which (transformers 5.23) cuts masks out of the image as it was before the prompts
     met it, rows and columns exchanged.
     """
-    embedding, count = features["image_embedding"], len(prompts)
-    own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight, decoder.hq_token.weight])
-    queries, keys = decoder.transformer(
-        point_embeddings=torch.cat([own.expand(count, -1, -1), prompts], dim=1)[None],
-        image_embeddings=(embedding + no_mask).expand(count, -1, -1, -1),
-        image_positional_embeddings=position.expand(count, -1, -1, -1),
-        attention_similarity=None,
+    height, width = features["image_embedding"].shape[-2:]
+
+    def cut(queries: Tensor, keys: Tensor, images: list[int]) -> tuple[Tensor, Tensor | None]:
+        pixels = upscale(_upscaling(decoder), keys)
+        weights, iou = mask_weights(decoder, queries, multimask)
+        if iou is not None:
+            iou, order = iou.sort(dim=1, descending=True)
+            weights = weights.gather(1, order[..., None].expand_as(weights))
+        fine = decoder.mask_conv1(pixels_to_grid(pixels, height, width))
+        fine = decoder.activation(decoder.mask_norm(fine).movedim(1, -1).flatten(1, 2))  # [k, P * 16, 64]
+        # The last convolution is linear, and so is the cut: of its channels each prompt needs but one sum.
+        of_token, last = decoder.hq_mask_mlp(queries[:, -1]), decoder.mask_conv2
+        taps = torch.tensordot(of_token, last.weight.flip(-2, -1), 1).flatten(2)  # [k, 64, 9]
+        hq = F.fold((fine @ taps).transpose(1, 2), (4 * height, 4 * width), last.kernel_size, padding=last.padding)
+        hq = hq + (of_token @ last.bias)[:, None, None, None]
+        hq = hq + torch.einsum("kc,kchw->khw", of_token, features["hq_features"][images])[:, None]
+        return (pixels @ weights.transpose(1, 2) + grid_to_pixels(hq, 4)).transpose(1, 2), iou
+
+    return cut
+
+
+def _upscaling(decoder: Any) -> tuple[Any, ...]:
+    return (
+        decoder.upscale_conv1,
+        decoder.upscale_layer_norm,
+        decoder.activation,
+        decoder.upscale_conv2,
+        decoder.activation,
     )
-    queries, act = queries[0], decoder.activation
-    image = keys.flatten(0, 1).transpose(1, 2).unflatten(2, embedding.shape[-2:])
-    image = act(decoder.upscale_conv2(act(decoder.upscale_layer_norm(decoder.upscale_conv1(image)))))
-    fine = decoder.mask_conv2(act(decoder.mask_norm(decoder.mask_conv1(image)))) + features["hq_features"]
-    mlps = decoder.output_hypernetworks_mlps
-    weights = torch.stack([mlp(queries[:, 1 + k]) for k, mlp in enumerate(mlps)], dim=1)
-    iou = decoder.iou_prediction_head(queries[:, 0])
-    if multimask:
-        iou, order = iou[:, 1:].sort(dim=1, descending=True)
-        weights = weights[:, 1:].gather(1, order[..., None].expand(-1, -1, weights.shape[-1]))
-    else:
-        iou, weights = iou[:, :1], weights[:, :1]
-    masks = torch.einsum("knc,kchw->knhw", weights, image)
-    hq = torch.einsum("kc,kchw->khw", decoder.hq_mask_mlp(queries[:, 1 + len(mlps)]), fine)
-    return masks + hq[:, None], iou
 
 
 def _pyramid_shapes(config: Any) -> Shapes:
@@ -133,28 +141,29 @@ def _pyramid_look(network: Any, images: Tensor) -> dict[str, Tensor]:
     return {"image_embedding": coarse, "high_res_0": fine, "high_res_1": middle}
 
 
-def _pyramid_decode(
-    decoder: Any, features: Mapping[str, Tensor], prompts: Tensor, position: Tensor, no_mask: Tensor, multimask: bool
-) -> tuple[Tensor, Tensor]:
-    masks, iou, *_ = decoder(
-        image_embeddings=features["image_embedding"],
-        image_positional_embeddings=position,
-        sparse_prompt_embeddings=prompts[None],
-        dense_prompt_embeddings=no_mask,
-        multimask_output=multimask,
-        high_resolution_features=[features["high_res_0"], features["high_res_1"]],
-    )
-    return masks[0], iou[0]
+def _pyramid_cutter(decoder: Any, features: Mapping[str, Tensor], multimask: bool) -> Cut:
+    """Without exchanging the single mask of a prompt for another where it looks unstable, as SAM 2 does by default: the
+    masks that a prompter learns from would not be those that it is asked for."""
+    finer = grid_to_pixels(features["high_res_1"], 2), grid_to_pixels(features["high_res_0"], 4)
+
+    def cut(queries: Tensor, keys: Tensor, images: list[int]) -> tuple[Tensor, Tensor | None]:
+        pixels = upscale(_upscaling(decoder), keys, (finer[0][images], finer[1][images]))
+        weights, iou = mask_weights(decoder, queries, multimask)
+        return (pixels @ weights.transpose(1, 2)).transpose(1, 2), iou
+
+    return cut
 
 
 def _pyramid(title: str, name: str, normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET) -> Family:
     """SAM 2's ways, which EdgeTAM and SAM 3 took over."""
-    ways = (_pyramid_shapes, _pyramid_look, _pyramid_decode)
+    own_tokens = ("obj_score_token", "iou_token", "mask_tokens")
+    ways = (_pyramid_shapes, _pyramid_look, own_tokens, _pyramid_cutter)
     return Family(title, f"{name}Model", f"{name}Config", 3, True, *ways, normalisation)
 
 
 HQ = Family(
-    *("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_look, _hq_decode),
+    *("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_look),
+    *(("iou_token", "mask_tokens", "hq_token"), _hq_cutter),
     needs_all_levels="without hq_features SAM-HQ is SAM, MODEL.SAM.ARCH vit_*",
 )
 SAM2 = _pyramid("SAM 2", "Sam2")
@@ -215,15 +224,9 @@ HUGGING_FACE_ARCHS: dict[str, Arch] = {
 
 def config_of(arch: str) -> Any:
     """transformers' configuration of MODEL.SAM.ARCH ``arch``; ValueError where transformers is missing."""
-    family, sizes = HUGGING_FACE_ARCHS[arch].family, copy.deepcopy(dict(HUGGING_FACE_ARCHS[arch].sizes))
-    if family.shapes is _pyramid_shapes:
-        # Otherwise the single mask of a prompt is exchanged for another where it looks unstable: the masks that a
-        # prompter learns from would not be those that it is asked for.
-        sizes["mask_decoder_config"] = {
-            **sizes.get("mask_decoder_config", {}),
-            "dynamic_multimask_via_stability": False,
-        }
-    return getattr(import_transformers("this MODEL.SAM.ARCH"), family.config)(**sizes)
+    of_arch = HUGGING_FACE_ARCHS[arch]
+    config = getattr(import_transformers("this MODEL.SAM.ARCH"), of_arch.family.config)
+    return config(**copy.deepcopy(dict(of_arch.sizes)))
 
 
 def read_network(arch: str, weights: str = "") -> Any:
@@ -308,3 +311,26 @@ def _weights_hash(arch: str, weights: str, _: tuple[tuple[str, int, int], ...]) 
 def network_hash(network: Any) -> str:
     """SHA-256 of all weights of a network."""
     return hash_tensors(sorted(network.state_dict().items()))
+
+
+def sam_transformer(transformer: Any) -> TwoWayTransformer:
+    """The two-way transformer of a mask decoder under the names of the ``segment_anything`` package, with the same
+    parameters: it is SAM's, whatever the family."""
+    layers = transformer.layers
+    width, hidden = layers[0].self_attn.q_proj.in_features, 1
+    with torch.device("meta"):
+        ours = TwoWayTransformer(len(layers), width, layers[0].self_attn.num_attention_heads, hidden)
+    for own, theirs in zip(ours.layers, layers):
+        own.mlp = theirs.mlp
+        for place in range(1, 5):
+            setattr(own, f"norm{place}", getattr(theirs, f"layer_norm{place}"))
+        for name in ("self_attn", "cross_attn_token_to_image", "cross_attn_image_to_token"):
+            _share_projections(getattr(own, name), getattr(theirs, name))
+    _share_projections(ours.final_attn_token_to_image, transformer.final_attn_token_to_image)
+    ours.norm_final_attn = transformer.layer_norm_final_attn
+    return ours
+
+
+def _share_projections(own: Any, theirs: Any) -> None:
+    own.q_proj, own.k_proj, own.v_proj = theirs.q_proj, theirs.k_proj, theirs.v_proj
+    own.out_proj = theirs.o_proj if hasattr(theirs, "o_proj") else theirs.out_proj

@@ -4,18 +4,19 @@ The same weights and, up to rounding, the same masks as ``segment_anything.model
 image a call, projects that image once for every prompt, and computes four masks and their quality for the one mask
 that is used. Functions are named after what they compute of ``segment_anything``'s ``TwoWayTransformer``.
 
-Axes in comments: B images, K prompts of all of them, T tokens a prompt (SAM's own 5 and the prompt's 2),
-P = h * w cells of the image embedding, H heads, n masks a prompt.
+Axes in comments: B images, K prompts of all of them, k of some of them, T tokens a prompt (SAM's own 5 and the prompt's
+2), P = h * w cells of the image embedding, H heads, n masks a prompt.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from segment_anything.modeling import MaskDecoder
-from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,8 +25,10 @@ from .promptable import MaskPredictions
 # A prompt takes about 40 MiB at 1024 pixels while it is decoded. A GPU wants many at once, a CPU its caches warm.
 PROMPTS_AT_ONCE = 64
 PROMPTS_AT_ONCE_ON_CPU = 4
-# SAM's own tokens: the expected IoU, the single mask, and the three masks of an ambiguous prompt.
-_IOU_TOKEN, _SINGLE_MASK_TOKEN, _MULTIMASK_TOKENS = 0, 1, (2, 3, 4)
+# What some prompts' masks are cut by, once tokens and image have seen each other: the tokens that are read [k, t, 256],
+# each prompt's copy of the image [k, P, 256] and its number in the batch, to logits [k, n, P * 16], each cell's 16
+# pixels one after the other, and expected IoU [k, n], or None.
+Cut = Callable[[Tensor, Tensor, list[int]], tuple[Tensor, Tensor | None]]
 
 
 def predict_masks(
@@ -50,19 +53,69 @@ def predict_masks(
     Returns:
         For each image mask logits [K_i, n, 4h, 4w], n 1 or 3; expected IoU [K_i, 3], or None of single masks.
     """
-    height, width = image_embedding.shape[-2:]
-    counts = [len(of_image) for of_image in prompts]
-    if len(counts) != len(image_embedding):
-        raise ValueError(f"{len(image_embedding)} images, but prompts for {len(counts)}")
-    if not any(counts):
-        none = image_embedding.new_zeros(0, 3 if multimask else 1, 4 * height, 4 * width)
-        return [MaskPredictions(none, none.new_zeros(0, 3) if multimask else None) for _ in counts]
-    keys = (image_embedding + no_mask).flatten(2).transpose(1, 2).contiguous()  # [B, P, 256]
-    key_position = position.flatten(2).transpose(1, 2).contiguous()  # [1, P, 256]
+
+    def cut(queries: Tensor, keys: Tensor, images: list[int]) -> tuple[Tensor, Tensor | None]:
+        weights, iou = mask_weights(decoder, queries, multimask)
+        return (upscale(decoder.output_upscaling, keys) @ weights.transpose(1, 2)).transpose(1, 2), iou
+
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    image, read = image_embedding + no_mask, tokens_read(multimask)
+    return cut_masks(decoder.transformer, own, read, image, prompts, position, cut, multimask)
+
+
+def tokens_read(multimask: bool, iou_token: int = 0) -> list[int]:
+    """Which of the own tokens of a SAM are read: those of the expected IoU and of the three masks of an ambiguous
+    prompt, which come last, or that of the single mask between them."""
+    return [iou_token, *range(iou_token + 2, iou_token + 5)] if multimask else [iou_token + 1]
+
+
+def mask_weights(decoder: Any, queries: Tensor, multimask: bool) -> tuple[Tensor, Tensor | None]:
+    """What the tokens of :func:`tokens_read` [k, t, 256] say: each mask's weights of a pixel's channels [k, n, 32], and
+    the IoU that is expected of three masks [k, 3]."""
+    single, *three = decoder.output_hypernetworks_mlps
+    if not multimask:
+        return single(queries[:, :1]), None
+    weights = torch.stack([mlp(queries[:, i]) for i, mlp in enumerate(three, start=1)], dim=1)
+    return weights, decoder.iou_prediction_head(queries[:, 0])[:, 1:]
+
+
+def cut_masks(
+    transformer: TwoWayTransformer,
+    own: Tensor,
+    read: list[int],
+    image: Tensor,
+    prompts: Sequence[Tensor],
+    position: Tensor,
+    cut: Cut,
+    multimask: bool,
+) -> list[MaskPredictions]:
+    """Lets images and prompts see each other, as every SAM does, and cuts masks out as one of them does.
+
+    Args:
+        transformer: of the ``segment_anything`` package.
+        own: the decoder's own tokens [t, 256], which stand before those of a prompt.
+        read: which of them ``cut`` reads, in its order.
+        image: [B, 256, h, w], "no mask" added.
+        prompts: for each image its tokens [K_i, T, 256]; K_i may be 0.
+        position: the dense position encoding, [1, 256, h, w].
+        cut: see :data:`Cut`.
+        multimask: whether that is three masks and their IoU, or one without.
+
+    Returns:
+        As :func:`predict_masks`.
+    """
+    height, width = image.shape[-2:]
+    counts = [len(of_image) for of_image in prompts]
+    if len(counts) != len(image):
+        raise ValueError(f"{len(image)} images, but prompts for {len(counts)}")
+    if not any(counts):
+        none = image.new_zeros(0, 3 if multimask else 1, 4 * height, 4 * width)
+        return [MaskPredictions(none, none.new_zeros(0, 3) if multimask else None) for _ in counts]
+    keys = image.flatten(2).transpose(1, 2).contiguous()  # [B, P, 256]
+    key_position = position.flatten(2).transpose(1, 2).contiguous()  # [1, P, 256]
     tokens = torch.cat([own.expand(sum(counts), -1, -1), torch.cat(list(prompts))], dim=1)  # [K, T, 256]
 
-    first = decoder.transformer.layers[0]
+    first = transformer.layers[0]
     placed_keys = keys + key_position
     queries = token_self_attention(first, tokens, tokens)
     attended = _token_to_shared_image_attention(
@@ -76,9 +129,10 @@ def predict_masks(
     for start in range(0, len(queries), at_once):
         some = slice(start, start + at_once)
         images = image_of[some]
-        of_some, iou = _predict(
-            decoder, queries[some], tokens[some], placed_keys[images], keys[images], key_position, multimask
+        seen = _see_each_other(
+            transformer, queries[some], tokens[some], placed_keys[images], keys[images], key_position, read
         )
+        of_some, iou = cut(*seen, images)
         masks.append(of_some)
         ious += [] if iou is None else [iou]
     expected: Sequence[Tensor | None] = torch.cat(ious).split(counts) if ious else [None] * len(counts)
@@ -89,17 +143,16 @@ def predict_masks(
     ]
 
 
-def _predict(
-    decoder: MaskDecoder,
+def _see_each_other(
+    transformer: TwoWayTransformer,
     queries: Tensor,
     tokens: Tensor,
     placed_keys: Tensor,
     keys: Tensor,
     key_position: Tensor,
-    multimask: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Masks [k, n, P * 16] and IoU of some prompts, from where each changes its own copy [k, P, 256] of the image."""
-    transformer = decoder.transformer
+    read: list[int],
+) -> tuple[Tensor, Tensor]:
+    """The tokens that are read and the image of some prompts, each of which changes its own copy [k, P, 256] of it."""
     first, *others = transformer.layers
     keys = image_to_token_attention(first, keys, q=placed_keys, k=queries + tokens, v=queries)
     placed_keys = keys + key_position
@@ -110,25 +163,23 @@ def _predict(
         keys = image_to_token_attention(layer, keys, q=placed_keys, k=queries + tokens, v=queries)
         placed_keys = keys + key_position
     # Of the tokens that could attend once more, only those that are read do.
-    chosen = [_IOU_TOKEN, *_MULTIMASK_TOKENS] if multimask else slice(_SINGLE_MASK_TOKEN, _SINGLE_MASK_TOKEN + 1)
-    queries, tokens = queries[:, chosen], tokens[:, chosen]
+    queries, tokens = queries[:, read], tokens[:, read]
     attended = token_to_image_attention(transformer.final_attn_token_to_image, queries + tokens, placed_keys, keys)
-    queries = transformer.norm_final_attn(queries + attended)
-    upscaled = upscale(decoder, keys)  # [k, P * 16, 32]
-    if not multimask:
-        weights = decoder.output_hypernetworks_mlps[0](queries)  # [k, 1, 32]
-        return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), None
-    weights = torch.stack(
-        [decoder.output_hypernetworks_mlps[i](queries[:, i]) for i in range(1, len(_MULTIMASK_TOKENS) + 1)], dim=1
-    )
-    return (upscaled @ weights.transpose(1, 2)).transpose(1, 2), decoder.iou_prediction_head(queries[:, 0])[:, 1:]
+    return transformer.norm_final_attn(queries + attended), keys
 
 
-def upscale(decoder: MaskDecoder, keys: Tensor) -> Tensor:
-    """SAM's ``output_upscaling``: [k, P, 256] to [k, P * 16, 32], each cell's 16 pixels one after the other."""
-    enlarge, norm, gelu, enlarge_again, gelu_again = decoder.output_upscaling
-    quarters = F.layer_norm(_upscale_twice(enlarge, keys), norm.weight.shape, norm.weight, norm.bias, norm.eps)
-    return gelu_again(_upscale_twice(enlarge_again, gelu(quarters)))
+def upscale(layers: Iterable[Any], keys: Tensor, finer: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """SAM's ``output_upscaling``, ``layers``: [k, P, 256] to [k, P * 16, 32], a cell's 16 pixels one after the other.
+
+    SAM 2 adds ``finer`` maps of the picture on the way, [k, P * 4, 64] and [k, P * 16, 32]; see :func:`grid_to_pixels`.
+    """
+    enlarge, norm, gelu, enlarge_again, gelu_again = layers
+    quarters = upscale_twice(enlarge, keys)
+    if finer is not None:
+        quarters = quarters + finer[0]
+    quarters = gelu(F.layer_norm(quarters, norm.weight.shape, norm.weight, norm.bias, norm.eps))
+    pixels = upscale_twice(enlarge_again, quarters)
+    return gelu_again(pixels if finer is None else pixels + finer[1])
 
 
 def masks_to_grid(masks: Tensor, height: int, width: int) -> Tensor:
@@ -140,7 +191,24 @@ def masks_to_grid(masks: Tensor, height: int, width: int) -> Tensor:
     return cells.permute(order).reshape(*masks.shape[:-1], 4 * height, 4 * width)
 
 
-def _upscale_twice(conv: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
+def pixels_to_grid(pixels: Tensor, height: int, width: int) -> Tensor:
+    """:func:`upscale`'s pixels [k, h * w * 16, c] to [k, c, 4h, 4w], channels last in memory."""
+    cells = pixels.view(len(pixels), height, width, 2, 2, 2, 2, -1).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return cells.reshape(len(pixels), 4 * height, 4 * width, -1).movedim(-1, 1)
+
+
+def grid_to_pixels(grid: Tensor, times: int) -> Tensor:
+    """A map [k, c, h * times, w * times], ``times`` 2 or 4, to [k, h * w * times ** 2, c], in the order of the pixels
+    that :func:`upscale_twice` makes, once or twice."""
+    count, channels, height, width = grid.shape
+    if times == 2:
+        cells = grid.view(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 3, 5, 1)
+    else:
+        cells = grid.view(count, channels, height // 4, 2, 2, width // 4, 2, 2).permute(0, 2, 5, 3, 6, 4, 7, 1)
+    return cells.reshape(count, height * width, channels)
+
+
+def upscale_twice(conv: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
     """A transposed convolution whose stride is its kernel, 2: a linear map of each pixel, [k, n, c] to [k, n * 4, d].
 
     The four new pixels stay together, so channels stay last, where layer norm and the next map want them.

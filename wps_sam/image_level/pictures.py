@@ -123,7 +123,7 @@ def _listed(settings: ImageLevelSettings) -> list[str]:
     files = []
     for stem in listed_names(settings.names):
         candidates = [Path(settings.images) / (stem + ending) for ending in (".jpg", ".png", ".jpeg")]
-        there = [path for path in candidates if path.is_file()]
+        there = [path for path in candidates if os.path.isfile(path)]
         if not there:
             raise ValueError(f"{settings.names}: {stem}: there is no such picture in {settings.images}")
         files.append(str(there[0]))

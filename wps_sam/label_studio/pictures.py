@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -35,7 +36,7 @@ class Pictures:
 
     def __init__(self, roots: Sequence[Path], host: str | None = None, token: str | None = None) -> None:
         for root in roots:
-            if not root.is_dir():
+            if not os.path.isdir(root):
                 raise ValueError(f"root {root}: expected a folder")
         if host is not None and (urlsplit(host).scheme not in ("http", "https") or not urlsplit(host).netloc):
             raise ValueError(f"Label Studio {host}: expected an address such as http://localhost:8080")
@@ -75,7 +76,7 @@ class Pictures:
             for root in self._roots:
                 # Links that lead out of the root are followed, and then refused.
                 path = root.joinpath(*steps[start:]).resolve()
-                if path.is_relative_to(root) and path.is_file():
+                if path.is_relative_to(root) and os.path.isfile(path):
                     return path
         return None
 

@@ -99,7 +99,7 @@ def find_sources(inputs: Sequence[str], is_result: Callable[[Path], bool] = lamb
 
 
 def _existing(name: str) -> Path:
-    if not (_CAMERA.fullmatch(name) or Path(name).exists()):
+    if not (_CAMERA.fullmatch(name) or os.path.exists(name)):
         raise ValueError(f"{name}: no such picture, video or folder")
     return Path(name)
 
@@ -119,7 +119,7 @@ def open_video(source: Source) -> Video:
         ValueError: names what is missing, is no video that OpenCV can decode, or is no camera.
     """
     camera = _CAMERA.fullmatch(source.name)
-    if not camera and not Path(source.name).is_file():
+    if not camera and not os.path.isfile(source.name):
         raise ValueError(f"video {source.name}: the file does not exist")
     capture = cv2.VideoCapture(int(camera.group(1)) if camera else source.name)
     if not capture.isOpened():

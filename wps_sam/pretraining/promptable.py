@@ -165,5 +165,5 @@ def decode_masks(
     )
     queries = decoder.transformer.norm_final_attn(queries + attended)
     kernels = [mlp(queries[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
-    masks = torch.stack(kernels, dim=1) @ upscale(decoder, pixels).transpose(1, 2)
+    masks = torch.stack(kernels, dim=1) @ upscale(decoder.output_upscaling, pixels).transpose(1, 2)
     return masks_to_grid(masks, height, width), decoder.iou_prediction_head(queries[:, 0])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from wps_sam.data.imports import boxes_csv, coco, cvat, label_studio, labelme, tags_csv, via, voc, yolo
@@ -71,7 +72,7 @@ def read_labels(source: Path, format_name: str, notes: Notes) -> Export:
 
 
 def _require(source: Path) -> None:
-    if not source.exists():
+    if not os.path.exists(source):
         raise ValueError(f"labels {source}: expected a file or a folder, but it does not exist")
 
 

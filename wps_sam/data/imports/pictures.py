@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -23,7 +24,7 @@ class PictureFolder:
     """
 
     def __init__(self, root: Path) -> None:
-        if not root.is_dir():
+        if not os.path.isdir(root):
             raise ValueError(f"images {root}: expected a folder, but it does not exist")
         self.root = root.absolute()
         # Those that can't be opened here are missing wherever a label speaks of them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -41,7 +42,7 @@ class _Splits:
             self._of_folder[folder] = {
                 line.split()[0]: split
                 for split in ("train", "val", "test")
-                if (folder / f"{split}.txt").is_file()
+                if os.path.isfile(folder / f"{split}.txt")
                 for line in read_text(folder / f"{split}.txt", "labels").splitlines()
                 if line.strip()
             }

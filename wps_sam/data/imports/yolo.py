@@ -79,7 +79,7 @@ def _pictures_of(
 ) -> Iterator[tuple[str, Path]]:
     """Name of each picture of a split, and where its labels would be: the same path with labels instead of images."""
     place = _place(entry, content, path, key, notes)
-    if place.is_file():
+    if os.path.isfile(place):
         for line in filter(None, map(str.strip, read_text(place, "labels").splitlines())):
             picture = Path(line)
             if not picture.name:
@@ -89,7 +89,7 @@ def _pictures_of(
     labels = _labels_of(place)
     pictures = {p.relative_to(place) for p in files_below(place, ["*"]) if p.suffix.lower() in SUFFIXES}
     stems = {str(p.with_suffix("")) for p in pictures}
-    if labels.is_dir():
+    if os.path.isdir(labels):
         stems |= {str(p.relative_to(labels).with_suffix("")) for p in files_below(labels, ["*.txt"])}
     for stem in sorted(stems):
         yield str(place / stem), labels / f"{stem}.txt"

@@ -399,7 +399,8 @@ def _find_root(root: str, folder: Path, where: str) -> Path:
     given = os.path.expanduser(_expand(root, where))
     tried = [folder / given, Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser().resolve() / given]
     for candidate in tried:
-        if candidate.is_dir():
+        # pathlib would raise for a name that is too long for any folder.
+        if os.path.isdir(candidate):
             return candidate
     paths = " and ".join(dict.fromkeys(map(str, tried)))
     raise ValueError(f"{where}: root: the folder does not exist; looked for {paths}")

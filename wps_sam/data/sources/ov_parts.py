@@ -495,7 +495,7 @@ def _split_by_few_shot(folder: Path, images: Iterable[Record]) -> tuple[list[Rec
     The list holds paths of its makers' machine, which begin with "datasets" wherever the data lies.
     """
     path = folder / FEW_SHOT_FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{path}: the file does not exist; {_HOW_TO_DRAW}")
     entries = read_json(path, "16-shot list")
     if not isinstance(entries, list):
@@ -514,7 +514,7 @@ def _split_by_few_shot(folder: Path, images: Iterable[Record]) -> tuple[list[Rec
 
 def _files(folder: Path, suffix: str) -> list[str]:
     """The sorted names of the files with ``suffix``; without what macOS leaves in archives."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ValueError(f"{folder}: expected a folder, but it does not exist; see datasets/README.md for the layout")
     names = sorted(n for n in os.listdir(folder) if n.lower().endswith(suffix) and not is_litter(n))
     if not names:
@@ -524,7 +524,7 @@ def _files(folder: Path, suffix: str) -> list[str]:
 
 def _made(path: Path, make: Callable[[], dict[str, Any]]) -> Path:
     """``path``, a file that is made from the data set, by ``make`` if it does not exist yet."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         logger.info("%s: made now; this is done once and may take minutes", path)
         _write_json(path, make)
     return path

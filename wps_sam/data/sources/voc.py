@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def load_voc2012(root: str, split: str) -> list[dict[str, Any]]:
     """
     folder = Path(root) / FOLDER
     listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
-    if not listed.is_file():
+    if not os.path.isfile(listed):
         raise ValueError(f"{listed}: the list of the split does not exist; see datasets/README.md")
     lines = read_text(listed, "list of pictures").splitlines()
     names = [Path(line.split()[0]).stem for line in lines if line.strip()]
@@ -35,7 +36,7 @@ def load_voc2012(root: str, split: str) -> list[dict[str, Any]]:
     for name in names:
         image, labels = folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClassAug" / f"{name}.png"
         for path in (image, labels):
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise ValueError(f"{path}: does not exist, but {listed} lists it")
         records.append({"file_name": str(image), "image_id": name, "sem_seg_file_name": str(labels), "annotations": []})
     return records
