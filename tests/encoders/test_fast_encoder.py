@@ -290,3 +290,14 @@ def test_mixed_precision_of_training_leaves_the_frozen_encoder_alone(tiny_cfg):
     expected = backbone(images)["image_embedding"]
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(backbone(images)["image_embedding"], expected)
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_tokens_behind_a_layer_are_those_that_it_gave(layer):
+    stock, images = make_encoder(20, depth=3), make_images(2, 320)
+    seen = []
+    stock.blocks[layer].register_forward_hook(lambda module, given, tokens: seen.append(tokens))
+    with torch.no_grad():
+        expected = stock(images)
+    embedding, tokens = accelerate(copy.deepcopy(stock)).look(images, layer)
+    assert (embedding - expected).abs().max() < TOLERANCE and (tokens - seen[0]).abs().max() < TOLERANCE

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wps_sam.encoders.build_sam import SAM_ARCHS, MobileSamArch, build_sam
-from wps_sam.encoders.hugging_face_networks import HUGGING_FACE_ARCHS, read_network
+from wps_sam.encoders.hugging_face_networks import HQ, HUGGING_FACE_ARCHS, read_network
 from wps_sam.encoders.tiny_vit import TinyViT
 from wps_sam.models import WPSSAM
 
@@ -37,7 +37,15 @@ def stock_encoder(arch: str, device: torch.device) -> Callable[[Tensor], Tensor]
     """Inputs [B, 3, S, S] to image embeddings, by the library's own module, with the weights of ours."""
     if arch in HUGGING_FACE_ARCHS:
         network, family = read_network(arch).to(device), HUGGING_FACE_ARCHS[arch].family
-        return lambda images: family.look(network, images)["image_embedding"]
+
+        def look(images: Tensor) -> Tensor:
+            seen = network.get_image_embeddings(images)
+            if family is HQ:
+                embedding, of_global_blocks = seen
+                seen = embedding, of_global_blocks[0]
+            return family.look(network, seen)["image_embedding"]
+
+        return look
     encoder = stock_sam(arch, device).image_encoder
     return timm_mobile_sam(encoder) if isinstance(encoder, TinyViT) else encoder
 

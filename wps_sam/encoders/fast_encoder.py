@@ -123,36 +123,43 @@ class FastImageEncoderViT(ImageEncoderViT):
 
     compiled: bool
 
-    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images [B, 3, S, S] to embeddings float32 [B, 256, S/16, S/16].
+        """Normalised images [B, 3, S, S] to embeddings float32 [B, 256, S/16, S/16]."""
+        return self.look(x)[0]
+
+    @torch.no_grad()
+    def look(self, x: Tensor, layer: int = -1) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward`, and the tokens [B, S/16, S/16, D] behind a layer, which SAM-HQ reads as well.
 
         Under ``torch.autocast`` the layers' matrix products are of its type. What the layers add up to stays float32,
         and so does all before and after them: 1% of the arithmetic, but most of the error that bfloat16 would make (for
         a vit_tiny of 256 pixels 0.36% of the embedding's standard deviation, and 0.03% so).
         """
-        device = x.device.type
+        device, kept = x.device.type, self.blocks[layer]
         if device == "cpu":
             _warn_if_compiled(self.compiled)
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             with torch.autocast("cpu", enabled=False):
-                return torch.cat([self._forward_cpu(image, dtype) for image in x.split(1)])
+                embeddings, tokens = zip(*(self._look_cpu(image, dtype, kept) for image in x.split(1)))
+                return torch.cat(embeddings), torch.cat(tokens)
         with torch.autocast(device, enabled=False):
             x = self._embed(x)
         block = _compiled(_block, device) if self.compiled else _block
-        for layer in self.blocks:
-            size = (layer.window_size, layer.window_size) if layer.window_size else (x.shape[1], x.shape[2])
-            x = block(layer, x, _position_tables(layer.attn, size, x.dtype), _one_hot_positions(*size, x.device))
+        for one in self.blocks:
+            size = (one.window_size, one.window_size) if one.window_size else (x.shape[1], x.shape[2])
+            x = block(one, x, _position_tables(one.attn, size, x.dtype), _one_hot_positions(*size, x.device))
+            if one is kept:
+                seen = x
         with torch.autocast(device, enabled=False):
-            return self.neck(x.permute(0, 3, 1, 2))
+            return self.neck(x.permute(0, 3, 1, 2)), seen
 
     def _embed(self, x: Tensor) -> Tensor:
         """Images to tokens [B, H, W, D]."""
         x = self.patch_embed(x)
         return (x if self.pos_embed is None else x + self.pos_embed).contiguous()
 
-    def _forward_cpu(self, image: Tensor, dtype: torch.dtype) -> Tensor:
-        """One image [1, 3, S, S] to [1, 256, S/16, S/16], with matrix products of ``dtype`` in the layers."""
+    def _look_cpu(self, image: Tensor, dtype: torch.dtype, kept: Block) -> tuple[Tensor, Tensor]:
+        """:meth:`look` at one image [1, 3, S, S], with matrix products of ``dtype`` in the layers."""
         tokens = self._embed(image)
         grid = tokens.shape[1:3]
         x = tokens.flatten(0, 2)
@@ -169,7 +176,10 @@ class FastImageEncoderViT(ImageEncoderViT):
             attention(layer, qkv.view(*grid, 3, *heads), bias.view(3, *heads), mixed.view(*grid, *heads))
             _add_linear(x, mixed, *_cast(attn.proj, dtype))
             _add_mlp_cpu(layer, x, dtype)
-        return self.neck(tokens.permute(0, 3, 1, 2))
+            if layer is kept:
+                # The next layer changes them in place.
+                seen = tokens if layer is self.blocks[-1] else tokens.clone()
+        return self.neck(tokens.permute(0, 3, 1, 2)), seen
 
 
 def _block(layer: Block, x: Tensor, tables: PositionTables | None, one_hot: Tensor) -> Tensor:

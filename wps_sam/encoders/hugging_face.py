@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,12 +82,11 @@ class HuggingFaceSAM(PromptableEncoder):
         self.spec = _spec(family, network.config, levels)
         self.family = family
         self.precision = precision
+        self.compiled = compiled
         self._weights_hash: str | None = None
         if not live:
             self._weights_hash = network_hash(network)
             network.vision_encoder = None
-        elif compiled:
-            network.vision_encoder.compile()
         self.network = network
         for name, values in zip(("pixel_mean", "pixel_std"), family.normalisation):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -153,6 +152,11 @@ class HuggingFaceSAM(PromptableEncoder):
         frame = self.frame(*image.shape[-2:])
         return pad((image.float() - self.pixel_mean) / self.pixel_std, frame), frame
 
+    @functools.cached_property
+    def _image_encoder(self) -> Callable[[Tensor], Any]:
+        """No module of this one: its parameters are the network's."""
+        return self.family.image_encoder(self.network, self.compiled)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> dict[str, Tensor]:
         """As the interface says; a ValueError tells of images of another size."""
@@ -168,14 +172,14 @@ class HuggingFaceSAM(PromptableEncoder):
             )
         # Not the trained part's mixed precision: the embeddings must be the same in training, inference and a cache.
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            seen = self.family.look(self.network, images.float())
+            seen = self.family.look(self.network, self._image_encoder(images.float()))
         return {name: seen[name].float().contiguous() for name in self.spec.features}
 
     # -- prompts and masks
 
     @functools.cached_property
     def _transformer(self) -> TwoWayTransformer:
-        """No module of this one: its parameters are the network's."""
+        """As before."""
         return sam_transformer(self.network.mask_decoder.transformer)
 
     def encode_prompts(

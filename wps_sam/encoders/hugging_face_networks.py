@@ -11,16 +11,19 @@ import functools
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.transformer import TwoWayTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .build_sam import RANDOM_WEIGHTS_SEED, key_differences, read_state_dict, refuse_differences
 from .clip import import_transformers
+from .fast_encoder import FastImageEncoderViT, accelerate
 from .frozen import hash_tensors
 from .mask_decoder import Cut, grid_to_pixels, mask_weights, pixels_to_grid, upscale
 from .official_names import OFFICIAL_NAMES
@@ -43,7 +46,8 @@ class Family:
         scales_both_sides: a picture fills the square, its shape lost; else its longest side does, padded at the bottom
             and right.
         shapes: a configuration to the shapes (channels, h, w) of the features that are kept, by name.
-        look: a network and its inputs [B, 3, S, S] to those features.
+        image_encoder: a network, and whether to pass it through ``torch.compile``, to what sees inputs [B, 3, S, S].
+        look: a network and what was seen to those features.
         own_tokens: names of the mask decoder's own tokens, in the order in which they stand before those of a prompt.
         cutter: the network's mask decoder, the features of a batch, and whether it is asked for the three masks of an
             ambiguous prompt, to how masks are cut out of it.
@@ -57,7 +61,8 @@ class Family:
     box_tokens: int
     scales_both_sides: bool
     shapes: Callable[[Any], Shapes]
-    look: Callable[[Any, Tensor], dict[str, Tensor]]
+    image_encoder: Callable[[Any, bool], Callable[[Tensor], Any]]
+    look: Callable[[Any, Any], dict[str, Tensor]]
     own_tokens: tuple[str, ...]
     cutter: Callable[[Any, Mapping[str, Tensor], bool], Cut]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
@@ -73,13 +78,19 @@ def _hq_shapes(config: Any) -> Shapes:
     }
 
 
-def _hq_look(network: Any, images: Tensor) -> dict[str, Tensor]:
-    embedding, of_global_blocks = network.get_image_embeddings(images)
+def _hq_image_encoder(network: Any, compiled: bool) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """SAM's, of which the tokens behind the first block with global attention are read, too."""
+    first = min(network.config.vision_config.global_attn_indexes)
+    return partial(cast(FastImageEncoderViT, accelerate(_sam_image_encoder(network), compiled)).look, layer=first)
+
+
+def _hq_look(network: Any, seen: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    embedding, early_tokens = seen
     decoder = network.mask_decoder
     act = decoder.activation
     # Those after the first block with global attention, and the last: what both add to the masks follows from the
     # picture alone, whatever the prompts.
-    early = act(decoder.compress_vit_norm(decoder.compress_vit_conv1(of_global_blocks[0].movedim(-1, 1))))
+    early = act(decoder.compress_vit_norm(decoder.compress_vit_conv1(early_tokens.movedim(-1, 1))))
     late = act(decoder.encoder_norm(decoder.encoder_conv1(embedding)))
     return {
         "image_embedding": embedding,
@@ -135,9 +146,15 @@ def _pyramid_shapes(config: Any) -> Shapes:
     }
 
 
-def _pyramid_look(network: Any, images: Tensor) -> dict[str, Tensor]:
+def _pyramid_image_encoder(network: Any, compiled: bool) -> Callable[[Tensor], list[Tensor]]:
+    if compiled:
+        network.vision_encoder.compile()
+    return network.get_image_embeddings
+
+
+def _pyramid_look(network: Any, seen: list[Tensor]) -> dict[str, Tensor]:
     # Projected for the decoder, and with the "no memory" of a single picture added.
-    fine, middle, coarse = network.get_image_embeddings(images)
+    fine, middle, coarse = seen
     return {"image_embedding": coarse, "high_res_0": fine, "high_res_1": middle}
 
 
@@ -157,13 +174,13 @@ def _pyramid_cutter(decoder: Any, features: Mapping[str, Tensor], multimask: boo
 def _pyramid(title: str, name: str, normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET) -> Family:
     """SAM 2's ways, which EdgeTAM and SAM 3 took over."""
     own_tokens = ("obj_score_token", "iou_token", "mask_tokens")
-    ways = (_pyramid_shapes, _pyramid_look, own_tokens, _pyramid_cutter)
+    ways = (_pyramid_shapes, _pyramid_image_encoder, _pyramid_look, own_tokens, _pyramid_cutter)
     return Family(title, f"{name}Model", f"{name}Config", 3, True, *ways, normalisation)
 
 
 HQ = Family(
-    *("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_look),
-    *(("iou_token", "mask_tokens", "hq_token"), _hq_cutter),
+    *("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_image_encoder),
+    *(_hq_look, ("iou_token", "mask_tokens", "hq_token"), _hq_cutter),
     needs_all_levels="without hq_features SAM-HQ is SAM, MODEL.SAM.ARCH vit_*",
 )
 SAM2 = _pyramid("SAM 2", "Sam2")
@@ -328,6 +345,36 @@ def sam_transformer(transformer: Any) -> TwoWayTransformer:
             _share_projections(getattr(own, name), getattr(theirs, name))
     _share_projections(ours.final_attn_token_to_image, transformer.final_attn_token_to_image)
     ours.norm_final_attn = transformer.layer_norm_final_attn
+    return ours
+
+
+def _sam_image_encoder(network: Any) -> ImageEncoderViT:
+    """SAM-HQ's image encoder, which is SAM's, under the names of the ``segment_anything`` package, with the same
+    parameters."""
+    theirs, config = network.vision_encoder, network.config.vision_config
+    if config.hidden_act != "gelu":
+        raise ValueError(f"hidden_act is {config.hidden_act!r}; expected 'gelu'")
+    with torch.device("meta"):
+        ours = ImageEncoderViT(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            embed_dim=config.hidden_size,
+            depth=len(theirs.layers),
+            num_heads=config.num_attention_heads,
+            out_chans=config.output_channels,
+            use_abs_pos=False,
+            use_rel_pos=config.use_rel_pos,
+            window_size=config.window_size,
+            global_attn_indexes=tuple(config.global_attn_indexes),
+        )
+    ours.patch_embed.proj, ours.pos_embed = theirs.patch_embed.projection, theirs.pos_embed
+    for own, layer in zip(ours.blocks, theirs.layers):
+        own.norm1, own.norm2 = layer.layer_norm1, layer.layer_norm2
+        own.attn.qkv, own.attn.proj = layer.attn.qkv, layer.attn.proj
+        own.mlp.lin1, own.mlp.lin2 = layer.mlp.lin1, layer.mlp.lin2
+        if config.use_rel_pos:
+            own.attn.rel_pos_h, own.attn.rel_pos_w = layer.attn.rel_pos_h, layer.attn.rel_pos_w
+    ours.neck = nn.Sequential(theirs.neck.conv1, theirs.neck.layer_norm1, theirs.neck.conv2, theirs.neck.layer_norm2)
     return ours
 
 
