@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from .config import is_open_vocabulary, read_config
 from .data import mapper, part_mask_mapper
 from .data.sources.descriptions import register_descriptions
 from .encoders import PromptableEncoder
+from .encoders.frozen import hash_tensors
 from .evaluation.ground_truth import boxes_without_masks
 from .masks import PixelGrid, read_object_map, read_part_map, read_picture, restrict_to_object
 from .prediction import PartPrediction
@@ -169,6 +171,14 @@ class PartPredictor:
         """
         training = {"class_names": list(self._trained_names), "exif": self.exif, "made_by": self._made_by}
         write_pretrained(folder, self.cfg, self.model.state_dict(), training, Path(self.weights), license)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """What predictions follow from, ready for JSON: the hash of all weights, and what was asked for beside them."""
+        asked = {"confidence": self.confidence, "names": list(self.class_names), "tiles": list(self.tiles)}
+        inference = {f"MODEL.INFERENCE.{key}": value for key, value in self.cfg.MODEL.INFERENCE.items()}
+        inference |= {f"MODEL.SAM.{key}": self.cfg.MODEL.SAM[key] for key in ("PRECISION", "LEVELS")}
+        return {"weights": hash_tensors(sorted(self.model.state_dict().items())), **asked, **inference}
 
     def __repr__(self) -> str:
         shown = ", ".join(self.class_names[:NAMES_SHOWN]) + ", ..." * (len(self.class_names) > NAMES_SHOWN)

@@ -16,7 +16,7 @@ from wps_sam.masks import segmentation_to_mask
 from wps_sam.mirror import Mirror
 from wps_sam.outputs import is_output
 from wps_sam.prediction import run, sources
-from wps_sam.prediction.results import CLASSES_FILE, COCO_FILE, KINDS, Results
+from wps_sam.prediction.results import CLASSES_FILE, COCO_FILE, KINDS, SETTINGS_FILE, Results, keep_settings
 from wps_sam.prediction.run import predict_all
 from wps_sam.prediction.sources import Source, find_sources
 from wps_sam.shares import Share
@@ -297,3 +297,19 @@ def test_what_is_kept_needs_all_its_files(photos: Path, tmp_path: Path) -> None:
     assert not Results.are_there(tmp_path, ["cutouts"], first)
     (tmp_path / "0.png").unlink()
     assert Results.are_there(tmp_path, ["json"], first) and not Results.are_there(tmp_path, KINDS, first)
+
+
+def test_results_of_other_settings_do_not_come_beside_those_that_stay(tmp_path: Path) -> None:
+    settings = {"weights": "ab", "confidence": None, "tiles": (1, 1)}
+    path = keep_settings(tmp_path, settings, resume=True)
+    assert path == tmp_path / SETTINGS_FILE and is_output(path)
+    assert keep_settings(tmp_path, settings, resume=True) == path
+    others = {**settings, "confidence": 0.5, "tiles": (2, 1)}
+    with pytest.raises(ValueError, match=r"made with confidence null, and now 0.5, tiles \[1, 1\], and now \[2, 1\];"):
+        keep_settings(tmp_path, others, resume=True)
+    # Nothing stays of what was there.
+    keep_settings(tmp_path, others, resume=False)
+    assert json.loads(path.read_text())["confidence"] == 0.5
+    path.write_text("[")
+    with pytest.raises(ValueError, match=rf"{SETTINGS_FILE}: not a file of wps-sam predict"):
+        keep_settings(tmp_path, others, resume=True)

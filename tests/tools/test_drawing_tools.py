@@ -34,12 +34,9 @@ def test_demo_takes_files_and_folders(
     (photos / "._one.jpg").write_bytes(b"litter")
     (photos / "notes.txt").write_text("no picture")
     single = tiny_parts.root / "images" / "val" / "n00000000_0.JPEG"
-    code = run(
-        *("demo.py", photos, single, "--output", tmp_path / "out", "--config-file", tiny_model.config_file),
-        *("--weights", tiny_model.safetensors, "--confidence", 0.1),
-        *("--opts", "MODEL.INFERENCE.MAX_PARTS", 2),
-    )
-    assert code == 0
+    command = ["demo.py", photos, single, "--output", tmp_path / "out", "--config-file", tiny_model.config_file]
+    command += ["--weights", tiny_model.safetensors, "--confidence", 0.1, "--opts", "MODEL.INFERENCE.MAX_PARTS", 2]
+    assert run(*command) == 0
     # Two pictures side by side; of two pictures of one name the second keeps its ending.
     made = sizes(tmp_path / "out")
     assert set(made) == {"deep/two.png", "one.png", "one.png.png", "n00000000_0.png"}
@@ -49,6 +46,10 @@ def test_demo_takes_files_and_folders(
     assert {part["name"] for part in content["parts"]} <= set(tiny_parts.classes)
     assert all(part["mask"]["size"] == [64, 64] and len(part["box"]) == 4 for part in content["parts"])
     assert "one.jpg: " in capsys.readouterr().out
+    assert run(*command, "MODEL.DEVICE", "cpu", "--resume") == 0
+    assert "4 of 4 were there already" in capsys.readouterr().out
+    assert run(*command, "MODEL.INFERENCE.MERGE", "authors", "--resume") == 2
+    assert 'made with MODEL.INFERENCE.MERGE "semantic", and now "authors"' in capsys.readouterr().err
 
 
 def test_demo_goes_on_after_a_bad_picture_and_says_so(

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from ..mirror import Mirror
     from ..outputs import adopt_output, check_outputs, is_output
     from ..prediction.parts import classes_of
-    from ..prediction.results import Results
+    from ..prediction.results import SETTINGS_FILE, Results, keep_settings
     from ..prediction.run import predict_all, sources_of
     from ..prediction.sources import find_sources
 
@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     sources = sources_of(args.share, found.sources, args.batch_size)
     mirror = Mirror(args.output, args.mirror) if args.mirror else None
     if mirror and args.resume:
-        for path in mirror.exchange(p for s in sources for p in Results.targets(args.output, args.save, s)):
+        targets = [p for s in sources for p in Results.targets(args.output, args.save, s)]
+        for path in mirror.exchange([args.output / SETTINGS_FILE, *targets]):
             adopt_output(path)
     done = {source for source in sources if args.resume and Results.are_there(args.output, args.save, source)}
     targets = [p for s in sources if s not in done for p in Results.targets(args.output, args.save, s)]
@@ -72,6 +73,10 @@ def run(args: argparse.Namespace) -> int:
     settings = {"confidence": args.confidence, "names": args.names, "tiles": tuple(args.tiles), "opts": args.opts}
     predictor = arguments.load_model(args, **settings)
     classes_of(args.parts or (), predictor.class_names)
+    made_with = {**predictor.settings, "parts": args.parts, "every": args.every}
+    settings_file = keep_settings(args.output, made_with, args.resume)
+    if mirror:
+        mirror.publish(settings_file)
     with Results(args.output, args.save, predictor.class_names, args.share.is_whole, mirror) as results:
         how = {"batch_size": args.batch_size, "every": args.every, "names": args.parts, "done": done}
         failed = predict_all(predictor, sources, results, **how)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,10 +27,39 @@ from .sources import Source
 KINDS = ("overlay", "json", "labels", "cutouts")
 COCO_FILE = "all_parts.coco.json"
 CLASSES_FILE = "classes.csv"
+SETTINGS_FILE = "predicted_by.json"
 _OF_RUN = (("labels", CLASSES_FILE), ("json", COCO_FILE))
 
 # Takes one frame of a video: its number, and what was found in it.
 TakeFrame = Callable[[int, PartPrediction], None]
+
+
+def keep_settings(folder: Path, settings: Mapping[str, Any], resume: bool) -> Path:
+    """Notes in SETTINGS_FILE what the results in a folder follow from, so that none of others come beside them.
+
+    Args:
+        folder: of the results.
+        settings: by name, ready for JSON.
+        resume: whether results are there already that are to stay.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: those that are there follow from others; names them.
+    """
+    path, new = folder / SETTINGS_FILE, json.loads(json.dumps(settings))
+    if resume and path.is_file():
+        try:
+            old = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: not a file of wps-sam predict ({error}); choose another --output") from error
+        others = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        if others:
+            found = ", ".join(f"{key} {json.dumps(old.get(key))}, and now {json.dumps(new.get(key))}" for key in others)
+            raise ValueError(f"--resume: {path} says that what is there was made with {found}; choose another --output")
+    write_output(path, json.dumps(new, indent=1, sort_keys=True).encode() + b"\n")
+    return path
 
 
 class Results(AbstractContextManager["Results"]):
