@@ -63,6 +63,10 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "wps_sam/inference/merge.py": INFERENCE,
     "wps_sam/inference/naming.py": INFERENCE,
     "wps_sam/inference/select.py": INFERENCE,
+    "wps_sam/encoders/mask_decoder.py": (
+        "tests/encoders/test_mask_decoder.py",
+        "tests/encoders/test_hugging_face.py::test_masks_are_the_librarys_own",
+    ),
     "wps_sam/encoders/promptable.py": ("tests/data/test_mapper.py", "tests/encoders/test_sam.py"),
     "wps_sam/data/mapper.py": ("tests/data/test_mapper.py",),
     "wps_sam/data/weak_labels.py": ("tests/data/test_weak_labels.py", "tests/data/test_mapper.py"),
