@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wps_sam import paths
 from wps_sam.config import read_config
 from wps_sam.paths import PROJECT, find_config, find_file, output_dir_of
 
@@ -52,3 +53,18 @@ def test_the_output_folder_is_that_which_detectron2_reads(tmp_path: Path) -> Non
         if wanted is not None:
             assert str(found) == read_config(tmp_path / name).OUTPUT_DIR
     assert output_dir_of(tmp_path / "own.yaml", ["SEED", "1", "OUTPUT_DIR", "elsewhere"]) == Path("elsewhere")
+
+
+def test_files_of_the_package_are_found_where_it_is_installed(tmp_path, monkeypatch):
+    """There the project's folder is the package itself."""
+    package = tmp_path / "site-packages" / "wps_sam"
+    (package / "weights").mkdir(parents=True)
+    (package / "weights" / "a.safetensors").touch()
+    monkeypatch.setattr(paths, "PACKAGE", package)
+    monkeypatch.setattr(paths, "PROJECT", package)
+    monkeypatch.chdir(tmp_path)
+    assert find_file("wps_sam/weights/a.safetensors") == str(package / "weights" / "a.safetensors")
+    assert find_file("weights/a.safetensors") == str(package / "weights" / "a.safetensors")
+    (package.parent / "other").touch()
+    for name in ("other", "wps_sam/weights/b.safetensors", ""):
+        assert find_file(name) == name

@@ -34,8 +34,13 @@ def find_file(path: str | Path) -> str:
     is nowhere is returned as it came: it may be a name that is no path, or yet to be written.
     """
     text = os.fspath(path)
-    in_project = PROJECT / text
-    return str(in_project) if text and not os.path.exists(text) and os.path.exists(in_project) else text
+    if not text or os.path.exists(text):
+        return text
+    ours = [PROJECT / text]
+    if Path(text).parts[0] == PACKAGE.name:
+        # Of an installation the project's folder is the package itself.
+        ours.append(PACKAGE.parent / text)
+    return next((str(file) for file in ours if os.path.exists(file)), text)
 
 
 def leads_out(name: str) -> bool:
@@ -108,14 +113,20 @@ def is_finished(output: Path) -> bool:
     return (output / "log.txt").is_file() and (output / "model_final.pth").is_file()
 
 
-def check_not_finished(output: Path) -> None:
-    """Requires that no training that would be written over has been finished in the folder.
+def check_no_run(output: Path) -> None:
+    """Requires that the folder holds no training that would be written over, finished or with a checkpoint.
 
     Raises:
         ValueError: names it.
     """
+    another = f"choose another, such as OUTPUT_DIR {output}_2"
     if is_finished(output):
         raise ValueError(
-            f"{output}: OUTPUT_DIR holds a finished run, which would be written over: choose another, such as "
-            f"OUTPUT_DIR {output}_2, or look at it again with --eval-only"
+            f"{output}: OUTPUT_DIR holds a finished run, which would be written over: {another}, or look at it again "
+            "with --eval-only"
+        )
+    if (output / "last_checkpoint").is_file():
+        raise ValueError(
+            f"{output}: OUTPUT_DIR holds the checkpoints of an unfinished run, which would be written over: go on with "
+            f"it by --resume, or {another}"
         )

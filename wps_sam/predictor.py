@@ -107,6 +107,9 @@ class PartPredictor:
         self.weights = path
         self.confidence = confidence
         self.tiles = tiles
+        if config_file is None and "MODEL.DEVICE" not in opts:
+            # The shipped model was trained on a CPU, which says nothing of the machine that it is used on.
+            cfg.MODEL.DEVICE = "cuda"
         cfg.MODEL.DEVICE = _choose_device(device, cfg.MODEL.DEVICE)
         # Any picture may come, and most are in no cache.
         cfg.MODEL.SAM.FEATURES = "live"

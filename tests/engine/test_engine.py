@@ -648,6 +648,14 @@ def test_a_finished_run_is_not_written_over(toy_cfg, tmp_path):
         check_output_dir(cfg, args)
     args.resume = True
     check_output_dir(cfg, args)
+    # Nor are the checkpoints of one that was stopped.
+    (tmp_path / "run" / "model_final.pth").unlink()
+    check_output_dir(cfg, args)
+    args.resume = False
+    with pytest.raises(ValueError, match=r"checkpoints of an unfinished run, .* go on with it by --resume, or choose"):
+        check_output_dir(cfg, args)
+    (tmp_path / "run" / "last_checkpoint").unlink()
+    check_output_dir(cfg, args)
 
 
 def test_own_data_without_a_data_set_is_told_what_to_give(tmp_path):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..paths import check_not_finished, output_dir_of
+from ..paths import check_no_run, output_dir_of
 from . import arguments
 
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if not (args.eval_only or args.resume) and (output := output_dir_of(args.config_file, args.opts)):
-        check_not_finished(output)
+        check_no_run(output)
     from ..engine import launch
 
     launch(work, args)

@@ -21,7 +21,7 @@ from ..checkpointer import SafeCheckpointer, check_not_sam, remove_leftovers
 from ..config import is_open_vocabulary, read_config
 from ..data.sources.descriptions import known_data_sets, register_descriptions
 from ..encoders import SAMEncoder, encoder_class
-from ..paths import check_not_finished, find_config
+from ..paths import check_no_run, find_config
 from ..user_errors import USER_ERRORS, did_you_mean
 from .fill_in import fill_in_classes, fill_in_length
 
@@ -153,7 +153,7 @@ def _require_file(key: str, path: str, hint: str) -> None:
 
 
 def check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Requires that OUTPUT_DIR is new, or that of a run that is not finished, and no training's start in its way.
+    """Requires that OUTPUT_DIR is new, or of a run that goes on or has left no weights, and no training's start in it.
 
     Raises:
         ValueError: names the file that would be lost.
@@ -166,7 +166,7 @@ def check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
                 f"{weights}: MODEL.WEIGHTS lies in OUTPUT_DIR, where training writes over it: choose another"
             )
     if trains:
-        check_not_finished(output)
+        check_no_run(output)
     # Every run begins with log.txt, to which later ones add. One that is continued may have been copied without it.
     if (output / "log.txt").is_file() or (args.resume and (output / "last_checkpoint").is_file()):
         return

@@ -151,7 +151,7 @@ class ImageLevelSettings:
     classes: tuple[str, ...] = ()
     objects: str = ""
     sam_arch: str = "vit_h"
-    sam_weights: str = "sam_vit_h_4b8939.pth"
+    sam_weights: str = "weights/sam_vit_h_4b8939.pth"
     network: str = "clip"
     weights: str = "openai/clip-vit-base-patch16"
     semantic: str = "timm"

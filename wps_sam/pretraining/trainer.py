@@ -12,6 +12,7 @@ from typing import NamedTuple
 from wps_sam.encoders import SAMEncoder
 from wps_sam.encoders.build_sam import PATCH_SIZE, SAM_ARCHS, build_sam, get_arch
 from wps_sam.outputs import write_output
+from wps_sam.paths import find_file
 from wps_sam.prompt_evaluation import (
     VALIDATION_SEEDS,
     dataset_pictures,
@@ -182,7 +183,7 @@ class Pretrainer(TimedTraining):
         if settings.crop_size > self.size:
             raise ValueError(f"crop_size: {settings.arch} sees {self.size} pixels, got {settings.crop_size}")
         if settings.weights:
-            load_weights(self.sam, settings.weights, settings.arch)
+            load_weights(self.sam, find_file(settings.weights), settings.arch)
         else:
             init_weights(self.sam, settings.seed)
         teacher = build_sam(settings.teacher, settings.teacher_weights) if settings.teacher else None
