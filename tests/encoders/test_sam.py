@@ -1,10 +1,13 @@
 """SAM behind the interface of promptable encoders: pictures, prompts, masks, identity."""
 
+import dataclasses
 import math
+from types import SimpleNamespace
 
 from wps_sam.encoders import SAMEncoder, build_encoder, build_sam, encoder_class
 from wps_sam.encoders.build_sam import get_arch
-from wps_sam.encoders.promptable import ResizeLongestSide
+from wps_sam.encoders.promptable import EncoderSpec, PromptableEncoder, ResizeLongestSide, check_levels, pad
+from wps_sam.structures import Frame
 
 import numpy as np
 import pytest
@@ -181,3 +184,32 @@ def test_arch_alone_chooses_the_encoder(tiny_cfg):
     assert encoder_class(tiny_cfg("MODEL.BACKBONE.NAME", "SAMEncoder")) is SAMEncoder
     with pytest.raises(ValueError, match=r"MODEL\.BACKBONE\.NAME is 'SAMImageEncoder', and no such encoder"):
         encoder_class(tiny_cfg("MODEL.BACKBONE.NAME", "SAMImageEncoder"))
+
+
+def test_what_encoders_say_of_themselves_cannot_be_changed(encoder):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        encoder.spec.image_size = 1
+    assert encoder.padding_constraints == {"square_size": SIZE}
+
+
+def test_strides_are_whole():
+    """Of 1008 pixels 72 cells have 14 each; of 1000 they have 13 and something."""
+    spec = EncoderSpec(1000, ResizeLongestSide(1000), {"a": (4, 72, 72)}, 2, 2, 256, 250)
+    shape = PromptableEncoder.output_shape(SimpleNamespace(spec=spec, image_size=spec.image_size))["a"]
+    assert shape.stride == 13 and isinstance(shape.stride, int)
+
+
+def test_a_frame_inside_of_its_square_is_padded_on_all_sides():
+    square = pad(torch.ones(1, 2, 3), Frame(8, 2, 3, top=1, left=4))
+    expected = torch.zeros(1, 8, 8)
+    expected[:, 1:3, 4:7] = 1
+    assert torch.equal(square, expected)
+
+
+def test_what_has_no_name_or_no_second_level_is_told():
+    with pytest.raises(NotImplementedError, match="PromptableEncoder is built by a configuration alone"):
+        PromptableEncoder.load("mine")
+    check_levels("coarse", "")
+    check_levels("all", "it would be SAM")
+    with pytest.raises(ValueError, match="LEVELS is 'coarse', but it would be SAM; leave it at 'all'"):
+        check_levels("coarse", "it would be SAM")

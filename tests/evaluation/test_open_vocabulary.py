@@ -231,7 +231,8 @@ def test_objects_that_another_model_predicts_decide_which_classes_compete(ov_sce
     ov_scene.register()
     folder = tmp_path / "objects"
     folder.mkdir()
-    predicted = [[CAT, BUS, CAT, BOAT, CAT, CAT, BUS, 200]]
+    # 4 is the first number of no object.
+    predicted = [[CAT, BUS, CAT, BOAT, CAT, CAT, BUS, 4]]
     Image.fromarray(np.array(predicted, np.uint8)).save(folder / "2008_000001.png")
     evaluator = PredictedObjectEvaluator(ov_scene.name, object_predictions=str(folder))
     # Background and another object's class are the best everywhere: they don't compete. Then the cat's classes

@@ -380,6 +380,11 @@ def test_results_of_another_image_are_refused(scene: Scene) -> None:
     for protocol in PART_PROTOCOLS:
         with pytest.raises(ValueError, match="picture_0.JPEG: .*16.*32"):
             build_evaluators([protocol], scene.name).process([record], [output])
+    # Masks of the right size alone don't do.
+    renamed = scene.output(record, [(0, mask)])
+    renamed["instances"]._image_size = (16, 32)
+    with pytest.raises(ValueError, match=r"is \(16, 16\) pixels .* its instances are of a picture of \(16, 32\)"):
+        ImagePartEvaluator(scene.name).process([record], [renamed])
     squeezed = scene.output(record, [(0, mask)], frame=Frame(16, 8, 16))
     with pytest.raises(ValueError, match=r"picture_0.JPEG: .* does not fit its frame of \(8, 16\)"):
         AuthorsEvaluator(scene.name).process([record], [squeezed])
@@ -450,6 +455,10 @@ def test_evaluators_gather_from_all_processes_unless_told_otherwise(scene: Scene
     evaluators = [ImagePartEvaluator, PooledPartEvaluator, AuthorsEvaluator, CocoAPEvaluator, OracleObjectEvaluator]
     assert all(evaluator(scene.name)._distributed for evaluator in evaluators)
     assert PredictedObjectEvaluator(scene.name)._distributed
+    sent = []
+    monkeypatch.setattr("detectron2.utils.comm.gather", lambda state, dst: sent.append(dst) or [state])
+    assert run(ImagePartEvaluator(scene.name), [record], [output])["wps_image_part"]["mIoU"] == pytest.approx(100)
+    assert set(sent) == {0}
     alone = ImagePartEvaluator(scene.name, distributed=False)
     monkeypatch.setattr("detectron2.utils.comm.gather", None)
     assert run(alone, [record], [output])["wps_image_part"]["mIoU"] == pytest.approx(100)
@@ -560,3 +569,9 @@ def test_two_records_with_one_id_are_refused(scene: Scene) -> None:
     scene.register()
     with pytest.raises(ValueError, match=r"image_id 'a' belongs to both picture_0.JPEG and picture_1.JPEG"):
         build_evaluators(["d2_semseg"], scene.name)
+
+
+def test_the_truth_of_another_data_set_is_refused(scene: Scene) -> None:
+    scene.register()
+    with pytest.raises(ValueError, match=rf"ground_truth: expected other, got {scene.name}"):
+        ImagePartEvaluator("other", ground_truth=GroundTruth(scene.name))

@@ -3,7 +3,7 @@
 import math
 
 from wps_sam.inference.merge import SemanticMerge
-from wps_sam.inference.naming import class_inside, name_masks, pixel_probability
+from wps_sam.inference.naming import class_inside, name_masks, pixel_probability, within_object
 from wps_sam.inference.select import Selection
 from wps_sam.structures import Frame
 
@@ -34,6 +34,11 @@ def test_the_mean_probability_within_a_mask():
     assert torch.allclose(found[1], torch.tensor([0.1, 0.1, 0.8]), atol=1e-4)
     assert torch.allclose(found[2], torch.tensor([0.4, 0.15, 0.45]), atol=1e-4)
     # Of a mask that covers nothing its likeliest pixels count: here the left ones.
+    # A mask of 0.6 at the left and 0.4 at the right is the left one, but for a millionth of what both cover.
+    doubtful = torch.where(mask(0, 1) > 0, math.log(1.5), -math.log(1.5))
+    weight = torch.tensor([0.1 + 0.6e-6, 0.4e-6])
+    expected = (weight @ torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])) / weight.sum()
+    assert torch.allclose(class_inside(doubtful[None], PART_MAP)[0], expected, atol=1e-6, rtol=0)
     empty = torch.where(mask(0, 1) > 0, -1.0, -SURE)
     assert torch.allclose(class_inside(empty[None], PART_MAP)[0], torch.tensor([0.7, 0.2, 0.1]), atol=1e-4)
 
@@ -139,3 +144,18 @@ def test_a_confidence_takes_what_reaches_it():
     scores = name_masks(selected, masks, logits, PART_MAP, 0.5, confidence=0.0)[0].scores.tolist()
     assert name_masks(selected, masks, logits, PART_MAP, 0.5, confidence=scores[1])[0].scores.tolist() == scores
     assert len(name_masks(selected, masks, logits, PART_MAP, 0.5, confidence=scores[1] + 1e-6)[0].scores) == 1
+
+
+def test_no_part_inside_of_an_object_is_shared_by_the_parts_that_training_did_not_show():
+    # Classes 0 to 4 and background, at two pixels.
+    of_pixels = torch.tensor([[0.1, 0.2], [0.2, 0.0], [0.3, 0.1], [0.1, 0.1], [0.0, 0.2], [0.3, 0.4]])[..., None]
+    before = of_pixels.clone()
+    # 1 and 3 of the object's are new: a third of it each as 0.2 to 0.1, and 0 to 0.1.
+    found = within_object(of_pixels, [3, 1, 0], {1, 3, 4})
+    expected = [[0.1 + 0.3 / 3, 0.1 + 0.4], [0.2 + 0.3 * 2 / 3, 0.0], [0.1, 0.2]]
+    assert torch.allclose(found[..., 0], torch.tensor(expected)) and torch.equal(of_pixels, before)
+    # Where no new part is likely at all, none is; and without new parts nothing changes.
+    nothing = torch.zeros(6, 1, 1)
+    nothing[-1] = 1.0
+    assert not within_object(nothing, [3, 1, 0], {1, 3}).any()
+    assert torch.equal(within_object(of_pixels, [2, 0], {1, 3}), of_pixels[[2, 0]])
