@@ -75,7 +75,7 @@ GUARDS: dict[str, tuple[str, ...]] = {
     "wps_sam/evaluation/ground_truth.py": (SEM_SEG, OPEN, PARTS),
     "wps_sam/evaluation/metrics.py": ("tests/evaluation/test_metrics.py",),
     "wps_sam/evaluation/open_vocabulary.py": (OPEN, SEM_SEG, REPORT),
-    "wps_sam/evaluation/part_detection.py": (PARTS, OPEN, REPORT),
+    "wps_sam/evaluation/part_detection.py": (PARTS, OPEN, REPORT, SEM_SEG, "tests/evaluation/test_protocols.py"),
     "wps_sam/evaluation/part_sem_seg.py": (SEM_SEG, OPEN),
     "wps_sam/evaluation/pascal_sq.py": ("tests/evaluation/test_pascal_sq.py", REPORT, SEM_SEG),
 }

@@ -7,7 +7,7 @@ import json
 
 from wps_sam.config import add_wps_sam_config
 from wps_sam.data import PartDatasetMapper
-from wps_sam.data.mapper import RandomCrop, RandomViews, build_augmentations, is_mirrored
+from wps_sam.data.mapper import RandomCrop, RandomViews, build_augmentations, is_mirrored, random_view
 from wps_sam.data.sources.coco import load_partimagenet, load_vocabulary
 from wps_sam.encoders import ResizeLongestSide
 from wps_sam.encoders.build_sam import SAM_ARCHS
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from fvcore.transforms.transform import CropTransform
@@ -414,9 +415,9 @@ def views(count, only=None):
 
 def test_every_crop_of_a_picture_is_drawn_and_so_is_the_whole():
     np.random.seed(0)
-    drawn = [views(2).draw() for _ in range(60)]
-    # Each as often as none: 20 times, give or take.
-    assert [drawn.count(number) for number in (0, 1, None)] == pytest.approx([20] * 3, abs=10)
+    drawn = [views(2).draw() for _ in range(3000)]
+    # Each as often as none: 1000 times, give or take six deviations.
+    assert [drawn.count(number) for number in (0, 1, None)] == pytest.approx([1000] * 3, abs=160)
     assert views(2, only=1).draw() == 1 and views(2, only=0).draw() == 0 and views(2, only=2).draw() is None
 
 
@@ -470,7 +471,8 @@ def test_labels_are_the_same_whether_pictures_are_read_or_not(tmp_path, count):
         assert unread["image_size"] == tuple(whole["image"].shape[1:]) == whole["instances"].image_size
         assert torch.equal(whole["instances"].gt_boxes.tensor, unread["instances"].gt_boxes.tensor)
         seen.add(whole["view"])
-    assert {"original", "flipped"} <= seen and any(view.startswith("random_") for view in seen) == bool(count)
+    crops = {random_view(number) for number in range(count)}
+    assert {"original", "flipped"} <= seen <= {"original", "flipped", *crops} and bool(seen & crops) == bool(count)
 
 
 def test_without_stored_features_pictures_are_read():
@@ -514,3 +516,38 @@ def test_a_picture_that_is_mirrored_twice_is_not():
     flip = T.HFlipTransform(8)
     for times in range(4):
         assert is_mirrored(T.TransformList([flip] * times)) == (times % 2 == 1)
+
+
+def test_what_a_configuration_asks_of_the_mapper():
+    plain = our_cfg("INPUT.CROP.ENABLED", True, "INPUT.RANDOM_FLIP", "horizontal")
+    crops = our_cfg("INPUT.CROP.ENABLED", True, "INPUT.RANDOM_FLIP", "horizontal", "INPUT.RANDOM_VIEWS", 3)
+    asked = PartDatasetMapper.from_config(plain)
+    assert asked["is_train"] is True and asked["random_views"] is None and asked["flip_map"] is None
+    assert [type(a).__name__ for a in asked["augmentations"]] == ["RandomCrop", "RandomFlip", "ResizeLongestSide"]
+    # Crops that can be stored take the place of free ones, and are never mirrored besides.
+    asked = PartDatasetMapper.from_config(crops)
+    assert [type(a).__name__ for a in asked["augmentations"]] == ["RandomFlip", "ResizeLongestSide"]
+    assert asked["random_views"].count == 3 and asked["random_views"].only is None
+    assert type(asked["random_views"].augmentations[0]) is RandomCrop
+    asked = PartDatasetMapper.from_config(crops, is_train=False)
+    assert asked["random_views"] is None and len(asked["augmentations"]) == 1
+
+
+def test_sides_that_change_places_are_the_data_sets():
+    DatasetCatalog.register("mapper_sides", list)
+    MetadataCatalog.get("mapper_sides").flip_map = [1, 0]
+    try:
+        assert PartDatasetMapper.from_config(our_cfg(), dataset_name="mapper_sides")["flip_map"] == [1, 0]
+    finally:
+        DatasetCatalog.remove("mapper_sides")
+        MetadataCatalog.remove("mapper_sides")
+
+
+def test_annotations_that_do_not_speak_of_crowds_are_parts_and_cropped_pictures_say_so(tmp_path):
+    record = record_of(tmp_path, [np.ones((20, 30), bool)] * 2)
+    del record["annotations"][1]["iscrowd"]
+    for augmentations, cropped in (([], False), ([CropTransform(10, 8, 6, 4), ResizeLongestSide(16)], True)):
+        mapper = PartDatasetMapper(is_train=True, augmentations=augmentations, label_type="as_annotated")
+        output = mapper(record)
+        assert len(output["instances"]) == 2 and output["cropped"] is cropped
+    assert mapper.seed == 0

@@ -12,6 +12,7 @@ from wps_sam.evaluation import CocoAPEvaluator, ErrorBreakdownEvaluator
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from evaluation_scenes import Scene, annotation, box_mask, run
 
 
@@ -120,7 +121,7 @@ def test_broken_annotations_are_cleaned(scene: Scene, tmp_path: Path, caplog: py
             annotation(0, mask, segmentation=[[0.0, 0.0, 30.0, 30.0], [1.0, 2.0], [], square]),
             # A box without a mask: takes part in box AP alone.
             annotation(1, block(20, 20, 30, 30), segmentation=None),
-            annotation(1, block(20, 20, 30, 30), segmentation=[[1.0, 2.0]]),
+            annotation(1, block(20, 20, 30, 32), segmentation=[[1.0, 2.0]]),
             # A mask without a box: takes part in mask AP alone.
             annotation(2, block(0, 20, 10, 30), bbox=[0.0, 20.0, 0.0, 10.0]),
         ],
@@ -129,9 +130,10 @@ def test_broken_annotations_are_cleaned(scene: Scene, tmp_path: Path, caplog: py
     scene.register()
     parts = [(0, mask), (1, block(20, 20, 30, 30)), (2, block(0, 20, 10, 30))]
     with caplog.at_level(logging.WARNING, logger="wps_sam.evaluation"):
-        scores = ap(scene, [scene.output(record, parts)], output_dir=str(tmp_path))
-    assert "2 annotations have no usable mask and take no part in mask AP" in caplog.text
-    assert "1 annotations have no usable box and take no part in box AP" in caplog.text
+        scores = ap(scene, [scene.output(record, parts)], output_dir=str(tmp_path / "new"))
+    tmp_path = tmp_path / "new"
+    assert ": 2 annotations have no usable mask and take no part in mask AP" in caplog.text
+    assert ": 1 annotations have no usable box and take no part in box AP" in caplog.text
     assert scores["AP"] == pytest.approx(100.0)  # over classes 0 and 2
     # Class 0: 1. Class 1: one of two boxes found, 51 of 101 recall points.
     assert scores["box_AP"] == pytest.approx(100 * (1 + 51 / 101) / 2)
@@ -143,8 +145,13 @@ def test_broken_annotations_are_cleaned(scene: Scene, tmp_path: Path, caplog: py
     # Of the masks; in the other file of the boxes where there is no mask.
     assert [a["area"] for a in written["annotations"]] == [100, 100]
     boxes = json.loads((tmp_path / "coco_ap_ground_truth_box.json").read_text())
-    assert [(a["id"], a["area"]) for a in boxes["annotations"]] == [(1, 100), (2, 100), (3, 100)]
-    assert (tmp_path / "coco_ap_mask" / "coco_instances_results.json").exists()
+    assert [(a["id"], a["area"]) for a in boxes["annotations"]] == [(1, 100), (2, 100), (3, 120)]
+    # The predicted masks are in the first, where there are two.
+    results = [
+        json.loads((tmp_path / f"coco_ap_{k}" / "coco_instances_results.json").read_text()) for k in ("mask", "box")
+    ]
+    assert ["segmentation" in found[0] for found in results] == [True, False]
+    assert not [name for name in MetadataCatalog.list() if name.startswith("coco_ap_")]
 
 
 def test_an_annotation_without_box_takes_part_in_mask_ap_alone(
@@ -187,6 +194,8 @@ def test_a_second_evaluation_forgets_the_first(scene: Scene) -> None:
     record = scene.add([annotation(0, mask)], size=(40, 40))
     scene.register()
     evaluator = CocoAPEvaluator(scene.name)
+    # Ready from the start, too.
+    evaluator.process([record], [scene.output(record, [(0, mask)])])
     assert run(evaluator, [record], [scene.output(record, [(0, mask)])])["coco_ap"]["AP"] == pytest.approx(100.0)
     assert run(evaluator, [record], [scene.output(record, [])])["coco_ap"]["AP"] == 0.0
 
@@ -258,6 +267,21 @@ def test_the_best_unmatched_instance_is_matched(scene: Scene) -> None:
     assert breakdown(scene, [output])["found"] == 100
 
 
+def test_what_has_no_mask_or_an_empty_one_is_no_piece(scene: Scene) -> None:
+    mask = block(0, 0, 10, 10)
+    sliver = [[0.1, 0.1, 0.3, 0.1, 0.3, 0.3]]
+    # Without a word on crowds it is none.
+    kept = annotation(0, mask, iscrowd=None)
+    record = scene.add(
+        [kept, annotation(1, mask, segmentation=None), annotation(1, mask, segmentation=sliver)], size=(40, 40)
+    )
+    nothing = scene.add([], size=(40, 40))
+    scene.register()
+    wrong = (1, block(20, 20, 30, 30))
+    scores = breakdown(scene, [scene.output(record, [(0, mask), wrong]), scene.output(nothing, [wrong, wrong])])
+    assert scores["found"] == 100 and scores["false_positives_per_image"] == 1.5
+
+
 def test_crowds_are_no_pieces_and_swallow_what_lies_in_them(scene: Scene) -> None:
     crowd = annotation(0, block(0, 0, 40, 20), iscrowd=1)
     record = scene.add([crowd, annotation(1, block(0, 30, 10, 40))], size=(40, 40))
@@ -282,3 +306,13 @@ def test_without_pieces_there_are_no_shares(scene: Scene) -> None:
     scores = breakdown(scene, [scene.output(record, [])])
     assert all(math.isnan(scores[outcome]) for outcome in ErrorBreakdownEvaluator.OUTCOMES)
     assert scores["false_positives_per_image"] == 0
+
+
+def test_mean_aps_of_seen_and_unseen_classes(scene: Scene) -> None:
+    """Of two seen ones one is found whole, one not at all; the unseen one by half."""
+    masks = [block(0, 0, 10, 10), block(20, 0, 30, 10), block(0, 20, 10, 30)]
+    record = scene.add([annotation(c, mask) for c, mask in enumerate(masks)], size=(40, 40))
+    scene.register()
+    MetadataCatalog.get(scene.name).evaluation_set = {"base": [0, 1]}
+    scores = ap(scene, [scene.output(record, [(0, masks[0]), (2, block(0, 20, 10, 28))])])
+    assert (scores["AP-base"], scores["AP-unbase"]) == (pytest.approx(50), pytest.approx(70))

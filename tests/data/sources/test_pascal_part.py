@@ -599,7 +599,8 @@ def test_missing_annotations_are_reported_and_a_finished_split_is_skipped(tmp_pa
 
 def test_prepare_counts_empty_parts(tmp_path, caplog):
     written = layout.write_voc(tmp_path)
-    thing = layout.Thing("cat", layout.box(0, 0, 9, 9), [("head", np.zeros(SIZE, np.uint8))])
+    parts = [("head", np.zeros(SIZE, np.uint8)), ("torso", layout.box(2, 2, 5, 5))]
+    thing = layout.Thing("cat", layout.box(0, 0, 9, 9), parts)
     layout.write_mat(written.mats / f"{layout.STREET}.mat", [thing])
     prepare(written.voc, written.mats, written.output, ["58"])
     assert "train: 1 parts with an empty mask left out" in caplog.text
@@ -619,6 +620,10 @@ def test_prepare_says_what_is_wrong(tmp_path):
         prepare(written.voc, tmp_path / "nowhere", written.output, ["58"])
     with pytest.raises(ValueError, match=r"list of pictures .*train\.txt: the file does not exist"):
         prepare(tmp_path / "nowhere", written.mats, written.output, ["58"])
+    (written.voc / "ImageSets" / "Main" / "train.txt").write_text("../2008_000001\n")
+    message = r"list of pictures .*train\.txt: expected names such as 2008_000002, got '\.\./2008_000001'"
+    with pytest.raises(ValueError, match=message):
+        prepare(written.voc, written.mats, written.output, ["58"])
     # Before anything is written.
     fresh = layout.write_voc(tmp_path / "fresh")
     with pytest.raises(ValueError, match="expected a variant among"):
