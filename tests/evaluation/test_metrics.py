@@ -71,6 +71,13 @@ def test_255_is_a_class_of_a_256_class_map() -> None:
     assert matrix.sum() == 2 and matrix[255, 255] == 1 and matrix[254, 255] == 1
     with pytest.raises(ValueError, match=r"ignore_label: expected a number outside 0..255, got 255"):
         confusion_matrix(pred, target, 256, ignore_label=255)
+    for label in (0, 2):
+        with pytest.raises(ValueError, match=rf"ignore_label: expected a number outside 0..2, got {label}"):
+            confusion_matrix(PRED, TARGET, 3, ignore_label=label)
+    # The first beyond the last class is none, and so is one below the first.
+    for label in (3, -1):
+        ignored = np.where(TARGET == 2, label, TARGET)
+        assert confusion_matrix(PRED, ignored, 3, ignore_label=label).tolist() == (MATRIX * [1, 1, 0]).tolist()
 
 
 def test_pooled_scores_by_hand() -> None:
@@ -486,3 +493,36 @@ def test_sq_divides_by_the_images_that_contain_the_class() -> None:
     assert sums[2, 0] / len(perfect) == 0.5
     with pytest.raises(ValueError, match="categories: expected one for each of 3 labels, got 2"):
         metrics.sq_scores(sums, ["dog", "background"])
+
+
+def test_a_single_pixel_is_enough_for_a_score() -> None:
+    one = np.array([[1, 0], [0, 0]])
+    assert metrics.pooled_scores_d2(one) == {"mIoU": 1.0, "mACC": 1.0, "fwIoU": 1.0, "pACC": 1.0}
+    assert metrics.sq_sums(one).tolist() == [[1, 0], [1, 0], [1, 0], [1, 0]]
+    # Of classes that are nowhere there is nothing near an outline.
+    target, pred = np.full((4, 4), 2), np.full((4, 4), 2)
+    target[0, 0] = pred[0, 0] = 0
+    sums = metrics.boundary_sums(pred, target, 4, 255)
+    assert sums[:, [0, 1, 3]].tolist() == [[1, 0, 0]] * 3
+    ious = metrics.boundary_ious(sums)
+    assert ious[[0, 2]].tolist() == [1, 1] and np.isnan(ious[[1, 3]]).all()
+
+
+def test_one_wrong_value_among_right_ones_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"labels: expected numbers in 0..2, got \[-1, 0\]"):
+        metrics.pooled_scores_d2(MATRIX, [-1, 0])
+    with pytest.raises(ValueError, match="matrix: expected counts, got -1"):
+        metrics.pooled_iou(np.array([[1, -1], [0, 2]]))
+    for mask in (np.array([[0, 1, 2]]), torch.tensor([[0, 1, 2]])):
+        with pytest.raises(ValueError, match="pred: expected bool or only 0 and 1"):
+            binary_iou(mask, np.array([[0, 1, 1]]))
+    # As much found as missed is no empty mask.
+    assert binary_iou(np.array([[1, 0]]), np.array([[1, 1]])) == 0.5
+
+
+def test_a_category_is_the_mean_of_its_own_labels() -> None:
+    """Labels 0 and 1 of one category, 2 and 3 of two more: IoU 1, 0, 0.5, 0."""
+    matrix = np.array([[4, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 3, 1, 2, 0]])
+    scores = metrics.sq_scores(metrics.sq_sums(matrix)[:, :4], ["a", "a", "b", "c"])
+    assert scores["mIOU"] == pytest.approx((1 + 0 + 0.5 + 0) / 4)
+    assert scores["mAvg"] == pytest.approx((0.5 + 0.5 + 0) / 3)

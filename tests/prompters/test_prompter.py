@@ -3,7 +3,7 @@
 import inspect
 from functools import partial
 
-from wps_sam.config import check_config
+from wps_sam.config import add_wps_sam_config, check_config
 from wps_sam.encoders.promptable import MaskPredictions
 from wps_sam.prompt_evaluation import load_encoder
 from wps_sam.prompters import DensePrompter, DETRPrompter
@@ -15,6 +15,7 @@ from wps_sam.structures import UNKNOWN, LabelKind, PartTargets
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from torch import nn
 from torch.nn import functional as F
@@ -282,6 +283,8 @@ def test_companion_looks_at_the_picture_and_says_when_it_cannot(caplog):
     assert seen.shape == blind.shape == (1, 1024, 4)
     assert not torch.allclose(seen, blind)
     assert "not shown the images" in caplog.text
+    (nothing,) = prompter.companion_features({"image_embedding": embedding})
+    assert nothing.shape == (1, 16, 32, 32) and not nothing.any()
     # A prompter without one does not look, whatever it is shown.
     alone = _dense("box")
     assert torch.equal(alone(_features(embedding, picture)).logits, alone(embedding).logits)
@@ -409,3 +412,23 @@ def test_the_configuration_asks_by_default_for_what_the_constructor_does(tiny_cf
     ours = inspect.signature(DensePrompter.__init__).parameters
     defaults = {name: p.default for name, p in ours.items() if p.default is not p.empty and name in asked}
     assert {name: asked[name] for name in defaults} == defaults
+    ours = get_cfg()
+    add_wps_sam_config(ours)
+    node = ours.MODEL.DENSE_PROMPTER
+    assert (node.STRIDE, node.NUM_CONVS, node.CONV_DIM, node.COMPANION_DIM) == (8, 4, 128, 0)
+
+
+def test_what_others_know_of_the_dense_prompter():
+    assert DensePrompter.PROPOSES_BOXES and _dense("box").prompt_head.out_channels == 4
+    of_points = _dense("point")
+    assert of_points.prompt_head.out_channels == 2
+    # Where the cells lie follows from its settings, and is in no checkpoint.
+    assert "anchors" not in of_points.state_dict()
+    features = {"image_embedding": torch.randn(1, 256, 16, 16)}
+    with torch.no_grad():
+        points = of_points.within_square(of_points.predict(of_points.remember(features))[1])
+        proposed = of_points.propose(features)
+    # Points are thinned as boxes of a cell to each side.
+    torch.testing.assert_close(proposed.boxes, torch.cat([points - 8, points + 8], dim=-1))
+    # An embedding of coarse cells is not pooled at all.
+    assert _dense("box", embedding_size=8).pooled == 1
