@@ -114,3 +114,10 @@ def test_no_prompt_at_all_has_three_masks_of_none(sam):
     embedding, tokens = prompts_of((0,))
     (nothing,) = our_predictions(sam, embedding, tokens, multimask=True)
     assert nothing.logits.shape == (0, 3, PIXELS, PIXELS) and nothing.iou.shape == (0, 3)
+
+
+def test_one_mask_a_prompt_unless_asked_otherwise(sam):
+    embedding, tokens = prompts_of((2,))
+    no_mask = sam.prompt_encoder(points=None, boxes=None, masks=None)[1]
+    (found,) = predict_masks(sam.mask_decoder, embedding, tokens, no_mask, sam.prompt_encoder.get_dense_pe())
+    assert found.logits.shape == (2, 1, PIXELS, PIXELS) and found.iou is None
