@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from scipy.ndimage import distance_transform_edt
 
 TRIANGLE = [0.0, 0.0, 8.0, 0.0, 0.0, 8.0]
 METADATA = SimpleNamespace(label_map={0: 0, 1: 1, 2: 2}, background_label=2, ignore_label=255)
@@ -110,6 +111,7 @@ def test_compressed_encodings_of_many_masks_decode_to_them():
         ({"size": [4, 3], "counts": ""}, "add up to .* got 0"),
         ({"size": [4, 3], "counts": 12}, "expected a list of integers, str or bytes, got 12"),
         ({"size": [4, 3], "counts": [12.0]}, "expected a list of integers"),
+        ({"size": [4, 3], "counts": [6, 6.0]}, "expected a list of integers"),
     ],
 )
 def test_malformed_encodings_are_refused(encoding, message):
@@ -216,7 +218,9 @@ def test_the_size_of_a_record_is_its_own_or_its_label_maps(tmp_path):
     entry = record(tmp_path, labels())
     assert record_size({**entry, "height": 5, "width": 7}) == (5, 7)
     unsized = without_size(entry)
-    assert record_size(unsized) == (4, 6)
+    assert (
+        record_size(unsized) == record_size({**unsized, "height": 9}) == record_size({**unsized, "width": 9}) == (4, 6)
+    )
     with pytest.raises(ValueError, match=r"^a\.jpg: expected height and width, or a label map"):
         record_size({"file_name": "a.jpg"})
     with pytest.raises(ValueError, match=r"gone\.png: the file does not exist"):
@@ -315,6 +319,8 @@ def picture():
 def test_rgb_and_transparency(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     assert np.array_equal(read_rgb(str(tmp_path / "a.png"), 4, 6), picture())
+    # One side alone is no size.
+    assert np.array_equal(read_rgb(str(tmp_path / "a.png"), 5), picture())
     Image.fromarray(np.dstack([picture(), np.zeros((4, 6), np.uint8)])).save(tmp_path / "b.png")
     assert np.array_equal(read_rgb(str(tmp_path / "b.png")), picture())
 
@@ -338,7 +344,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     values = np.linspace(0, 65535, 24).reshape(4, 6).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     assert np.array_equal(read_rgb(str(tmp_path / "a.png")), np.repeat((values >> 8)[..., None], 3, axis=2))
-    for wrong in (70000, -1):
+    for wrong in (65536, -1):
         values = np.full((4, 6), 7, np.int32)
         values[0, 0] = wrong
         Image.fromarray(values).save(tmp_path / "b.tiff")
@@ -435,6 +441,9 @@ def test_sides_of_pictures_limit_their_own_direction():
     # Within 20 of it both ways, and yet too high above it.
     (cut,) = clip_far_polygons([[0, -15, 10, -15, 10, 5, 0, 5]], 5, 20)
     assert min(cut[1::2]) == -5
+    # Or too low below it.
+    (cut,) = clip_far_polygons([[0, 0, 10, 0, 10, 12, 0, 12]], 5, 20)
+    assert max(cut[1::2]) == 10
 
 
 @pytest.mark.parametrize("counts", ["P", "o" * 8 + "0", "o" * 30])
@@ -458,6 +467,18 @@ def test_a_box_without_mask_is_ignored_as_far_as_it_touches_pixels(tmp_path):
     assert (part_map == 255).nonzero()[1].tolist() == [0, 1, 0, 1]
     outside = {"id": 1, "category_id": 0, "bbox": [-9.0, -9.0, 8.0, 8.0]}
     assert (read_part_map(record(tmp_path, annotations=[outside]), METADATA) == 2).all()
+    for bbox, rows, columns in (
+        ([0.5, -1.5, 1.2, 3.0], [0, 1], [0, 1]),
+        ([0, 0, 1, 1], [0], [0]),
+        ([1.5, 1.5, 1.0, 1.0], [1, 2], [1, 2]),
+        # Beside the picture in one direction alone.
+        ([1, -9, 2, 8], [], []),
+        ([-9, 1, 8, 2], [], []),
+    ):
+        found = read_part_map(record(tmp_path, annotations=[{"id": 1, "category_id": 0, "bbox": bbox}]), METADATA)
+        expected = np.full((4, 6), 2)
+        expected[np.ix_(rows, columns)] = 255
+        assert found.tolist() == expected.tolist()
     with pytest.raises(ValueError, match=r"a\.jpg: annotation 3: expected a mask or a box to paint"):
         read_part_map(record(tmp_path, annotations=[{"id": 3, "category_id": 0, "point": [1, 1]}]), METADATA)
 
@@ -496,6 +517,7 @@ def test_damaged_exif_is_upright_and_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(Image.Image, "getexif", fail)
     assert np.array_equal(read_rgb(path), picture())
     assert "a.png: its EXIF block is damaged (no EXIF); taken as upright" in caplog.text
+    assert stored_size(path) == (4, 6, 1)
 
 
 def test_pictures_in_memory_are_converted_as_files_are():
@@ -526,5 +548,16 @@ def test_the_deepest_pixel_is_found_where_the_mask_is():
     mask[3:8, 6:13] = True
     # Row 5 is 3 from either border, from column 8 on.
     assert deepest_pixel(mask) == (8, 5)
+    one = np.zeros((4, 6), bool)
+    one[2, 3] = True
+    assert deepest_pixel(one) == (3, 2)
+    # Against scipy's exact distances, of equally deep ones the first.
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        blob = cv2.GaussianBlur(rng.random((24, 31)), (0, 0), 3)
+        blob = blob > np.quantile(blob, 0.6)
+        squares = np.rint(distance_transform_edt(np.pad(blob, 1)) ** 2)[1:-1, 1:-1]
+        y, x = np.unravel_index(squares.argmax(), squares.shape)
+        assert deepest_pixel(blob) == (x, y)
     with pytest.raises(ValueError, match=r"the deepest pixel of an empty mask \(4, 6\)"):
         deepest_pixel(np.zeros((4, 6), bool))
