@@ -385,9 +385,9 @@ def test_shares_of_predict_make_the_files_of_one_run(tiny_model, tiny_parts, tmp
         return {path.name: path.read_bytes() for path in made}
 
     whole = predict("whole")
-    assert len(whole) == 2 * 3 + 2
+    assert len(whole) == 2 * 3 + 3
     mirror = ("--mirror", f"file://{tmp_path}/mirror")
-    assert len(predict("a", "--shard", "1/2", *mirror)) == 2 and len(predict("b", "--shard", "0/2", *mirror)) == 4
+    assert len(predict("a", "--shard", "1/2", *mirror)) == 3 and len(predict("b", "--shard", "0/2", *mirror)) == 5
     capsys.readouterr()
     assert predict("last", "--resume", *mirror) == whole
     assert {path.name: path.read_bytes() for path in (tmp_path / "mirror").iterdir()} == whole

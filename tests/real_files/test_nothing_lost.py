@@ -61,7 +61,7 @@ def test_demo_never_replaces_a_file_that_it_did_not_make(tiny_model, tmp_path, c
     for _ in range(2):
         assert run("demo.py", folder, "--output", folder, *common) == 0
     assert "skipped 2 pictures that these tools made" in capsys.readouterr().err
-    results = {"a.png", "a.json", "b.png", "b.json", "all_parts.coco.json"}
+    results = {"a.png", "a.json", "b.png", "b.json", "all_parts.coco.json", "predicted_by.json"}
     assert {p.name for p in folder.glob("[!.]*")} == {"a.jpg", "b.jpg", *results}
     # Its own results it may make again, but not once somebody has changed them.
     out = tmp_path / "out"
