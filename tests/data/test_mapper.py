@@ -471,7 +471,8 @@ def test_labels_are_the_same_whether_pictures_are_read_or_not(tmp_path, count):
         assert unread["image_size"] == tuple(whole["image"].shape[1:]) == whole["instances"].image_size
         assert torch.equal(whole["instances"].gt_boxes.tensor, unread["instances"].gt_boxes.tensor)
         seen.add(whole["view"])
-    crops = {random_view(number) for number in range(count)}
+    crops = {f"random_{number}" for number in range(count)}
+    assert crops == {random_view(number) for number in range(count)}
     assert {"original", "flipped"} <= seen <= {"original", "flipped", *crops} and bool(seen & crops) == bool(count)
 
 

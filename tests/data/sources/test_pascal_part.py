@@ -599,7 +599,7 @@ def test_missing_annotations_are_reported_and_a_finished_split_is_skipped(tmp_pa
 
 def test_prepare_counts_empty_parts(tmp_path, caplog):
     written = layout.write_voc(tmp_path)
-    parts = [("head", np.zeros(SIZE, np.uint8)), ("torso", layout.box(2, 2, 5, 5))]
+    parts = [("head", np.zeros(SIZE, np.uint8)), ("torso", layout.box(2, 2, 5, 5)), ("tail", layout.box(6, 6, 8, 8))]
     thing = layout.Thing("cat", layout.box(0, 0, 9, 9), parts)
     layout.write_mat(written.mats / f"{layout.STREET}.mat", [thing])
     prepare(written.voc, written.mats, written.output, ["58"])
