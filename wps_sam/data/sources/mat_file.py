@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 # Many times what the largest honest file takes.
 MEMORY_BYTES = 2 << 30
-CPU_SECONDS = 5
+CPU_SECONDS = 3
 # By which numpy pickles an array: any of its versions, contiguous or not.
 _NAMES_OF_ARRAYS = frozenset({"_reconstruct", "_frombuffer", "ndarray", "dtype"})
 
