@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +95,11 @@ class PartPredictor:
         tiles: tuple[int, int] = (1, 1),
         opts: Sequence[Any] = (),
     ) -> None:
-        cfg = read_config(_shipped_config() if config_file is None else config_file, opts)
+        if config_file is None:
+            # The shipped model was trained on a CPU, which says nothing of the machine that it is used on.
+            cfg = read_config(_shipped_config(), ("MODEL.DEVICE", "auto", *opts))
+        else:
+            cfg = read_config(config_file, opts)
         path = str(weights or cfg.MODEL.WEIGHTS or _trained_weights(config_file, cfg.OUTPUT_DIR))
         if "://" not in path and not Path(path).is_file():
             raise ValueError(f"weights {path}: the file does not exist")
@@ -107,9 +110,6 @@ class PartPredictor:
         self.weights = path
         self.confidence = confidence
         self.tiles = tiles
-        if config_file is None and "MODEL.DEVICE" not in opts:
-            # The shipped model was trained on a CPU, which says nothing of the machine that it is used on.
-            cfg.MODEL.DEVICE = "cuda"
         cfg.MODEL.DEVICE = _choose_device(device, cfg.MODEL.DEVICE)
         # Any picture may come, and most are in no cache.
         cfg.MODEL.SAM.FEATURES = "live"
@@ -175,7 +175,7 @@ class PartPredictor:
         training = {"class_names": list(self._trained_names), "exif": self.exif, "made_by": self._made_by}
         write_pretrained(folder, self.cfg, self.model.state_dict(), training, Path(self.weights), license)
 
-    @functools.cached_property
+    @property
     def settings(self) -> dict[str, Any]:
         """What predictions follow from, ready for JSON: the hash of all weights, and what was asked for beside them."""
         asked = {"confidence": self.confidence, "names": list(self.class_names), "tiles": list(self.tiles)}

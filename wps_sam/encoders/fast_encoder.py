@@ -128,20 +128,21 @@ class FastImageEncoderViT(ImageEncoderViT):
         return self.look(x)[0]
 
     @torch.no_grad()
-    def look(self, x: Tensor, layer: int = -1) -> tuple[Tensor, Tensor]:
+    def look(self, x: Tensor, layer: int | None = None) -> tuple[Tensor, Tensor | None]:
         """As :meth:`forward`, and the tokens [B, S/16, S/16, D] behind a layer, which SAM-HQ reads as well.
 
         Under ``torch.autocast`` the layers' matrix products are of its type. What the layers add up to stays float32,
         and so does all before and after them: 1% of the arithmetic, but most of the error that bfloat16 would make (for
         a vit_tiny of 256 pixels 0.36% of the embedding's standard deviation, and 0.03% so).
         """
-        device, kept = x.device.type, self.blocks[layer]
+        device, kept = x.device.type, None if layer is None else self.blocks[layer]
+        seen = None
         if device == "cpu":
             _warn_if_compiled(self.compiled)
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             with torch.autocast("cpu", enabled=False):
                 embeddings, tokens = zip(*(self._look_cpu(image, dtype, kept) for image in x.split(1)))
-                return torch.cat(embeddings), torch.cat(tokens)
+                return torch.cat(embeddings), None if kept is None else torch.cat(tokens)
         with torch.autocast(device, enabled=False):
             x = self._embed(x)
         block = _compiled(_block, device) if self.compiled else _block
@@ -158,9 +159,9 @@ class FastImageEncoderViT(ImageEncoderViT):
         x = self.patch_embed(x)
         return (x if self.pos_embed is None else x + self.pos_embed).contiguous()
 
-    def _look_cpu(self, image: Tensor, dtype: torch.dtype, kept: Block) -> tuple[Tensor, Tensor]:
+    def _look_cpu(self, image: Tensor, dtype: torch.dtype, kept: Block | None) -> tuple[Tensor, Tensor | None]:
         """:meth:`look` at one image [1, 3, S, S], with matrix products of ``dtype`` in the layers."""
-        tokens = self._embed(image)
+        tokens, seen = self._embed(image), None
         grid = tokens.shape[1:3]
         x = tokens.flatten(0, 2)
         # Once for all layers, for the reason given at QUERY_ROWS.
@@ -178,7 +179,7 @@ class FastImageEncoderViT(ImageEncoderViT):
             _add_mlp_cpu(layer, x, dtype)
             if layer is kept:
                 # The next layer changes them in place.
-                seen = tokens if layer is self.blocks[-1] else tokens.clone()
+                seen = tokens.clone()
         return self.neck(tokens.permute(0, 3, 1, 2)), seen
 
 

@@ -27,7 +27,7 @@ from .hugging_face_networks import (
     sam_transformer,
     weights_hash,
 )
-from .mask_decoder import cut_masks, tokens_read
+from .mask_decoder import cut_masks
 from .promptable import (
     EncoderSpec,
     MaskPredictions,
@@ -179,7 +179,7 @@ class HuggingFaceSAM(PromptableEncoder):
 
     @functools.cached_property
     def _transformer(self) -> TwoWayTransformer:
-        """As before."""
+        """As :attr:`_image_encoder`."""
         return sam_transformer(self.network.mask_decoder.transformer)
 
     def encode_prompts(
@@ -213,12 +213,8 @@ class HuggingFaceSAM(PromptableEncoder):
             name: embeddings.new_zeros(1, *shapes[name]).expand(len(embeddings), -1, -1, -1)
             for name in shapes.keys() - self.spec.features.keys()
         }
-        names = self.family.own_tokens
-        read = tokens_read(multimask, names.index("iou_token"))
-        own = torch.cat([getattr(decoder, name).weight for name in names])
-        if names[-1] != "mask_tokens":
-            read.append(len(own) - 1)
-        cut = self.family.cutter(decoder, {**missing, **features}, multimask)
+        own = torch.cat([getattr(decoder, name).weight for name in self.family.own_tokens])
+        read, cut = self.family.read(multimask), self.family.cutter(decoder, {**missing, **features}, multimask)
         return cut_masks(self._transformer, own, read, embeddings + no_mask, prompts, position, cut, multimask)
 
     # -- identity

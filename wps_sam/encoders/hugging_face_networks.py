@@ -25,7 +25,7 @@ from .build_sam import RANDOM_WEIGHTS_SEED, key_differences, read_state_dict, re
 from .clip import import_transformers
 from .fast_encoder import FastImageEncoderViT, accelerate
 from .frozen import hash_tensors
-from .mask_decoder import Cut, grid_to_pixels, mask_weights, pixels_to_grid, upscale
+from .mask_decoder import Cut, grid_to_pixels, mask_weights, pixels_to_grid, tokens_read, upscale
 from .official_names import OFFICIAL_NAMES
 
 # Mean and deviation of RGB in 0..255: ImageNet's, as all SAMs but the third have them.
@@ -49,8 +49,8 @@ class Family:
         image_encoder: a network, and whether to pass it through ``torch.compile``, to what sees inputs [B, 3, S, S].
         look: a network and what was seen to those features.
         own_tokens: names of the mask decoder's own tokens, in the order in which they stand before those of a prompt.
-        cutter: the network's mask decoder, the features of a batch, and whether it is asked for the three masks of an
-            ambiguous prompt, to how masks are cut out of it.
+        read: whether it is asked for the three masks of an ambiguous prompt, to which of these are read.
+        cutter: the mask decoder, the features of a batch, and the same, to how masks are cut out of it.
         normalisation: mean and deviation of RGB in 0..255.
         needs_all_levels: why its decoder has no use for the embedding alone; "" if it has.
     """
@@ -64,6 +64,7 @@ class Family:
     image_encoder: Callable[[Any, bool], Callable[[Tensor], Any]]
     look: Callable[[Any, Any], dict[str, Tensor]]
     own_tokens: tuple[str, ...]
+    read: Callable[[bool], list[int]]
     cutter: Callable[[Any, Mapping[str, Tensor], bool], Cut]
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     needs_all_levels: str = ""
@@ -78,7 +79,7 @@ def _hq_shapes(config: Any) -> Shapes:
     }
 
 
-def _hq_image_encoder(network: Any, compiled: bool) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _hq_image_encoder(network: Any, compiled: bool) -> Callable[[Tensor], tuple[Tensor, Tensor | None]]:
     """SAM's, of which the tokens behind the first block with global attention are read, too."""
     first = min(network.config.vision_config.global_attn_indexes)
     return partial(cast(FastImageEncoderViT, accelerate(_sam_image_encoder(network), compiled)).look, layer=first)
@@ -96,6 +97,11 @@ def _hq_look(network: Any, seen: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         "image_embedding": embedding,
         "hq_features": decoder.compress_vit_conv2(early) + decoder.encoder_conv2(late),
     }
+
+
+def _hq_read(multimask: bool) -> list[int]:
+    """As of SAM, and SAM-HQ's own token, the last."""
+    return [*tokens_read(multimask), 5]
 
 
 def _hq_cutter(decoder: Any, features: Mapping[str, Tensor], multimask: bool) -> Cut:
@@ -121,7 +127,7 @@ def _hq_cutter(decoder: Any, features: Mapping[str, Tensor], multimask: bool) ->
         hq = F.fold((fine @ taps).transpose(1, 2), (4 * height, 4 * width), last.kernel_size, padding=last.padding)
         hq = hq + (of_token @ last.bias)[:, None, None, None]
         hq = hq + torch.einsum("kc,kchw->khw", of_token, features["hq_features"][images])[:, None]
-        return (pixels @ weights.transpose(1, 2) + grid_to_pixels(hq, 4)).transpose(1, 2), iou
+        return pixels @ weights.transpose(1, 2) + grid_to_pixels(hq, 4), iou
 
     return cut
 
@@ -166,7 +172,7 @@ def _pyramid_cutter(decoder: Any, features: Mapping[str, Tensor], multimask: boo
     def cut(queries: Tensor, keys: Tensor, images: list[int]) -> tuple[Tensor, Tensor | None]:
         pixels = upscale(_upscaling(decoder), keys, (finer[0][images], finer[1][images]))
         weights, iou = mask_weights(decoder, queries, multimask)
-        return (pixels @ weights.transpose(1, 2)).transpose(1, 2), iou
+        return pixels @ weights.transpose(1, 2), iou
 
     return cut
 
@@ -174,13 +180,14 @@ def _pyramid_cutter(decoder: Any, features: Mapping[str, Tensor], multimask: boo
 def _pyramid(title: str, name: str, normalisation: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET) -> Family:
     """SAM 2's ways, which EdgeTAM and SAM 3 took over."""
     own_tokens = ("obj_score_token", "iou_token", "mask_tokens")
-    ways = (_pyramid_shapes, _pyramid_image_encoder, _pyramid_look, own_tokens, _pyramid_cutter)
+    read = partial(tokens_read, iou_token=1)
+    ways = (_pyramid_shapes, _pyramid_image_encoder, _pyramid_look, own_tokens, read, _pyramid_cutter)
     return Family(title, f"{name}Model", f"{name}Config", 3, True, *ways, normalisation)
 
 
 HQ = Family(
     *("SAM-HQ", "SamHQModel", "SamHQConfig", 2, False, _hq_shapes, _hq_image_encoder),
-    *(_hq_look, ("iou_token", "mask_tokens", "hq_token"), _hq_cutter),
+    *(_hq_look, ("iou_token", "mask_tokens", "hq_token"), _hq_read, _hq_cutter),
     needs_all_levels="without hq_features SAM-HQ is SAM, MODEL.SAM.ARCH vit_*",
 )
 SAM2 = _pyramid("SAM 2", "Sam2")

@@ -26,7 +26,7 @@ from .promptable import MaskPredictions
 PROMPTS_AT_ONCE = 64
 PROMPTS_AT_ONCE_ON_CPU = 4
 # What some prompts' masks are cut by, once tokens and image have seen each other: the tokens that are read [k, t, 256],
-# each prompt's copy of the image [k, P, 256] and its number in the batch, to logits [k, n, P * 16], each cell's 16
+# each prompt's copy of the image [k, P, 256] and its number in the batch, to logits [k, P * 16, n], each cell's 16
 # pixels one after the other, and expected IoU [k, n], or None.
 Cut = Callable[[Tensor, Tensor, list[int]], tuple[Tensor, Tensor | None]]
 
@@ -56,7 +56,7 @@ def predict_masks(
 
     def cut(queries: Tensor, keys: Tensor, images: list[int]) -> tuple[Tensor, Tensor | None]:
         weights, iou = mask_weights(decoder, queries, multimask)
-        return (upscale(decoder.output_upscaling, keys) @ weights.transpose(1, 2)).transpose(1, 2), iou
+        return upscale(decoder.output_upscaling, keys) @ weights.transpose(1, 2), iou
 
     own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     image, read = image_embedding + no_mask, tokens_read(multimask)
@@ -138,7 +138,7 @@ def cut_masks(
     expected: Sequence[Tensor | None] = torch.cat(ious).split(counts) if ious else [None] * len(counts)
     # Rows are laid out by image, so that the masks of one do not keep the others' alive.
     return [
-        MaskPredictions(masks_to_grid(of_image, height, width), iou)
+        MaskPredictions(pixels_to_grid(of_image, height, width).contiguous(), iou)
         for of_image, iou in zip(torch.cat(masks).split(counts), expected)
     ]
 
@@ -182,19 +182,12 @@ def upscale(layers: Iterable[Any], keys: Tensor, finer: tuple[Tensor, Tensor] | 
     return gelu_again(pixels if finer is None else pixels + finer[1])
 
 
-def masks_to_grid(masks: Tensor, height: int, width: int) -> Tensor:
-    """Masks [..., h * w * 16] of :func:`upscale`'s pixels to [..., 4h, 4w]."""
-    # The 16 pixels of a cell come as 2 x 2 of 2 x 2: rows to rows, columns to columns.
-    cells = masks.unflatten(-1, (height, width, 2, 2, 2, 2))
-    first = cells.ndim - 6
-    order = (*range(first), first, first + 2, first + 4, first + 1, first + 3, first + 5)
-    return cells.permute(order).reshape(*masks.shape[:-1], 4 * height, 4 * width)
-
-
 def pixels_to_grid(pixels: Tensor, height: int, width: int) -> Tensor:
-    """:func:`upscale`'s pixels [k, h * w * 16, c] to [k, c, 4h, 4w], channels last in memory."""
-    cells = pixels.view(len(pixels), height, width, 2, 2, 2, 2, -1).permute(0, 1, 3, 5, 2, 4, 6, 7)
-    return cells.reshape(len(pixels), 4 * height, 4 * width, -1).movedim(-1, 1)
+    """:func:`upscale`'s pixels, or their masks, [k, h * w * 16, c] to [k, c, 4h, 4w], channels last in memory."""
+    # The 16 pixels of a cell come as 2 x 2 of 2 x 2: rows to rows, columns to columns.
+    count, _, channels = pixels.shape
+    cells = pixels.view(count, height, width, 2, 2, 2, 2, channels).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return cells.reshape(count, 4 * height, 4 * width, channels).movedim(-1, 1)
 
 
 def grid_to_pixels(grid: Tensor, times: int) -> Tensor:

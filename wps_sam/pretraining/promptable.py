@@ -8,7 +8,7 @@ from wps_sam.encoders.build_sam import PATCH_SIZE, check_state_dict, in_float32,
 from wps_sam.encoders.fast_encoder import ImageEncoder
 from wps_sam.encoders.mask_decoder import (
     image_to_token_attention,
-    masks_to_grid,
+    pixels_to_grid,
     token_mlp,
     token_self_attention,
     token_to_image_attention,
@@ -165,5 +165,5 @@ def decode_masks(
     )
     queries = decoder.transformer.norm_final_attn(queries + attended)
     kernels = [mlp(queries[:, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
-    masks = torch.stack(kernels, dim=1) @ upscale(decoder.output_upscaling, pixels).transpose(1, 2)
-    return masks_to_grid(masks, height, width), decoder.iou_prediction_head(queries[:, 0])
+    masks = upscale(decoder.output_upscaling, pixels) @ torch.stack(kernels, dim=2)
+    return pixels_to_grid(masks, height, width), decoder.iou_prediction_head(queries[:, 0])
